@@ -1,0 +1,93 @@
+"""Read checkpoint files without executing them, and load weights strictly, with a difference that a person can read."""
+
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+_LISTED = 10  # names shown of each kind of difference
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The content of a `.ckpt`, `.pt`, `.pth` (PyTorch) or `.safetensors` file, on the CPU.
+
+    No code from the file runs: tensors, numbers, strings and containers are all that is read.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is empty, cut short, no checkpoint, or would execute code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint file at {path}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty: the download or the writing of it was cut short")
+    try:
+        if path.suffix == ".safetensors":
+            return {"state_dict": safetensors.torch.load_file(path)}
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} was refused: it is no PyTorch checkpoint, or it holds objects other than tensors and plain values, "
+            f"which could run code when loaded. Ask its author for a file of weights only.\n  ({_first_line(error)})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+        raise ValueError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a checkpoint: it is damaged or cut short.\n"
+            f"  ({_first_line(error)})"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of weights")
+    return content
+
+
+def with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose names start with prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | Path, hint: str = "") -> None:
+    """Load weights by name into a module; every name and shape must agree.
+
+    Args:
+        module: takes the values (its own dtype and device).
+        state: the module's names to tensors.
+        source: where the weights come from, for the error.
+        hint: a likely cause, appended to the error.
+
+    Raises:
+        ValueError: listing missing and unexpected names and wrong shapes; the module is left as it was.
+    """
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    shapes = [
+        f"{name}: file {tuple(state[name].shape)}, model {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if missing or unexpected or shapes:
+        parts = [f"{source} does not fit the model ({len(expected)} tensors):"]
+        parts += _listing("missing in the file", missing)
+        parts += _listing("unexpected in the file", unexpected)
+        parts += _listing("of another shape", shapes)
+        raise ValueError("\n".join([*parts, hint] if hint else parts))
+    module.load_state_dict(dict(state), strict=True)
+
+
+def _listing(title: str, names: Iterable[str]) -> list[str]:
+    names = list(names)
+    if not names:
+        return []
+    more = [f"    ... and {len(names) - _LISTED} more"] if len(names) > _LISTED else []
+    return [f"  {len(names)} {title}:", *(f"    {name}" for name in names[:_LISTED]), *more]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:300]

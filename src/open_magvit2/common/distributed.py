@@ -1,0 +1,42 @@
+"""Rank, world size and sums over ranks; each is a no-op on a single process."""
+
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """Whether a process group of more than one rank is up."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """This process's rank, 0 on a single process."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """Number of ranks, 1 on a single process."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum over ranks, in place and returned; without gradient."""
+    if is_distributed():
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+    return tensor
+
+
+def all_reduce_mean(tensor: Tensor) -> Tensor:
+    """Mean over ranks, in place and returned; without gradient."""
+    return all_reduce_sum(tensor).div_(world_size())
+
+
+def all_gather_object(item: Any) -> list[Any]:
+    """The items of all ranks in rank order; small, picklable ones."""
+    if not is_distributed():
+        return [item]
+    items: list[Any] = [None] * world_size()
+    dist.all_gather_object(items, item)
+    return items

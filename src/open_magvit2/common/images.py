@@ -1,0 +1,63 @@
+"""The one file that knows value ranges: uint8 pixels in [0, 255] <-> float images in [-1, 1], and grids of them."""
+
+import torch
+from torch import Tensor
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 pixels in [0, 255], any shape -> float32 in [-1, 1], as `pixels / 127.5 - 1`.
+
+    Raises:
+        ValueError: if the pixels are not uint8 (a float image would silently be scaled twice).
+    """
+    if pixels.dtype != torch.uint8:
+        raise ValueError(f"to_float expects uint8 pixels in [0, 255], got {pixels.dtype}: is it a float image already?")
+    return pixels.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """Float image in [-1, 1], any shape -> uint8 pixels, clamped and rounded to nearest.
+
+    Rounding makes `to_uint8(to_float(pixels)) == pixels` for all 256 values; truncation loses 1 for 95 of them.
+    """
+    if not image.is_floating_point():
+        raise ValueError(f"to_uint8 expects a float image in [-1, 1], got {image.dtype}")
+    return image.detach().to(torch.float32).add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0).to(torch.uint8)
+
+
+def to_uint8_truncated(image: Tensor) -> Tensor:
+    """Float image in [-1, 1] -> uint8 by truncation, as the reference evaluation does before PSNR and SSIM.
+
+    Kept apart because it darkens the image: only the `paper` figures use it.
+    """
+    if not image.is_floating_point():
+        raise ValueError(f"to_uint8_truncated expects a float image in [-1, 1], got {image.dtype}")
+    unit = (image.detach().to(torch.float32).clamp(-1.0, 1.0) + 1.0) / 2.0
+    return (unit * 255.0).to(torch.uint8)
+
+
+def grid(rows: list[Tensor], padding: int = 2) -> Tensor:
+    """Lay out rows of images, e.g. originals above reconstructions.
+
+    Args:
+        rows: uint8 tensors [N, 3, H, W], all of one shape; row r of the grid shows rows[r].
+        padding: white pixels between and around the images.
+
+    Returns:
+        uint8 [3, R * (H + padding) + padding, N * (W + padding) + padding].
+    """
+    shapes = {tuple(row.shape) for row in rows}
+    if len(shapes) != 1 or any(row.dtype != torch.uint8 for row in rows):
+        raise ValueError(f"grid expects uint8 rows [N, 3, H, W] of one shape, got {sorted(shapes)}")
+    number, channels, height, width = rows[0].shape
+    canvas = torch.full(
+        (channels, len(rows) * (height + padding) + padding, number * (width + padding) + padding),
+        255,
+        dtype=torch.uint8,
+    )
+    for r, row in enumerate(rows):
+        top = padding + r * (height + padding)
+        for n, image in enumerate(row.cpu()):
+            left = padding + n * (width + padding)
+            canvas[:, top : top + height, left : left + width] = image
+    return canvas

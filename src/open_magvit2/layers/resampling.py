@@ -1,0 +1,30 @@
+"""Change of resolution by 2: a strided convolution down, depth-to-space up."""
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from open_magvit2.layers.convolution import Convolution, convolution_2d
+
+
+def downsample(channels: int, convolution: Convolution = convolution_2d) -> nn.Module:
+    """3x3 convolution of stride 2: [B, C, H, W] -> [B, C, H/2, W/2]."""
+    return convolution(channels, channels, stride=2)
+
+
+def depth_to_space(features: Tensor) -> Tensor:
+    """[B, 4C, H, W] -> [B, C, 2H, 2W]; channel (2 row + column) C + c goes to place (row, column) of a 2x2 block.
+
+    TensorFlow's order, which MAGVIT-v2 uses; `torch.pixel_shuffle` has c in the slowest place instead.
+    """
+    return rearrange(features, "b (row column c) h w -> b c (h row) (w column)", row=2, column=2)
+
+
+class Upsample(nn.Module):
+    """3x3 convolution to four times the channels, then depth-to-space: [B, C, H, W] -> [B, C, 2H, 2W]."""
+
+    def __init__(self, channels: int, convolution: Convolution = convolution_2d) -> None:
+        super().__init__()
+        self.conv = convolution(channels, 4 * channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return depth_to_space(self.conv(features))

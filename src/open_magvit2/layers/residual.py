@@ -1,0 +1,33 @@
+"""The residual block of encoder and decoder: twice norm, SiLU, 3x3 convolution, added to the input (He et al. 2016)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from open_magvit2.layers.convolution import Convolution, convolution_2d
+from open_magvit2.layers.normalization import group_norm
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block without convolution biases, [B, in, H, W] -> [B, out, H, W].
+
+    Where the number of channels changes, the input passes a 1x1 convolution before the sum.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, norm_groups: int = 32, convolution: Convolution = convolution_2d
+    ) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels, norm_groups)
+        self.conv1 = convolution(in_channels, out_channels, bias=False)
+        self.norm2 = group_norm(out_channels, norm_groups)
+        self.conv2 = convolution(out_channels, out_channels, bias=False)
+        self.shortcut = (
+            nn.Identity()
+            if in_channels == out_channels
+            else convolution(in_channels, out_channels, kernel_size=1, bias=False)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        residual = self.conv1(F.silu(self.norm1(features)))
+        residual = self.conv2(F.silu(self.norm2(residual)))
+        return self.shortcut(features) + residual
