@@ -1,0 +1,244 @@
+"""Training of the image tokenizer: the LightningModule, two networks with an optimizer each.
+
+One batch of the loader is one training step. It is cut into micro-batches that fit the device; their gradients add up
+before both optimizers step once. The two objectives share one backward pass: neither network's gradient depends on
+the other's loss (the discriminator is frozen where the generator's loss passes it, and sees detached reconstructions
+in its own), so their sum has exactly the gradients of the two, DDP reduces each parameter once, and a loss scale
+covers both.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from open_magvit2.common.codebook import CodeHistogram
+from open_magvit2.common.images import to_float
+from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.image_tokenizer.pretrained import TOKENIZER_KEY
+from open_magvit2.losses.objective import DiscriminatorObjective, GeneratorObjective
+from open_magvit2.protocols import Metric, Sample
+from open_magvit2.training.schedules import Constant, Schedule
+
+
+class ImageTokenizerTraining(pl.LightningModule):
+    """Trains an `ImageTokenizer` against a discriminator.
+
+    Args:
+        tokenizer: the generator.
+        generator_objective: weights of the generator's terms.
+        discriminator: image -> patch logits; None trains without a GAN term.
+        discriminator_objective: weights of the discriminator's terms.
+        micro_batch_size: images that pass the networks at once on a device. A rank's share of the global batch is cut
+            into pieces of this size, and must be a multiple of it if it is larger. The entropy penalty and BatchNorm
+            see one micro-batch: 8, the published batch of a device, keeps the recipe on any number of devices.
+        learning_rate: of both Adam optimizers.
+        betas: of both.
+        schedule: factor on the learning rate by training step.
+        gradient_clip_norm: largest norm of each network's gradient; None does not clip.
+        metrics: computed over the validation images of all ranks, beside codebook utilization; logged as
+            validation/<name>.
+        usage_window: training steps over which codebook utilization is counted.
+    """
+
+    def __init__(
+        self,
+        tokenizer: ImageTokenizer,
+        generator_objective: GeneratorObjective,
+        discriminator: nn.Module | None = None,
+        discriminator_objective: DiscriminatorObjective | None = None,
+        micro_batch_size: int = 8,
+        learning_rate: float = 1e-4,
+        betas: tuple[float, float] = (0.5, 0.9),
+        schedule: Schedule | None = None,
+        gradient_clip_norm: float | None = None,
+        metrics: Sequence[Metric] = (),
+        usage_window: int = 100,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        has_discriminator = discriminator is not None
+        if has_discriminator != (generator_objective.adversarial_weight > 0):
+            raise ValueError(
+                f"discriminator is {type(discriminator).__name__}, but adversarial_weight is "
+                f"{generator_objective.adversarial_weight}: for training without a GAN term set the one to null and "
+                "the other to 0, else neither"
+            )
+        self.tokenizer = tokenizer
+        self.discriminator = discriminator
+        self.generator_objective = generator_objective
+        self.discriminator_objective = (
+            (discriminator_objective or DiscriminatorObjective()) if has_discriminator else None
+        )
+        self.micro_batch_size = micro_batch_size
+        self.learning_rate = learning_rate
+        self.betas = tuple(betas)
+        self.schedule = Constant() if schedule is None else schedule
+        self.gradient_clip_norm = gradient_clip_norm
+        self.metrics = list(metrics)
+        self.usage_window = usage_window
+        self.latest_terms: dict[str, Tensor] = {}  # of the last training step, on the device; the progress bar reads it
+        self._usage = CodeHistogram(tokenizer.codebook_size)
+        self._validation_usage = CodeHistogram(tokenizer.codebook_size)
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
+        """Adam for the generator and, if there is one, for the discriminator; one schedule for both."""
+        networks = [self.tokenizer] + ([self.discriminator] if self.discriminator is not None else [])
+        optimizers = [
+            torch.optim.Adam(network.parameters(), lr=self.learning_rate, betas=self.betas, fused=True)
+            for network in networks
+        ]
+        return optimizers, [torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule) for optimizer in optimizers]
+
+    def training_step(self, batch: Sample, batch_idx: int) -> None:
+        """One training step on this rank's share of the global batch: uint8 images [B, 3, H, W]."""
+        optimizers = _as_list(self.optimizers())
+        micro_batches = self._micro_batches(batch["image"])
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        terms: dict[str, Tensor] = {}
+        for number, pixels in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            fraction = len(pixels) / len(batch["image"])
+            total, new_terms = self._losses(to_float(pixels), fraction)
+            with self._gradient_sync(last):
+                self.manual_backward(total * fraction)
+            for name, term in new_terms.items():
+                terms[name] = terms.get(name, 0.0) + term * fraction
+        terms |= self._step(optimizers)
+        for scheduler in _as_list(self.lr_schedulers()):
+            scheduler.step()
+        self._log_training(terms, optimizers)
+
+    def _losses(self, image: Tensor, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of both objectives on a micro-batch, and its terms as <network>/<term>."""
+        output = self.tokenizer(image)
+        self._usage.update(output.indices)
+        fake_logits = None
+        if self.discriminator is not None:
+            with _frozen(self.discriminator):
+                fake_logits = self.discriminator(output.reconstruction)
+        total, terms = self.generator_objective(
+            image,
+            output.reconstruction,
+            output.losses,
+            self.global_step,
+            fake_logits,
+            self.tokenizer.decoder.last_layer,
+        )
+        logged = {f"generator/{name}": term for name, term in terms.items()}
+        logged["psnr"] = _psnr(image, output.reconstruction)
+        if self.discriminator is not None:
+            fake_logits = self.discriminator(output.reconstruction.detach())
+            real_logits = self.discriminator(image)
+            discriminator_total, terms = self.discriminator_objective(
+                real_logits, fake_logits, self.global_step, fraction
+            )
+            total = total + discriminator_total
+            logged |= {f"discriminator/{name}": term for name, term in terms.items()}
+        return total, logged
+
+    def _step(self, optimizers: list[Any]) -> dict[str, Tensor]:
+        """Step both optimizers once; Lightning counts the generator's step alone as the training step.
+
+        The discriminator's step passes Lightning by, because there it would count as a second training step and
+        update the loss scale a second time. Gradients are unscaled here: Lightning leaves that to a fused optimizer.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        names = ("generator", "discriminator")
+        norms = {}
+        for name, optimizer in zip(names, optimizers, strict=False):
+            if scaler is not None:
+                scaler.unscale_(optimizer.optimizer)
+            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            norm = nn.utils.get_total_norm([p.grad for p in parameters])
+            if self.gradient_clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip_norm, norm)
+            norms[f"{name}/gradient_norm"] = norm
+        for optimizer in optimizers[1:]:
+            if scaler is None:
+                optimizer.optimizer.step()
+            else:
+                scaler.step(optimizer.optimizer)
+        optimizers[0].step()
+        return norms
+
+    def _micro_batches(self, pixels: Tensor) -> Sequence[Tensor]:
+        size = min(self.micro_batch_size, len(pixels))
+        if len(pixels) % size:
+            raise ValueError(
+                f"each device gets {len(pixels)} images a step, which is no multiple of micro_batch_size "
+                f"{self.micro_batch_size}: change data.global_batch_size, micro_batch_size or the number of devices"
+            )
+        return pixels.split(size)
+
+    def _gradient_sync(self, last: bool) -> Any:
+        """DDP reduces gradients in the backward pass of the last micro-batch alone."""
+        model = self.trainer.strategy.model
+        return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
+
+    def _log_training(self, terms: dict[str, Tensor], optimizers: list[Any]) -> None:
+        """Write to the loggers at Lightning's interval, at the training step's own number.
+
+        In between nothing waits for the device. Not through `self.log`: with manual optimization its step axis counts
+        batches from 0, and its own interval would drop the utilization of a window that ends in between.
+        """
+        self.latest_terms = terms
+        step = self.global_step
+        scalars: dict[str, Any] = {}
+        if step % self.usage_window == 0:
+            scalars["train/codebook_utilization"] = self._usage.compute()["codebook_utilization"]
+            self._usage.reset()
+        if step % self.trainer.log_every_n_steps == 0:
+            scalars |= {f"train/{name}": float(term) for name, term in terms.items()}
+            for name, optimizer in zip(("generator", "discriminator"), optimizers, strict=False):
+                scalars[f"train/{name}/learning_rate"] = optimizer.param_groups[0]["lr"]
+        if scalars:
+            for logger in self.loggers:
+                logger.log_metrics(scalars, step=step)
+
+    def validation_step(self, batch: Sample, batch_idx: int) -> None:
+        """Update the metrics with this rank's images."""
+        image = to_float(batch["image"])
+        reconstruction, indices = self.tokenizer.reconstruct(image)
+        self._validation_usage.update(indices)
+        for metric in self.metrics:
+            metric.update(image, reconstruction.float(), indices, batch["index"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute the metrics over all ranks."""
+        for metric in [*self.metrics, self._validation_usage]:
+            figures = metric.compute()
+            metric.reset()
+            self.log_dict({f"validation/{name}": value for name, value in figures.items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the file say how to build its tokenizer."""
+        checkpoint[TOKENIZER_KEY] = self.tokenizer.config()
+
+
+def _as_list(item: Any) -> list[Any]:
+    return list(item) if isinstance(item, (list, tuple)) else [item]
+
+
+def _psnr(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Mean over images of the PSNR in dB, for the progress bar; evaluation/metrics/psnr.py has the figure to quote."""
+    error = (image - reconstruction.detach().float().clamp(-1.0, 1.0)).square().flatten(1).mean(dim=1)
+    return (10.0 * torch.log10(4.0 / error.clamp_min(1e-10))).mean()
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Inside, the module's parameters take no gradient; gradients still pass through it to its input."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -1,0 +1,49 @@
+"""LeCAM regularization of the discriminator (Tseng et al., "Regularizing GANs under Limited Data", CVPR 2021)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from open_magvit2.common import distributed
+
+
+class LeCAM(nn.Module):
+    """mean relu(real - ema_fake)^2 + mean relu(ema_real - fake)^2, with moving averages of the mean logits.
+
+    The averages are buffers, so that checkpoints carry them, and means over all ranks, so that ranks agree.
+
+    Args:
+        decay: of the averages, per training step.
+    """
+
+    ema_real: Tensor
+    ema_fake: Tensor
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__()
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"decay must lie in [0, 1), got {decay}")
+        self.decay = decay
+        self.register_buffer("ema_real", torch.zeros(()))
+        self.register_buffer("ema_fake", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, real_logits: Tensor, fake_logits: Tensor, fraction: float = 1.0) -> None:
+        """Move the averages towards these logits.
+
+        Args:
+            real_logits, fake_logits: [B, ...].
+            fraction: share of a training step that these logits are; a step in m micro-batches updates m times with
+                1/m and so moves as far as one that is not cut.
+        """
+        means = torch.stack([real_logits.float().mean(), fake_logits.float().mean()])
+        means = distributed.all_reduce_mean(means)
+        decay = self.decay**fraction
+        self.ema_real.mul_(decay).add_(means[0], alpha=1.0 - decay)
+        self.ema_fake.mul_(decay).add_(means[1], alpha=1.0 - decay)
+
+    def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """The regularizer, a float32 scalar, against the present averages."""
+        real = F.relu(real_logits.float() - self.ema_fake).square().mean()
+        fake = F.relu(self.ema_real - fake_logits.float()).square().mean()
+        return real + fake
