@@ -1,0 +1,118 @@
+"""One DataModule: two datasets, sharded over the ranks, as loaders of uint8 batches."""
+
+import logging
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Sampler
+
+from open_magvit2.data.dataset import ImageDataset, TransformedDataset
+from open_magvit2.data.sampler import TrainingSampler, ValidationSampler
+from open_magvit2.data.transforms import TrainingTransform, ValidationTransform
+from open_magvit2.protocols import Sample
+
+logger = logging.getLogger(__name__)
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Loaders for training and validation; a batch is a collated `Sample`.
+
+    image uint8 [B, 3, image_size, image_size] in [0, 255], label int64 [B], path list of B strings, index int64 [B].
+    The images stay uint8 on the host (a quarter of the traffic); the LightningModule normalises them on the device.
+
+    A training batch is what ONE rank consumes in one training step, global_batch_size / number of devices images; the
+    LightningModule cuts it into micro-batches that fit its memory. The trainer must be built with
+    `use_distributed_sampler=False`, since sharding happens here. Without a trainer the module acts as a single rank.
+
+    Args:
+        train: training images.
+        validation: validation images.
+        image_size: side of the square crops in pixels.
+        global_batch_size: images of one training step over all devices; must be a multiple of their number.
+        validation_batch_size: images of one validation batch on each device.
+        num_workers: loading processes of each device; 0 loads in the training process.
+        prefetch_factor: batches each worker keeps ready.
+        flip: mirror every second training image.
+        seed: of the order, the crops and the flips.
+    """
+
+    def __init__(
+        self,
+        train: ImageDataset,
+        validation: ImageDataset,
+        image_size: int,
+        global_batch_size: int,
+        validation_batch_size: int = 32,
+        num_workers: int = 4,
+        prefetch_factor: int = 2,
+        flip: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, lowest in (
+            ("image_size", image_size, 1),
+            ("validation_batch_size", validation_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("prefetch_factor", prefetch_factor, 1),
+            ("seed", seed, 0),
+        ):
+            if value < lowest:
+                raise ValueError(f"{name} must be at least {lowest}, got {value}")
+        self.train = train
+        self.validation = validation
+        self.image_size = image_size
+        self.global_batch_size = global_batch_size
+        self.validation_batch_size = validation_batch_size
+        self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
+        self.flip = flip
+        self.seed = seed
+
+    def setup(self, stage: str) -> None:
+        """Refuse a batch size that does not fit the devices or the dataset before anything else starts."""
+        if stage == "fit":
+            sampler = self._training_sampler()
+            logger.info(
+                "%d training images, %d steps an epoch of %d images (%d on each of %d devices); %d validation images",
+                len(self.train),
+                len(sampler) // sampler.batch_size,
+                sampler.global_batch_size,
+                sampler.batch_size,
+                sampler.num_replicas,
+                len(self.validation),
+            )
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Batches of one rank's share of a training step, in a new order every epoch."""
+        sampler = self._training_sampler()
+        transform = TrainingTransform(self.image_size, self.flip)
+        return self._loader(TransformedDataset(self.train, transform, self.seed), sampler, sampler.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """This rank's share of the validation images, each exactly once over all ranks, always the same pixels."""
+        num_replicas, rank = self._replicas_and_rank()
+        sampler = ValidationSampler(len(self.validation), num_replicas, rank)
+        transform = ValidationTransform(self.image_size)
+        return self._loader(
+            TransformedDataset(self.validation, transform, self.seed), sampler, self.validation_batch_size
+        )
+
+    def _training_sampler(self) -> TrainingSampler:
+        num_replicas, rank = self._replicas_and_rank()
+        return TrainingSampler(len(self.train), self.global_batch_size, num_replicas, rank, self.seed)
+
+    def _replicas_and_rank(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 1, 0
+        return self.trainer.world_size, self.trainer.global_rank
+
+    def _loader(self, dataset: TransformedDataset, sampler: Sampler[int], batch_size: int) -> DataLoader[Sample]:
+        # Workers run torch on one thread by PyTorch's own doing, and draw nothing from their global generators.
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            prefetch_factor=self.prefetch_factor if self.num_workers else None,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        )

@@ -1,0 +1,72 @@
+"""What every dataset provides (raw images), and the step from there to samples a network can be fed with."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from open_magvit2.data.randomness import random_stream
+from open_magvit2.protocols import Sample
+
+Transform = Callable[[Image.Image, np.random.Generator], Tensor]  # RGB image -> uint8 [3, H, W]
+
+
+class RawImage(NamedTuple):
+    """One decoded image as a dataset stores it, before resizing and cropping."""
+
+    image: Image.Image  # mode RGB, any size
+    label: int  # class index; -1 where the dataset has no classes
+    path: str  # where the image comes from, for error messages and reports
+
+
+class ImageDataset(Dataset[RawImage], ABC):
+    """Base class of every dataset: a length and `read`. Transforms, sharding and randomness are not its business."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def read(self, index: int) -> RawImage:
+        """Decode image `index` in [0, len(self)); the same index always gives the same image.
+
+        Raises:
+            ValueError: if the image cannot be decoded; the message names its path.
+        """
+
+    def __getitem__(self, index: int) -> RawImage:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside the dataset: it holds images 0 .. {len(self) - 1}")
+        return self.read(index)
+
+
+class TransformedDataset(Dataset[Sample]):
+    """Samples as a pure function of (seed, epoch, index): workers, ranks, order and resumption do not matter.
+
+    Args:
+        dataset: the raw images.
+        transform: turns an RGB image and a random generator into uint8 [3, H, W].
+        seed: of the transform's randomness.
+    """
+
+    def __init__(self, dataset: ImageDataset, transform: Transform, seed: int = 0) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: int) -> Sample:
+        """The sample of `key = epoch * len(self) + index`; a plain index is its sample in epoch 0.
+
+        Epoch and index travel in one number because workers of earlier epochs live on and see nothing but the keys.
+        """
+        epoch, index = divmod(key, len(self.dataset))
+        image, label, path = self.dataset[index]
+        generator = random_stream("transform", self.seed, epoch, index)
+        return Sample(image=self.transform(image, generator), label=label, path=path, index=index)

@@ -1,0 +1,208 @@
+"""Images in files: class folders as ImageNet has them, one flat folder, or a list of files."""
+
+import logging
+import os
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from open_magvit2.data.dataset import ImageDataset, RawImage
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test")
+
+# What Pillow's readers raise on damaged files; a bug of ours (KeyError, AttributeError, ...) must not look like one.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+class ImageFolder(ImageDataset):
+    """The images below a folder, sorted by their path relative to it, e.g. "n01440764/n01440764_18.JPEG".
+
+    Layouts, told apart by themselves:
+        class folders: `<root>/<class>/<image>`; the label is the position of the class in the sorted folder names.
+        flat folder: `<root>/<image>`; the label is -1.
+        file list: with `file_list`, a UTF-8 text file with one path a line relative to `root`, optionally followed by
+            a tab and a label >= 0 (a tab, since names may hold spaces). Empty lines are skipped, the order is kept.
+
+    Extensions .jpeg .jpg .png .webp .bmp in any case; hidden files and other files are ignored in folders. Pixels are
+    taken as stored: EXIF rotation is not applied, as in the reference.
+
+    Args:
+        root: the folder.
+        file_list: path of the list of files, or None to take all images in the folder.
+
+    Attributes:
+        classes: the sorted class names; empty for flat folders and lists.
+
+    Raises:
+        FileNotFoundError: if the folder, the list or the first file of the list does not exist.
+        ValueError: if there are no images, or not where they are expected.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], file_list: str | os.PathLike[str] | None = None) -> None:
+        self.root = os.path.expanduser(os.fspath(root))
+        if not os.path.isdir(self.root):
+            found = "a file" if os.path.exists(self.root) else "nothing"
+            raise FileNotFoundError(
+                f"image folder {self.root!r} does not exist (found {found} in {_nearest_folder(self.root)!r}). "
+                "Expected a folder with <class>/<image> files or images; check the path and that the disk is mounted"
+            )
+        self.classes: list[str] = []
+        if file_list is None:
+            paths, labels = self._scan()
+        else:
+            paths, labels = _read_file_list(self.root, os.path.expanduser(os.fspath(file_list)))
+        self._paths = PackedStrings(paths)
+        self._labels = np.array(labels, dtype=np.int32)
+        logger.info("%d images in %d classes below %s", len(paths), len(self.classes), self.root)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> RawImage:
+        """Decode image `index` as RGB, as stored.
+
+        Raises:
+            FileNotFoundError: if the file has vanished or is a broken link.
+            ValueError: if it is truncated, no image, or may not be read.
+        """
+        path = os.path.join(self.root, self._paths[index])
+        try:
+            # Decoding inside the `with`: Pillow is lazy and would otherwise keep the file open.
+            with open(path, "rb") as file:
+                image = Image.open(file)
+                image.load()
+                image = image if image.mode == "RGB" else image.convert("RGB")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"image {index} at {path!r} is gone or a broken link; restore it") from error
+        except UNREADABLE as error:
+            size = f"{os.path.getsize(path)} bytes" if os.path.isfile(path) else "not a file"
+            raise ValueError(
+                f"cannot read image {index} at {path!r} ({size}): {type(error).__name__}: {error}. "
+                "Expected a whole, readable image; replace the file or leave it out with a file_list"
+            ) from error
+        return RawImage(image, int(self._labels[index]), path)
+
+    def _scan(self) -> tuple[list[str], list[int]]:
+        """Relative paths in order with their labels; sets `classes` if there are class folders."""
+        flat, folders, num_other = _list_folder(self.root)
+        labelled: list[tuple[str, int]] = []
+        nested: list[str] = []
+        for label, folder in enumerate(folders):
+            names, subfolders, num_ignored = _list_folder(os.path.join(self.root, folder))
+            labelled.extend((f"{folder}/{name}", label) for name in names)
+            num_other += num_ignored
+            if not names and subfolders:
+                nested.append(folder)
+        self._check_layout(flat, folders, nested, len(labelled), num_other)
+        if flat:
+            return flat, [-1] * len(flat)
+        self.classes = folders
+        labelled.sort()
+        return [path for path, _ in labelled], [label for _, label in labelled]
+
+    def _check_layout(
+        self, flat: Sequence[str], folders: Sequence[str], nested: Sequence[str], num_labelled: int, num_other: int
+    ) -> None:
+        expected = f"Expected {self.root}/<class>/<image> or {self.root}/<image>"
+        for folder in nested:
+            if example := _find_below(os.path.join(self.root, folder)):
+                splits = [f"{self.root}/{name}" for name in SPLIT_NAMES if name in folders]
+                advice = f"Did you mean {' or '.join(splits)}?" if splits else "Move them up or use a file_list"
+                raise ValueError(
+                    f"images below {self.root!r} lie one level deeper than expected, e.g. {example!r}. "
+                    f"{expected}. {advice}"
+                )
+        if flat and num_labelled:
+            raise ValueError(
+                f"{self.root!r} holds {len(flat)} images (e.g. {flat[0]!r}) beside folders with {num_labelled} more. "
+                f"{expected}, not both; move one kind away or use a file_list"
+            )
+        if not flat and not num_labelled:
+            raise ValueError(
+                f"no images below {self.root!r}: found {len(folders)} folders and {num_other} other files. "
+                f"{expected} with one of the extensions {' '.join(EXTENSIONS)}; has the archive been unpacked here?"
+            )
+
+
+class PackedStrings:
+    """A read-only list of strings in two arrays: less than half of the memory, and forked workers share all of it.
+
+    (Counting references to a million Python strings would copy their memory pages into every worker.)
+    """
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        encoded = [os.fsencode(string) for string in strings]
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._ends = np.cumsum([len(string) for string in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = self._ends[index - 1] if index else 0
+        return os.fsdecode(self._bytes[start : self._ends[index]].tobytes())
+
+
+def _list_folder(folder: str) -> tuple[list[str], list[str], int]:
+    """Sorted names of images, sorted names of folders, number of other entries; `scandir` asks for no file's status."""
+    images, folders, num_other = [], [], 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                num_other += 1
+            elif entry.is_dir():
+                folders.append(entry.name)
+            elif entry.name.lower().endswith(EXTENSIONS):
+                images.append(entry.name)
+            else:
+                num_other += 1
+    return sorted(images), sorted(folders), num_other
+
+
+def _find_below(folder: str) -> str | None:
+    """The path of an image in a folder of `folder`, if there is one."""
+    for name in _list_folder(folder)[1]:
+        if images := _list_folder(os.path.join(folder, name))[0]:
+            return os.path.join(folder, name, images[0])
+    return None
+
+
+def _nearest_folder(path: str) -> str:
+    """The deepest folder on the way to `path` that exists."""
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _read_file_list(root: str, file_list: str) -> tuple[list[str], list[int]]:
+    """Paths and labels of a file list (see `ImageFolder`)."""
+    if not os.path.isfile(file_list):
+        raise FileNotFoundError(f"file list {file_list!r} does not exist; expected a text file with one path a line")
+    paths, labels = [], []
+    with open(file_list, encoding="utf-8-sig", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, start=1):
+            path, tab, label = line.rstrip("\n").partition("\t")
+            if not path.strip():
+                continue
+            if tab and not label.strip().isdecimal():
+                raise ValueError(
+                    f"line {number} of {file_list!r} has label {label!r}; expected a path, or a path, a tab and a "
+                    "whole number >= 0"
+                )
+            paths.append(path)
+            labels.append(int(label) if tab else -1)
+    if not paths:
+        raise ValueError(f"file list {file_list!r} is empty; expected one path a line, relative to {root!r}")
+    # Only the first: it shows a wrong root at once, while asking for a million files takes minutes on network disks.
+    if not os.path.exists(os.path.join(root, paths[0])):
+        raise FileNotFoundError(
+            f"the first file of {file_list!r}, {paths[0]!r}, does not exist below {root!r}; "
+            "expected paths relative to root"
+        )
+    return paths, labels

@@ -1,0 +1,116 @@
+"""Which image goes to which rank at which step: a pure function of (seed, epoch, position).
+
+The samplers yield keys `epoch * num_samples + index`, which `TransformedDataset` takes apart again. Lightning calls
+`set_epoch` on a loader's `sampler` (and on `batch_sampler.sampler`, never on a batch sampler itself), which is why
+these are samplers and the loader forms the batches.
+"""
+
+from collections.abc import Iterator
+
+from torch.utils.data import Sampler
+
+from open_magvit2.data.randomness import random_stream
+
+
+class TrainingSampler(Sampler[int]):
+    """A new permutation each epoch, cut into global batches; each rank takes its slice of every one of them.
+
+    The global batch of a step is therefore the same set of images whatever the number of ranks. The incomplete batch
+    at the end of an epoch is dropped, so that all ranks take the same number of steps; the next permutation differs,
+    so no image is left out for good.
+
+    Args:
+        num_samples: images in the dataset.
+        global_batch_size: images of one training step, over all ranks.
+        num_replicas: number of ranks.
+        rank: of this process, in [0, num_replicas).
+        seed: of the permutations.
+
+    Attributes:
+        epoch: the epoch the next iteration is of.
+        start: images of that epoch, over all ranks, that are already consumed; see `move_to`.
+    """
+
+    def __init__(
+        self, num_samples: int, global_batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0
+    ) -> None:
+        _check_rank(num_replicas, rank)
+        if global_batch_size < 1 or global_batch_size % num_replicas:
+            raise ValueError(
+                f"global_batch_size must be a positive multiple of the number of devices: got {global_batch_size} on "
+                f"{num_replicas} device(s). Change global_batch_size, or the number of devices to one that divides it"
+            )
+        if num_samples < global_batch_size:
+            raise ValueError(
+                f"the training set holds {num_samples} image(s), fewer than one global batch of {global_batch_size}. "
+                f"Lower global_batch_size to at most {num_samples}, or give more images"
+            )
+        self.num_samples = num_samples
+        self.global_batch_size = global_batch_size
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.seed = seed
+        self.epoch = 0
+        self.start = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Images of one training step on this rank."""
+        return self.global_batch_size // self.num_replicas
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of `epoch`; nothing changes if it is the current one, so a `start` set before stays."""
+        if epoch != self.epoch:
+            self.move_to(epoch, start=0)
+
+    def move_to(self, epoch: int, start: int) -> None:
+        """Let the next iteration continue `epoch` after its first `start` images (counted over all ranks).
+
+        Counted in images, not steps, so that a run may continue with another number of devices or batch size.
+
+        Raises:
+            ValueError: if `start` is outside [0, num_samples].
+        """
+        if not 0 <= start <= self.num_samples:
+            raise ValueError(f"start must be in [0, {self.num_samples}], the images of an epoch, got {start}")
+        self.epoch = epoch
+        self.start = start
+
+    def __len__(self) -> int:
+        """Images this rank still gets in this epoch."""
+        return (self.num_samples - self.start) // self.global_batch_size * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        num_steps = len(self) // self.batch_size
+        order = random_stream("shuffle", self.seed, self.epoch).permutation(self.num_samples)
+        order = order[self.start : self.start + num_steps * self.global_batch_size]
+        indices = order.reshape(num_steps, self.num_replicas, self.batch_size)[:, self.rank].reshape(-1)
+        first_key = self.epoch * self.num_samples
+        return (first_key + int(index) for index in indices)
+
+
+class ValidationSampler(Sampler[int]):
+    """Every index exactly once over all ranks, in order, nothing padded; shards differ by one image at most.
+
+    It has no `set_epoch`: validation sees the same samples every time.
+    """
+
+    def __init__(self, num_samples: int, num_replicas: int = 1, rank: int = 0) -> None:
+        _check_rank(num_replicas, rank)
+        if num_samples < num_replicas:
+            raise ValueError(
+                f"the validation set holds {num_samples} image(s), fewer than the {num_replicas} device(s) that share "
+                "it. Give more images or use fewer devices"
+            )
+        self.indices = range(rank, num_samples, num_replicas)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+
+def _check_rank(num_replicas: int, rank: int) -> None:
+    if not 0 <= rank < num_replicas:
+        raise ValueError(f"rank must be in [0, num_replicas), got rank {rank} of {num_replicas}")

@@ -1,0 +1,63 @@
+"""Images drawn by code, seeded, without end: the built-in dataset of the demo, the tests and the debug configs."""
+
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from open_magvit2.data.dataset import ImageDataset, RawImage
+from open_magvit2.data.drawing import Palette, linear, paint
+from open_magvit2.data.randomness import random_stream
+from open_magvit2.data.scenes import SCENES
+
+SPLITS = ("train", "validation")
+
+
+class SyntheticImages(ImageDataset):
+    """Shapes, landscapes, lettering, patterns, ...: every image a pure function of (seed, split, index).
+
+    The splits draw from different random streams, so validation shows scenes that training never saw, made of the
+    same elements. The label is the kind of scene, its position in `scenes.SCENES`.
+
+    Args:
+        num_images: length of the dataset.
+        size: side of the square images in pixels, at least 16.
+        seed: another seed, other images.
+        split: "train" or "validation".
+    """
+
+    def __init__(
+        self, num_images: int, size: int, seed: int = 0, split: Literal["train", "validation"] = "train"
+    ) -> None:
+        if num_images < 1 or size < 16 or seed < 0:
+            raise ValueError(
+                "SyntheticImages expects num_images >= 1, size >= 16 and seed >= 0, "
+                f"got num_images={num_images}, size={size}, seed={seed}"
+            )
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+        self.num_images = num_images
+        self.size = size
+        self.seed = seed
+        self.split = split
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def read(self, index: int) -> RawImage:
+        """Draw image `index`: RGB, size x size."""
+        generator = random_stream("synthetic", self.seed, SPLITS.index(self.split), index)
+        label = int(generator.integers(len(SCENES)))
+        # Drawn larger and reduced, which smooths all edges; more so at small sizes, where it shows.
+        factor = 4 if self.size <= 32 else 3 if self.size <= 64 else 2
+        canvas = SCENES[label](factor * self.size, generator, Palette(generator))
+        image = _light(canvas.reduce(factor), generator)
+        return RawImage(image, label, f"synthetic://{self.split}/{self.seed}/{index}")
+
+
+def _light(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """Let light fall in from one side: darker by up to a seventh towards the other."""
+    shade = linear(image.width, generator.uniform(0, 2 * np.pi))
+    colours = np.array([[8, 6, 30], [255, 250, 235]])
+    mask = Image.fromarray(np.rint(18 + 18 * np.abs(2 * shade - 1)).astype(np.uint8))
+    return Image.composite(paint(shade, colours), image, mask)

@@ -1,0 +1,181 @@
+"""The data module: batches, determinism over workers, ranks and trainers, and its checks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.cli import LightningCLI
+
+from open_magvit2.data.datamodule import ImageDataModule
+from open_magvit2.data.dataset import ImageDataset, RawImage, TransformedDataset
+from open_magvit2.data.image_folder import ImageFolder
+from open_magvit2.data.synthetic import SyntheticImages
+from open_magvit2.data.transforms import TrainingTransform
+
+PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet_mini"
+
+
+class WideNoise(ImageDataset):
+    """Images wider than high, so that the place of the crop shows."""
+
+    def __init__(self, num_images):
+        self.num_images = num_images
+
+    def __len__(self):
+        return self.num_images
+
+    def read(self, index):
+        pixels = np.random.default_rng(index).integers(0, 256, (16, 40, 3), dtype=np.uint8)
+        return RawImage(Image.fromarray(pixels), index % 3, f"noise/{index}")
+
+
+def module(num_train=20, num_validation=10, **options):
+    options = {"image_size": 16, "global_batch_size": 8, "validation_batch_size": 4, "num_workers": 0, **options}
+    return ImageDataModule(WideNoise(num_train), WideNoise(num_validation), **options)
+
+
+def batches(loader, epoch=0):
+    if hasattr(loader.sampler, "set_epoch"):
+        loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def assert_equal_batches(first, second):
+    assert len(first) == len(second)
+    for left, right in zip(first, second, strict=True):
+        assert torch.equal(left["image"], right["image"])
+        assert torch.equal(left["index"], right["index"])
+        assert torch.equal(left["label"], right["label"])
+        assert left["path"] == right["path"]
+
+
+def test_batches_are_collated_samples():
+    train = batches(module().train_dataloader())
+    assert len(train) == 2
+    for batch in train:
+        assert batch["image"].shape == (8, 3, 16, 16)
+        assert batch["image"].dtype == torch.uint8
+        assert batch["label"].dtype == batch["index"].dtype == torch.int64
+        assert batch["path"] == [f"noise/{index}" for index in batch["index"].tolist()]
+        assert batch["label"].tolist() == [index % 3 for index in batch["index"].tolist()]
+    validation = batches(module().val_dataloader())
+    assert [len(batch["index"]) for batch in validation] == [4, 4, 2]
+    assert torch.cat([batch["index"] for batch in validation]).tolist() == list(range(10))
+
+
+def test_workers_do_not_change_the_batches_over_epochs():
+    alone, helped = module(flip=True), module(flip=True, num_workers=2)
+    loaders = alone.train_dataloader(), helped.train_dataloader()
+    for epoch in (0, 1, 0):  # the workers live on from epoch to epoch
+        first, second = (batches(loader, epoch) for loader in loaders)
+        assert_equal_batches(first, second)
+    assert_equal_batches(batches(alone.val_dataloader()), batches(helped.val_dataloader()))
+
+
+def test_each_epoch_has_its_own_crops_and_flips():
+    dataset = TransformedDataset(WideNoise(5), TrainingTransform(16, flip=True), seed=1)
+    assert torch.equal(dataset[3]["image"], dataset[3]["image"])
+    seen = {dataset[epoch * 5 + 3]["image"].numpy().tobytes() for epoch in range(20)}
+    assert len(seen) > 10
+    assert {dataset[epoch * 5 + 3]["index"] for epoch in range(20)} == {3}
+    other = TransformedDataset(WideNoise(5), TrainingTransform(16, flip=True), seed=2)
+    assert any(not torch.equal(other[key]["image"], dataset[key]["image"]) for key in range(5))
+
+
+class Recorder(pl.LightningModule):
+    """Learns nothing, remembers which images passed."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen = []
+        self.validated = []
+
+    def training_step(self, batch, batch_index):
+        self.seen.append((self.current_epoch, batch["index"].tolist(), batch["image"].clone()))
+        return (self.weight * batch["image"].float().mean()).sum()
+
+    def validation_step(self, batch, batch_index):
+        self.validated.extend(batch["index"].tolist())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(tmp_path, **options):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return pl.Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        **quiet,
+        **options,
+    )
+
+
+def test_lightning_sets_the_epoch_and_resuming_at_an_epoch_gives_the_same_batches(tmp_path):
+    whole = Recorder()
+    trainer(tmp_path, max_epochs=3).fit(whole, datamodule=module())
+    epochs = [[indices for epoch, indices, _ in whole.seen if epoch == number] for number in range(3)]
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert whole.validated == list(range(10)) * 3
+
+    first, rest = Recorder(), Recorder()
+    interrupted = trainer(tmp_path, max_epochs=1)
+    interrupted.fit(first, datamodule=module())
+    interrupted.save_checkpoint(tmp_path / "one.ckpt")
+    trainer(tmp_path, max_epochs=3).fit(rest, datamodule=module(), ckpt_path=tmp_path / "one.ckpt")
+    resumed = first.seen + rest.seen
+    assert [indices for _, indices, _ in resumed] == [indices for _, indices, _ in whole.seen]
+    assert all(torch.equal(left[2], right[2]) for left, right in zip(resumed, whole.seen, strict=True))
+
+
+def test_a_batch_size_that_does_not_fit_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match=r"holds 20 image\(s\), fewer than one global batch of 21"):
+        trainer(tmp_path, max_epochs=1).fit(Recorder(), datamodule=module(global_batch_size=21))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("image_size", 0), ("validation_batch_size", 0), ("num_workers", -1), ("prefetch_factor", 0), ("seed", -1)],
+)
+def test_wrong_numbers_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=rf"{name} must be at least \d, got {value}"):
+        module(**{name: value})
+
+
+def test_errors_of_workers_keep_their_message(tmp_path):
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_text("broken")
+    broken = ImageDataModule(ImageFolder(tmp_path), ImageFolder(tmp_path), 16, 4, num_workers=1)
+    with pytest.raises(ValueError, match=r"cannot read image .*\.jpg.*replace the file"):
+        batches(broken.train_dataloader())
+
+
+def test_builds_from_a_configuration():
+    synthetic = "open_magvit2.data.synthetic.SyntheticImages"
+    config = {
+        "train": {"class_path": synthetic, "init_args": {"num_images": 16, "size": 32}},
+        "validation": {"class_path": synthetic, "init_args": {"num_images": 4, "size": 32, "split": "validation"}},
+        "image_size": 32,
+        "global_batch_size": 8,
+        "num_workers": 0,
+    }
+    built = LightningCLI(Recorder, ImageDataModule, run=False, args={"data": config}).datamodule
+    assert isinstance(built.validation, SyntheticImages)
+    assert built.validation.split == "validation"
+    assert next(iter(built.train_dataloader()))["image"].shape == (8, 3, 32, 32)
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs ../shared/data/imagenet_mini")
+def test_photos_to_batches():
+    data = ImageDataModule(ImageFolder(PHOTOS / "train"), ImageFolder(PHOTOS / "val"), 64, 16, 25, num_workers=0)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (16, 3, 64, 64)
+    assert 60 < batch["image"].float().mean() < 180
+    assert sum(len(batch["index"]) for batch in data.val_dataloader()) == 100

@@ -1,0 +1,122 @@
+"""Architecture: sizes and names of the published models, shapes of what passes through them, errors."""
+
+import pytest
+import torch
+
+from open_magvit2.image_tokenizer.discriminator import PatchDiscriminator
+from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.image_tokenizer.pretrained import from_config
+from open_magvit2.protocols import Tokenizer
+from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
+
+MODELS = {  # published parameter counts: encoder, decoder
+    "B_128": ({"channel_multipliers": (1, 2, 2, 4)}, 24_226_066, 39_345_027),
+    "B_256": ({"channel_multipliers": (1, 1, 2, 2, 4)}, 24_964_498, 40_526_211),
+    "L_128": (
+        {"channel_multipliers": (1, 2, 2, 4), "num_residual_blocks": 4, "adaptive_normalization": True},
+        48_422_162,
+        63_599_491,
+    ),
+    "L_256": (
+        {"channel_multipliers": (1, 1, 2, 2, 4), "num_residual_blocks": 4, "adaptive_normalization": True},
+        49_751_442,
+        65_376_387,
+    ),
+}
+
+
+def small(**options) -> ImageTokenizer:
+    arguments = {"channels": 8, "channel_multipliers": (1, 2, 2), "num_residual_blocks": 1, "norm_groups": 4}
+    return ImageTokenizer(LookupFreeQuantizer(6), **(arguments | options))
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameter_counts_are_the_published_ones(name):
+    arguments, encoder, decoder = MODELS[name]
+    with torch.device("meta"):
+        tokenizer = ImageTokenizer(**arguments)
+    assert count(tokenizer.encoder) == encoder
+    assert count(tokenizer.decoder) == decoder
+
+
+def test_discriminator_is_the_published_patchgan():
+    discriminator = PatchDiscriminator()
+    assert count(discriminator) == 2_765_633
+    assert discriminator(torch.zeros(2, 3, 128, 128)).shape == (2, 1, 14, 14)
+    weight = discriminator.layers[2].weight
+    assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert discriminator.layers[3].weight.mean().item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_discriminator_names_the_smallest_image():
+    with pytest.raises(ValueError, match="at least 24 pixels"):
+        PatchDiscriminator(channels=4)(torch.zeros(1, 3, 23, 40))
+    PatchDiscriminator(channels=4).eval()(torch.zeros(1, 3, 24, 40))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 48), (4, 8)])
+def test_any_image_of_multiples_of_the_downsampling_passes(size):
+    tokenizer = small()
+    assert tokenizer.downsampling == 4
+    image = torch.rand(2, 3, *size) * 2 - 1
+    indices = tokenizer.tokenize(image)
+    assert indices.shape == (2, size[0] // 4, size[1] // 4)
+    assert indices.dtype == torch.int64
+    assert tokenizer.detokenize(indices).shape == image.shape
+
+
+def test_tokens_and_back_equals_one_pass():
+    tokenizer = small().eval()
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    reconstruction, indices = tokenizer.reconstruct(image)
+    assert torch.equal(indices, tokenizer.tokenize(image))
+    assert torch.allclose(reconstruction, tokenizer.detokenize(indices), atol=1e-6)
+    output = tokenizer(image)
+    assert torch.equal(output.indices, indices)
+    assert torch.allclose(output.reconstruction, reconstruction, atol=1e-5)
+
+
+def test_every_parameter_takes_a_gradient():
+    tokenizer = small(adaptive_normalization=True)
+    output = tokenizer(torch.rand(2, 3, 16, 16))
+    (output.reconstruction.square().mean() + sum(output.losses.values())).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tokenizer.parameters())
+
+
+def test_it_fulfils_the_tokenizer_protocol():
+    assert isinstance(small(), Tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(1, 3, 18, 16), "multiples of 4, got 18 x 16"),
+        (torch.zeros(3, 16, 16), r"\[B, 3, H, W\]"),
+        (torch.zeros(1, 1, 16, 16), r"\[B, 3, H, W\]"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "to_float"),
+    ],
+)
+def test_bad_images_are_refused(image, message):
+    with pytest.raises(ValueError, match=message):
+        small().encode(image)
+
+
+def test_bad_architectures_are_refused():
+    with pytest.raises(ValueError, match="4 normalization groups do not divide 10 channels"):
+        small(channels=10)
+    with pytest.raises(ValueError, match="grid of more than one code"):
+        small(adaptive_normalization=True).reconstruct(torch.zeros(1, 3, 4, 4))
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_config_rebuilds_the_tokenizer(adaptive):
+    tokenizer = small(adaptive_normalization=adaptive)
+    rebuilt = from_config(tokenizer.config())
+    rebuilt.load_state_dict(tokenizer.state_dict())
+    assert rebuilt.config() == tokenizer.config()
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.equal(rebuilt.tokenize(image), tokenizer.tokenize(image))
