@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train or validate a model: scripts/train.py fit --config configs/image_tokenizer/base.yaml --config ... [--key value]"""
+"""Train or validate a model: scripts/train.py fit --config configs/image_tokenizer/base.yaml [--config ...]"""
 
 from open_magvit2.training.cli import main
 

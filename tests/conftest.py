@@ -24,3 +24,34 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no folder `shared` beside the checkout: published fixtures and sample photos are not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def random_vgg_file(tmp_path_factory) -> Path:
+    """A randomly initialised VGG-16 in the real file's format, without the classifier that LPIPS does not use."""
+    import torch
+    import torchvision
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        names = torchvision.models.vgg16().features.state_dict()
+    state = {}
+    for name, value in names.items():
+        scale = (2.0 / value[0].numel()) ** 0.5 if value.ndim == 4 else 0.01
+        state[f"features.{name}"] = torch.randn(value.shape, generator=generator) * scale
+    path = tmp_path_factory.mktemp("weights") / "vgg16-397923af.pth"
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture
+def random_vgg(random_vgg_file, monkeypatch) -> Path:
+    """Lets `weights.find` return the random VGG-16, by its own checksum."""
+    import dataclasses
+
+    from open_magvit2.common import weights
+
+    known = dataclasses.replace(weights.KNOWN[weights.VGG16], sha256=weights.sha256_of(random_vgg_file))
+    monkeypatch.setitem(weights.KNOWN, weights.VGG16, known)
+    monkeypatch.setenv(weights.CACHE_VARIABLE, str(random_vgg_file.parent))
+    return random_vgg_file

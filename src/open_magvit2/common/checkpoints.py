@@ -34,8 +34,9 @@ def read(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} was refused: it is no PyTorch checkpoint, or it holds objects other than tensors and plain values, "
-            f"which could run code when loaded. Ask its author for a file of weights only.\n  ({_first_line(error)})"
+            f"{path} was refused: it is no PyTorch checkpoint, or it holds objects other than tensors and plain "
+            f"values, which could run code when loaded. Ask its author for a file of weights only.\n"
+            f"  ({_first_line(error)})"
         ) from error
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
         raise ValueError(

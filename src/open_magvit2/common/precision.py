@@ -23,3 +23,8 @@ def full_precision(device_type: str) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """A half-precision tensor in float32; float32 and float64 as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

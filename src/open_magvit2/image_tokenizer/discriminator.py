@@ -1,4 +1,4 @@
-"""The PatchGAN discriminator (Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", 2017)."""
+"""The PatchGAN discriminator (Isola et al., "Image-to-Image Translation with Conditional Adversarial Nets", 2017)."""
 
 from torch import Tensor, nn
 

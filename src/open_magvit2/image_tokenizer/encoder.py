@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from open_magvit2.layers.convolution import Convolution, convolution_2d
 from open_magvit2.layers.normalization import group_norm
-from open_magvit2.layers.residual import ResidualBlock
 from open_magvit2.layers.resampling import downsample
+from open_magvit2.layers.residual import ResidualBlock
 
 
 class EncoderLevel(nn.Module):

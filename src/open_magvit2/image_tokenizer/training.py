@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from open_magvit2.common.codebook import CodeHistogram
 from open_magvit2.common.images import to_float
+from open_magvit2.common.precision import at_least_float32
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import TOKENIZER_KEY
 from open_magvit2.losses.objective import DiscriminatorObjective, GeneratorObjective
@@ -104,7 +105,7 @@ class ImageTokenizerTraining(pl.LightningModule):
         for number, pixels in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
             fraction = len(pixels) / len(batch["image"])
-            total, new_terms = self._losses(to_float(pixels), fraction)
+            total, new_terms = self._losses(to_float(pixels).to(self.dtype), fraction)
             with self._gradient_sync(last):
                 self.manual_backward(total * fraction)
             for name, term in new_terms.items():
@@ -191,7 +192,7 @@ class ImageTokenizerTraining(pl.LightningModule):
         step = self.global_step
         scalars: dict[str, Any] = {}
         if step % self.usage_window == 0:
-            scalars["train/codebook_utilization"] = self._usage.compute()["codebook_utilization"]
+            scalars["train/codebook_utilization"] = self._usage.compute()["utilization"]
             self._usage.reset()
         if step % self.trainer.log_every_n_steps == 0:
             scalars |= {f"train/{name}": float(term) for name, term in terms.items()}
@@ -203,18 +204,21 @@ class ImageTokenizerTraining(pl.LightningModule):
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Update the metrics with this rank's images."""
-        image = to_float(batch["image"])
+        image = to_float(batch["image"]).to(self.dtype)
         reconstruction, indices = self.tokenizer.reconstruct(image)
         self._validation_usage.update(indices)
         for metric in self.metrics:
-            metric.update(image, reconstruction.float(), indices, batch["index"])
+            metric.update(image, at_least_float32(reconstruction), indices, batch["index"])
 
     def on_validation_epoch_end(self) -> None:
         """Compute the metrics over all ranks."""
-        for metric in [*self.metrics, self._validation_usage]:
-            figures = metric.compute()
+        figures = {f"codebook_{name}": value for name, value in self._validation_usage.compute().items()}
+        self._validation_usage.reset()
+        for metric in self.metrics:
+            figures |= metric.compute()
             metric.reset()
-            self.log_dict({f"validation/{name}": value for name, value in figures.items()})
+        self.log_dict({f"validation/{name}": value for name, value in figures.items()})
+        self.log("step", float(self.global_step))  # the loggers' step axis; Lightning's own is one step behind here
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the file say how to build its tokenizer."""
@@ -227,7 +231,7 @@ def _as_list(item: Any) -> list[Any]:
 
 def _psnr(image: Tensor, reconstruction: Tensor) -> Tensor:
     """Mean over images of the PSNR in dB, for the progress bar; evaluation/metrics/psnr.py has the figure to quote."""
-    error = (image - reconstruction.detach().float().clamp(-1.0, 1.0)).square().flatten(1).mean(dim=1)
+    error = (image - at_least_float32(reconstruction.detach()).clamp(-1.0, 1.0)).square().flatten(1).mean(dim=1)
     return (10.0 * torch.log10(4.0 / error.clamp_min(1e-10))).mean()
 
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.common import distributed
+from open_magvit2.common.precision import at_least_float32
 
 
 class LeCAM(nn.Module):
@@ -36,7 +37,7 @@ class LeCAM(nn.Module):
             fraction: share of a training step that these logits are; a step in m micro-batches updates m times with
                 1/m and so moves as far as one that is not cut.
         """
-        means = torch.stack([real_logits.float().mean(), fake_logits.float().mean()])
+        means = torch.stack([at_least_float32(real_logits).mean(), at_least_float32(fake_logits).mean()])
         means = distributed.all_reduce_mean(means)
         decay = self.decay**fraction
         self.ema_real.mul_(decay).add_(means[0], alpha=1.0 - decay)
@@ -44,6 +45,6 @@ class LeCAM(nn.Module):
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """The regularizer, a float32 scalar, against the present averages."""
-        real = F.relu(real_logits.float() - self.ema_fake).square().mean()
-        fake = F.relu(self.ema_real - fake_logits.float()).square().mean()
+        real = F.relu(at_least_float32(real_logits) - self.ema_fake).square().mean()
+        fake = F.relu(self.ema_real - at_least_float32(fake_logits)).square().mean()
         return real + fake

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from open_magvit2.common.precision import at_least_float32
 from open_magvit2.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
 from open_magvit2.losses.lecam import LeCAM
 from open_magvit2.losses.perceptual import PerceptualLoss
@@ -90,7 +91,7 @@ class GeneratorObjective(nn.Module):
             (total, terms): a scalar with graph; detached scalars by name, unweighted, with the effective weights of
             those that change (`adversarial_weight`, `entropy_weight_factor`).
         """
-        terms = {"reconstruction": (image.float() - reconstruction.float()).abs().mean()}
+        terms = {"reconstruction": (image - at_least_float32(reconstruction)).abs().mean()}
         total = self.reconstruction_weight * terms["reconstruction"]
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(reconstruction, image).mean()
@@ -179,7 +180,7 @@ class DiscriminatorObjective(nn.Module):
             terms["lecam"] = self.lecam(real_logits, fake_logits)
             total = total + self.lecam_weight * terms["lecam"]
         total = total * float(step >= self.start)
-        terms |= {"real_logits": real_logits.float().mean(), "fake_logits": fake_logits.float().mean()}
+        terms |= {"real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
         return total, {"total": total.detach(), **{name: term.detach() for name, term in terms.items()}}
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from open_magvit2.common import checkpoints, weights
+from open_magvit2.common.precision import at_least_float32
 
 Network = Literal["vgg", "alex"]
 
@@ -62,7 +63,7 @@ class PerceptualLoss(nn.Module):
         features = network.net(network.scaling_layer(reconstruction))
         for feature, target_feature, head in zip(features, target_features, network.lins, strict=True):
             difference = (_unit(feature) - target_feature).square()
-            distance = distance + (difference * head.model[-1].weight.float()).sum(dim=1).mean(dim=(1, 2))
+            distance = distance + (difference * head.model[-1].weight).sum(dim=1).mean(dim=(1, 2))
         return distance
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PerceptualLoss":
@@ -78,6 +79,6 @@ def _unit(features: Tensor) -> Tensor:
 
     The `lpips` package's x / (|x| + 1e-10), with a gradient of 0 instead of NaN where all channels are 0.
     """
-    features = features.float()
+    features = at_least_float32(features)
     length = features.square().sum(dim=1, keepdim=True).clamp_min(1e-20).sqrt()
     return features / (length + 1e-10)

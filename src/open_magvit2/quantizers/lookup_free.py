@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from open_magvit2.common.precision import at_least_float32
 from open_magvit2.protocols import QuantizerOutput
 from open_magvit2.quantizers import entropy
 
@@ -79,7 +80,7 @@ class LookupFreeQuantizer(nn.Module):
         """
         codes, indices = self.quantize(latent)
         losses = self.entropies(latent)
-        losses["commitment"] = (latent.float() - codes.float()).square().mean()
+        losses["commitment"] = (at_least_float32(latent) - codes).square().mean()
         return QuantizerOutput(latent + (codes - latent).detach(), indices, losses)
 
     def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +99,7 @@ class LookupFreeQuantizer(nn.Module):
             sample, codebook = entropy.entropy_penalty(tokens, *options)
             return {"sample_entropy": sample, "codebook_entropy": codebook}
         bound = entropy.codebook_entropy_bound(tokens, self.entropy_group_bits, *options)
-        sample = entropy.sample_entropy(tokens.float(), self.temperature)
+        sample = entropy.sample_entropy(at_least_float32(tokens), self.temperature)
         return {"sample_entropy": sample, "codebook_entropy_bound": bound}
 
     def codes_to_indices(self, codes: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ class LookupFreeQuantizer(nn.Module):
         """
         if indices.is_floating_point() or indices.dtype == torch.bool:
             raise ValueError(f"expected integer indices, got {indices.dtype}")
-        if indices.numel() and not (0 <= int(indices.min()) and int(indices.max()) < self.codebook_size):
+        if indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < self.codebook_size):
             raise ValueError(
                 f"indices must lie in [0, {self.codebook_size}), got [{int(indices.min())}, {int(indices.max())}]"
             )

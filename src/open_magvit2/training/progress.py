@@ -66,7 +66,9 @@ class TrainingProgress(ProgressBar):
         self._last_time, self._images = time.monotonic(), 0
         figures = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("validation/")}
         if self._enabled and figures and not trainer.sanity_checking:
-            line = "  ".join(f"{name.removeprefix('validation/')} {float(value):.4g}" for name, value in figures.items())
+            line = "  ".join(
+                f"{name.removeprefix('validation/')} {float(value):.4g}" for name, value in figures.items()
+            )
             tqdm.write(f"validation at step {trainer.global_step}: {line}", file=sys.stderr)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

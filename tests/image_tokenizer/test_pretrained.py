@@ -1,0 +1,170 @@
+"""Loading checkpoints: parity with the reference implementation, strictness, safety."""
+
+import pickle
+
+import published_weights as published
+import pytest
+import torch
+
+from open_magvit2 import load_tokenizer
+from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.image_tokenizer.pretrained import published_config, published_name
+from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
+
+MULTIPLIERS = {"128": (1, 2, 2, 4), "256": (1, 1, 2, 2, 4)}
+
+
+LARGE = [pytest.param(model, marks=pytest.mark.slow) for model in ("L_128", "L_256")]
+
+
+@pytest.fixture(scope="module", params=["B_128", "B_256", *LARGE])
+def full_model(request, tmp_path_factory):
+    """A full-size file in the published form, with deterministic weights."""
+    path = tmp_path_factory.mktemp("published") / f"{request.param}.ckpt"
+    torch.save({"state_dict": published.state_dict(request.param)}, path)
+    yield request.param, path
+    path.unlink()
+
+
+@pytest.mark.parametrize("weights", ["raw", "averaged"])
+def test_full_models_compute_what_the_reference_computes(full_model, weights):
+    """In float64 to 1e-9: float32 noise would hide a wrong eps."""
+    model, path = full_model
+    golden = published.golden(model, weights)
+    tokenizer = load_tokenizer(path, weights).double()
+    image = published.input_image(golden["input"])
+    with torch.no_grad():
+        latent = tokenizer.encode(image)
+        reconstruction, indices = tokenizer.reconstruct(image)
+    assert published.hash_of_indices(indices) == golden["indices_sha256"]
+    assert indices.flatten()[:12].tolist() == golden["indices_head"]
+    for values, expected in ((latent, golden["latent"]), (reconstruction, golden["recon"])):
+        assert list(values.shape) == expected["shape"]
+        # the goldens' probes are rounded to 1e-10
+        assert torch.allclose(published.probe(values), torch.tensor(expected["probe"], dtype=torch.float64), rtol=0, atol=1e-9)
+        assert values.mean().item() == pytest.approx(expected["mean"], abs=1e-12)
+        assert values.std().item() == pytest.approx(expected["std"], abs=1e-12)
+
+
+@pytest.mark.parametrize("model", ["B_128", "B_256", "L_128", "L_256"])
+def test_names_and_shapes_are_the_published_ones(model):
+    large = model.startswith("L")
+    with torch.device("meta"):
+        tokenizer = ImageTokenizer(
+            channel_multipliers=MULTIPLIERS[model[2:]],
+            num_residual_blocks=4 if large else 2,
+            adaptive_normalization=large,
+        )
+    ours = {published_name(name): tuple(value.shape) for name, value in tokenizer.state_dict().items()}
+    assert ours == published.manifest(model)
+
+
+@pytest.mark.parametrize("weights", ["raw", "averaged"])
+@pytest.mark.parametrize("model", ["B", "L"])
+def test_published_fixture_files(shared, model, weights):
+    """Files of the published form: indices equal, latents and reconstructions to 1e-5 in float32."""
+    expected = torch.load(shared / f"fixtures/published_{model}_tiny_expected.pt", weights_only=True)
+    results = expected["raw" if weights == "raw" else "ema"]
+    tokenizer = load_tokenizer(shared / f"fixtures/published_{model}_tiny.ckpt", weights)
+    reconstruction, indices = tokenizer.reconstruct(expected["image"])
+    assert torch.equal(indices, results["indices"])
+    assert torch.allclose(tokenizer.encode(expected["image"]), results["latent"], rtol=0, atol=1e-5)
+    assert torch.allclose(reconstruction, results["reconstruction"], rtol=0, atol=1e-5)
+    assert not tokenizer.training
+    assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
+
+
+def tiny_state() -> dict[str, torch.Tensor]:
+    """A small state dict in the published form."""
+    quantizer = LookupFreeQuantizer(6, bit_order="most_significant_first")
+    tokenizer = ImageTokenizer(quantizer, 32, (1, 2), num_residual_blocks=1)
+    raw = {published_name(name): value for name, value in tokenizer.state_dict().items()}
+    averaged = {"model_ema." + name.replace(".", ""): value + 1 for name, value in raw.items()}
+    beside = {
+        "model_ema.decay": torch.tensor(0.999),
+        "loss.discriminator.main.0.bias": torch.zeros(1),
+        "model_ema.lossdiscriminatormain0bias": torch.zeros(1),
+    }
+    return {**raw, **averaged, **beside}
+
+
+def save(tmp_path, state) -> str:
+    path = tmp_path / "tokenizer.ckpt"
+    torch.save({"state_dict": state}, path)
+    return str(path)
+
+
+def test_architecture_is_read_off_the_shapes():
+    config = published_config(tiny_state())
+    assert config["channels"] == 32
+    assert config["channel_multipliers"] == [1, 2]
+    assert config["num_residual_blocks"] == 1
+    assert config["quantizer"]["init_args"]["num_bits"] == 6
+    assert config["quantizer"]["init_args"]["bit_order"] == "most_significant_first"
+
+
+def test_averages_by_default_raw_on_request(tmp_path):
+    path, state = save(tmp_path, tiny_state()), tiny_state()
+    name = "encoder.conv_in.weight"
+    difference = load_tokenizer(path).state_dict()[name] - load_tokenizer(path, "raw").state_dict()[name]
+    assert torch.allclose(difference, torch.ones_like(state[name]))
+
+
+@pytest.mark.parametrize(
+    ("change", "weights", "message"),
+    [
+        (lambda s: s.pop("decoder.norm_out.bias"), "raw", "1 missing in the file:\n.*decoder.norm_out.bias"),
+        (lambda s: s.pop("model_ema.decodernorm_outbias"), "averaged", "missing in the file:\n.*decoder.norm_out.bias"),
+        (lambda s: s.update({"encoder.extra": torch.zeros(1)}), "raw", "unexpected in the file:\n.*encoder.extra"),
+        (lambda s: s.update({"decoder.conv_out.bias": torch.zeros(4)}), "raw", r"file \(4,\), model \(3,\)"),
+        (lambda s: [s.pop(n) for n in list(s) if n.startswith("model_ema")], "averaged", "weights='raw'"),
+        (lambda s: [s.update({f"module.{n}": s.pop(n)}) for n in list(s)], "raw", "neither a checkpoint of ours"),
+        (lambda s: s.clear(), "raw", "neither a checkpoint of ours"),
+    ],
+    ids=["missing", "missing average", "extra", "shape", "no averages", "prefix", "empty"],
+)
+def test_files_that_do_not_fit_are_refused_by_name(tmp_path, change, weights, message):
+    state = tiny_state()
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(save(tmp_path, state), weights)
+
+
+class RunsCode:
+    """Unpickled, it would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    path, evidence = tmp_path / "malicious.ckpt", tmp_path / "code_ran"
+    torch.save({"state_dict": RunsCode(evidence)}, path)
+    with pytest.raises(ValueError, match="could run code"):
+        load_tokenizer(path)
+    assert not evidence.exists()
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "truncated"])
+def test_damaged_files_are_refused(tmp_path, content, suffix):
+    path = tmp_path / f"damaged{suffix}"
+    if content == "truncated":
+        torch.save({"state_dict": tiny_state()}, path)
+        content = path.read_bytes()[:-1000]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is empty|damaged or cut short|was refused"):
+        load_tokenizer(path)
+
+
+def test_other_mistakes_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint file at"):
+        load_tokenizer(tmp_path / "absent.ckpt")
+    with pytest.raises(ValueError, match="'averaged' or 'raw', got 'ema'"):
+        load_tokenizer(tmp_path / "absent.ckpt", "ema")
+    (tmp_path / "list.ckpt").write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(ValueError, match="holds a list|was refused|damaged"):
+        load_tokenizer(tmp_path / "list.ckpt")

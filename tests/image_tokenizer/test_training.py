@@ -1,0 +1,260 @@
+"""The training step: gradients, steps, loss scale, averages, and what it logs and saves."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins import MixedPrecision
+from small_training import data, module, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from open_magvit2 import load_tokenizer
+from open_magvit2.evaluation.metrics.psnr import PSNR
+from open_magvit2.training.averaging import ExponentialMovingAverage
+from open_magvit2.training.callbacks import ReconstructionImages, Throughput
+
+
+def parameters(network: torch.nn.Module) -> torch.Tensor:
+    return torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_one_backward_gives_each_network_the_gradient_of_its_own_objective(adaptive):
+    training = module(objective={"adaptive_adversarial": adaptive}).double()
+    image = torch.rand(4, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    total, _ = training._losses(image, fraction=1.0)
+    total.backward()
+    got = {name: p.grad.clone() for name, p in training.named_parameters()}
+
+    reference = module(objective={"adaptive_adversarial": adaptive}).double()
+    output = reference.tokenizer(image)
+    fake = reference.discriminator(output.reconstruction)
+    layer = reference.tokenizer.decoder.last_layer
+    generator, _ = reference.generator_objective(image, output.reconstruction, output.losses, 0, fake, layer)
+    tokenizer_parameters = dict(reference.tokenizer.named_parameters())
+    gradients = torch.autograd.grad(generator, list(tokenizer_parameters.values()))
+    expected = {f"tokenizer.{name}": g for name, g in zip(tokenizer_parameters, gradients, strict=True)}
+    with torch.no_grad():
+        reconstruction = output.reconstruction.clone()
+    fake, real = reference.discriminator(reconstruction), reference.discriminator(image)
+    discriminator, _ = reference.discriminator_objective(real, fake, 0)
+    discriminator_parameters = dict(reference.discriminator.named_parameters())
+    gradients = torch.autograd.grad(discriminator, list(discriminator_parameters.values()))
+    expected |= {f"discriminator.{name}": g for name, g in zip(discriminator_parameters, gradients, strict=True)}
+
+    assert set(got) == set(expected)
+    for name, gradient in expected.items():
+        assert torch.allclose(got[name], gradient, rtol=1e-9, atol=1e-14), name
+
+
+def test_micro_batches_add_up_to_the_whole_batch(tmp_path):
+    # without terms that look at a batch as a whole (entropy, BatchNorm) a cut batch is the same batch
+    weights = {"sample_entropy": 0.1, "codebook_entropy": 0.0, "commitment": 0.25}
+    results = []
+    for size in (8, 2):
+        training = module(discriminator=False, objective={"quantizer_weights": weights}, micro_batch_size=size)
+        trainer(tmp_path, precision="64-true", limit_val_batches=0).fit(training, data())
+        results.append(parameters(training.tokenizer))
+    assert torch.allclose(*results, rtol=1e-7, atol=1e-9)
+
+
+def test_one_batch_is_one_step_for_both_networks(tmp_path):
+    training = module()
+    before = parameters(training.tokenizer), parameters(training.discriminator)
+    run = trainer(tmp_path, max_steps=3)
+    run.fit(training, data())
+    assert run.global_step == 3
+    for optimizer in run.optimizers:
+        assert {int(state["step"]) for state in optimizer.state.values()} == {3}
+    assert not torch.equal(before[0], parameters(training.tokenizer))
+    assert not torch.equal(before[1], parameters(training.discriminator))
+
+
+class Poison(Callback):
+    """Makes the gradients of one network infinite at one step, as an overflow in fp16 would."""
+
+    def __init__(self, network: str, at_step: int) -> None:
+        self.network, self.at_step = network, at_step
+
+    def on_after_backward(self, trainer, pl_module):
+        if trainer.global_step == self.at_step:
+            next(getattr(pl_module, self.network).parameters()).grad.fill_(float("inf"))
+
+
+def fp16_trainer(folder: Path, scaler: torch.amp.GradScaler, **options) -> pl.Trainer:
+    """float16 autocast with a real loss scaler, on the CPU."""
+    return trainer(folder, plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)], **options)
+
+
+def test_the_loss_scale_is_updated_once_a_step(tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+    training = module()
+    fp16_trainer(tmp_path, scaler, max_steps=3).fit(training, data())
+    assert scaler.get_scale() == 2.0**11  # two steps: grown once; counted per optimizer it would have grown three times
+    assert scaler._get_growth_tracker() == 1
+    assert torch.isfinite(parameters(training.tokenizer)).all()
+
+
+@pytest.mark.parametrize("network", ["tokenizer", "discriminator"])
+def test_an_overflow_skips_its_network_and_halves_the_scale_once(tmp_path, network):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=100)
+    training = module()
+    run = fp16_trainer(tmp_path, scaler, max_steps=2, callbacks=[Poison(network, at_step=1)], limit_val_batches=0)
+    run.fit(training, data())
+    assert run.global_step == 2
+    assert scaler.get_scale() == 2.0**9
+    steps = [{int(state["step"]) for state in optimizer.state.values()} for optimizer in run.optimizers]
+    assert steps == ([{1}, {2}] if network == "tokenizer" else [{2}, {1}])
+    assert torch.isfinite(parameters(training)).all()
+
+
+def test_fp16_gradients_are_unscaled_before_they_are_clipped_and_logged(tmp_path):
+    norms = []
+    for plugin in (None, torch.amp.GradScaler("cpu", init_scale=2.0**10)):
+        training = module(gradient_clip_norm=1e-3)
+        run = trainer(tmp_path, max_steps=1) if plugin is None else fp16_trainer(tmp_path, plugin, max_steps=1)
+        run.fit(training, data())
+        norms.append({k: float(v) for k, v in training.latest_terms.items() if k.endswith("gradient_norm")})
+    assert set(norms[0]) == {"generator/gradient_norm", "discriminator/gradient_norm"}
+    for name, norm in norms[0].items():
+        assert norms[1][name] == pytest.approx(norm, rel=0.1)
+
+
+def test_bf16_trains(tmp_path):
+    training = module()
+    trainer(tmp_path, precision="bf16-mixed").fit(training, data())
+    assert torch.isfinite(parameters(training)).all()
+
+
+def test_gradient_clipping_bounds_the_step(tmp_path):
+    class Norm(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            self.norm = torch.nn.utils.get_total_norm([p.grad for p in pl_module.tokenizer.parameters()])
+
+    norm = Norm()
+    trainer(tmp_path, max_steps=1, callbacks=[norm]).fit(module(gradient_clip_norm=0.01), data())
+    assert norm.norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+class RecordWeights(Callback):
+    """Keeps the raw weights after every step, and those that validation ran on."""
+
+    def __init__(self) -> None:
+        self.raw, self.validated = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.raw.append(parameters(pl_module.tokenizer))
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self.validated.append(parameters(pl_module.tokenizer))
+
+
+def test_moving_averages_follow_their_formula_are_validated_and_saved(tmp_path):
+    record = RecordWeights()
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, save_last=True, every_n_train_steps=4)
+    callbacks = [record, ExponentialMovingAverage(decay=0.7), checkpoint]
+    trainer(tmp_path, max_steps=4, val_check_interval=4, callbacks=callbacks, enable_checkpointing=True).fit(
+        module(), data()
+    )
+    average = record.raw[0]
+    for raw in record.raw[1:]:
+        average = 0.7 * average + 0.3 * raw
+    assert torch.allclose(record.validated[0], average, atol=1e-6)
+    file = tmp_path / "last.ckpt"
+    assert torch.allclose(parameters(load_tokenizer(file)), average, atol=1e-6)
+    assert torch.equal(parameters(load_tokenizer(file, weights="raw")), record.raw[-1])
+
+
+def test_averaging_can_start_later(tmp_path):
+    record = RecordWeights()
+    callbacks = [record, ExponentialMovingAverage(decay=0.7, start_step=2)]
+    trainer(tmp_path, max_steps=4, val_check_interval=4, callbacks=callbacks).fit(module(), data())
+    average = record.raw[1]  # after 2 steps still a copy
+    for raw in record.raw[2:]:
+        average = 0.7 * average + 0.3 * raw
+    assert torch.allclose(record.validated[0], average, atol=1e-6)
+
+
+def test_a_checkpoint_without_averages_is_loaded_raw_only(tmp_path):
+    training = module()
+    run = trainer(tmp_path)
+    run.fit(training, data())
+    run.save_checkpoint(tmp_path / "raw.ckpt")
+    assert torch.equal(parameters(load_tokenizer(tmp_path / "raw.ckpt", "raw")), parameters(training.tokenizer))
+    with pytest.raises(ValueError, match=r"no averaged weights.*weights='raw'"):
+        load_tokenizer(tmp_path / "raw.ckpt")
+
+
+def test_what_is_logged_and_at_which_step(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    callbacks = [Throughput(), ReconstructionImages(num_images=3)]
+    options = {
+        "max_steps": 4,
+        "val_check_interval": 4,
+        "log_every_n_steps": 2,
+        "logger": logger,
+        "callbacks": callbacks,
+    }
+    trainer(tmp_path, **options).fit(module(usage_window=2, metrics=[PSNR()]), data())
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    terms = ("total", "reconstruction", "adversarial", "sample_entropy", "codebook_entropy", "commitment")
+    expected = {f"train/generator/{term}" for term in (*terms, "gradient_norm", "learning_rate")}
+    expected |= {f"train/discriminator/{t}" for t in ("total", "hinge", "lecam", "gradient_norm", "learning_rate")}
+    expected |= {"train/psnr", "train/codebook_utilization", "train/images_per_second"}
+    expected |= {"validation/psnr_image", "validation/codebook_utilization"}
+    assert expected <= scalars
+    assert [event.step for event in events.Scalars("train/generator/total")] == [2, 4]
+    assert 0 < events.Scalars("train/codebook_utilization")[-1].value <= 1
+    assert events.Scalars("validation/psnr_image")[0].step == 4
+    assert events.Tags()["images"] == ["validation/originals_above_reconstructions"]
+
+
+def test_learning_rate_follows_the_schedule(tmp_path):
+    from open_magvit2.training.schedules import StepDrop
+
+    run = trainer(tmp_path, max_steps=3)
+    run.fit(module(learning_rate=0.01, schedule=StepDrop([2], factor=0.5)), data())
+    assert [optimizer.param_groups[0]["lr"] for optimizer in run.optimizers] == [0.005, 0.005]
+
+
+def test_training_lowers_the_loss(tmp_path):
+    training = module(discriminator=False, learning_rate=5e-3)
+    losses = []
+
+    class Record(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            losses.append(float(pl_module.latest_terms["generator/reconstruction"]))
+
+    trainer(tmp_path, max_steps=60, callbacks=[Record()], limit_val_batches=0).fit(training, data())
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+
+
+def test_contradictions_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="adversarial_weight is 0.1"):
+        module(discriminator=False, objective={"adversarial_weight": 0.1})
+    with pytest.raises(ValueError, match="no multiple of micro_batch_size 3"):
+        trainer(tmp_path).fit(module(micro_batch_size=3), data())
+
+
+def test_two_processes_train_alike(tmp_path):
+    """DDP over gloo: equal parameters on both ranks, each gradient reduced once a step, no buffer broadcast."""
+    script = Path(__file__).with_name("train_with_ddp.py")
+    run = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["world_size"] == 2
+    assert result["largest_difference_between_ranks"] == 0.0
+    assert result["reduced_elements_per_step"] == [result["num_parameters"]] * 3
+    assert not result["broadcast_buffers"]
+    assert not result["find_unused_parameters"]
+    assert result["lecam_agrees"]
+    assert result["num_validated"] == 7
+    assert load_tokenizer(tmp_path / "last.ckpt").codebook_size == 64

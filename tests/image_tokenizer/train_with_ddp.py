@@ -1,0 +1,90 @@
+"""Run by test_training.py: train on two CPU processes and report what DDP did. Usage: train_with_ddp.py FOLDER"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from small_training import data, module, trainer
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+from open_magvit2.common.distributed import all_gather_object
+from open_magvit2.training.averaging import ExponentialMovingAverage
+from open_magvit2.training.cli import _register_strategy
+
+
+class CountReductions(Callback):
+    """Counts the gradient elements that DDP reduces in each training step."""
+
+    def __init__(self) -> None:
+        self.elements = 0
+        self.per_step: list[int] = []
+
+    def on_train_start(self, trainer, pl_module):
+        self.ddp = trainer.strategy.model
+
+        def hook(state, bucket):
+            self.elements += bucket.buffer().numel()
+            return allreduce_hook(None, bucket)
+
+        self.ddp.register_comm_hook(None, hook)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.per_step.append(self.elements)
+        self.elements = 0
+
+
+class CountImages:
+    """A metric: how many images both ranks have validated."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.seen: list[int] = []
+
+    def update(self, image, reconstruction, indices, sample_index):
+        self.seen += sample_index.tolist()
+
+    def compute(self) -> dict[str, float]:
+        seen = [index for shard in all_gather_object(self.seen) for index in shard]
+        assert sorted(seen) == list(range(len(seen)))
+        return {"num_validated": float(len(seen))}
+
+
+def main(folder: Path) -> None:
+    _register_strategy()
+    torch.set_num_threads(1)
+    counter = CountReductions()
+    checkpoint = ModelCheckpoint(dirpath=folder, save_last=True, every_n_train_steps=3)
+    training = module(micro_batch_size=2, metrics=[CountImages()])
+    run = trainer(
+        folder,
+        devices=2,
+        strategy="ddp",
+        callbacks=[counter, checkpoint, ExponentialMovingAverage()],
+        enable_checkpointing=True,
+    )
+    run.fit(training, data(global_batch_size=8))
+    vector = torch.nn.utils.parameters_to_vector(training.parameters()).detach()
+    gathered = [torch.empty_like(vector) for _ in range(2)]
+    dist.all_gather(gathered, vector)
+    lecam = all_gather_object(float(training.discriminator_objective.lecam.ema_real))
+    if run.is_global_zero:
+        result = {
+            "world_size": run.world_size,
+            "largest_difference_between_ranks": float((gathered[0] - gathered[1]).abs().max()),
+            "reduced_elements_per_step": counter.per_step,
+            "num_parameters": vector.numel(),
+            "broadcast_buffers": counter.ddp.broadcast_buffers,
+            "find_unused_parameters": counter.ddp.find_unused_parameters,
+            "lecam_agrees": lecam[0] == lecam[1] != 0.0,
+            "num_validated": int(run.callback_metrics["validation/num_validated"]),
+        }
+        (folder / "result.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,201 @@
+"""Losses against closed forms and independent implementations."""
+
+import copy
+import dataclasses
+import warnings
+
+import lpips
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from open_magvit2.common import weights
+from open_magvit2.losses.adversarial import (
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    non_saturating_generator_loss,
+    vanilla_discriminator_loss,
+)
+from open_magvit2.losses.lecam import LeCAM
+from open_magvit2.losses.objective import DiscriminatorObjective, GeneratorObjective, adaptive_weight
+from open_magvit2.losses.perceptual import PerceptualLoss, load_lpips
+
+QUANTIZER_LOSSES = {
+    "sample_entropy": torch.tensor(2.0),
+    "codebook_entropy": torch.tensor(5.0),
+    "commitment": torch.tensor(0.5),
+}
+
+
+def test_adversarial_terms_equal_their_definitions():
+    real, fake = torch.randn(4, 1, 3, 3), torch.randn(4, 1, 3, 3)
+    per_image = fake.mean(dim=(1, 2, 3))
+    assert torch.allclose(non_saturating_generator_loss(fake), -torch.log(torch.sigmoid(per_image)).mean())
+    assert torch.allclose(hinge_generator_loss(fake), -fake.mean())
+    hinge = 0.5 * ((1 - real).clamp_min(0).mean() + (1 + fake).clamp_min(0).mean())
+    assert torch.allclose(hinge_discriminator_loss(real, fake), hinge)
+    ones, zeros = torch.ones_like(real), torch.zeros_like(fake)
+    entropy = F.binary_cross_entropy_with_logits
+    vanilla = 0.5 * (entropy(real, ones) + entropy(fake, zeros))
+    assert torch.allclose(vanilla_discriminator_loss(real, fake), vanilla)
+
+
+def test_losses_are_float32_for_half_precision_logits():
+    logits = torch.full((2, 1, 2, 2), 60000.0, dtype=torch.float16)
+    for loss in (hinge_discriminator_loss(logits, logits), vanilla_discriminator_loss(logits, logits)):
+        assert loss.dtype == torch.float32
+        assert torch.isfinite(loss)
+
+
+def test_lecam_follows_its_formula_and_updates_first():
+    lecam = LeCAM(decay=0.9)
+    real, fake = torch.full((2, 1), 3.0), torch.full((2, 1), -1.0)
+    lecam.update(real, fake)
+    assert lecam.ema_real.item() == pytest.approx(0.3)
+    assert lecam.ema_fake.item() == pytest.approx(-0.1)
+    assert lecam(real, fake).item() == pytest.approx((3.0 + 0.1) ** 2 + (0.3 + 1.0) ** 2, rel=1e-6)
+
+
+def test_lecam_moves_as_far_in_micro_batches():
+    whole, cut = LeCAM(decay=0.999), LeCAM(decay=0.999)
+    real, fake = torch.randn(8, 1), torch.randn(8, 1)
+    real, fake = real.mean().expand(8, 1), fake.mean().expand(8, 1)
+    whole.update(real, fake)
+    for part in range(4):
+        cut.update(real[part * 2 : part * 2 + 2], fake[part * 2 : part * 2 + 2], fraction=0.25)
+    assert torch.allclose(whole.ema_real, cut.ema_real, rtol=1e-5)
+    assert torch.allclose(whole.ema_fake, cut.ema_fake, rtol=1e-5)
+
+
+def test_lecam_averages_are_in_the_checkpoint():
+    assert set(DiscriminatorObjective().state_dict()) == {"lecam.ema_real", "lecam.ema_fake"}
+
+
+def test_generator_objective_is_the_weighted_sum_of_its_terms():
+    objective = GeneratorObjective(perceptual_weight=0.0, adversarial_weight=0.3)
+    image, reconstruction, logits = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4), torch.randn(2, 1, 2, 2)
+    total, terms = objective(image, reconstruction, QUANTIZER_LOSSES, step=0, fake_logits=logits)
+    expected = (
+        (image - reconstruction).abs().mean()
+        + 0.3 * non_saturating_generator_loss(logits)
+        + 0.1 * (2.0 - 5.0)
+        + 0.25 * 0.5
+    )
+    assert total.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert set(terms) == {"total", "reconstruction", "adversarial", "adversarial_weight", *QUANTIZER_LOSSES}
+
+
+def test_entropy_weight_anneals_linearly():
+    objective = GeneratorObjective(
+        perceptual_weight=0.0, adversarial_weight=0.0, entropy_annealing=3.0, entropy_annealing_steps=2000
+    )
+    image = torch.zeros(1, 3, 4, 4)
+    for step, factor in [(0, 4.0), (1000, 2.5), (2000, 1.0), (9000, 1.0)]:
+        total, terms = objective(image, image, QUANTIZER_LOSSES, step=step)
+        assert total.item() == pytest.approx(factor * 0.1 * (2.0 - 5.0) + 0.25 * 0.5, rel=1e-6)
+        assert terms["entropy_weight_factor"].item() == pytest.approx(factor)
+
+
+def test_adversarial_terms_start_when_told():
+    image, logits = torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 2, 2, requires_grad=True)
+    generator = GeneratorObjective(perceptual_weight=0.0, adversarial_start=10)
+    discriminator = DiscriminatorObjective(start=10)
+    for step, counts in [(9, False), (10, True)]:
+        total, _ = generator(image, image, QUANTIZER_LOSSES, step, fake_logits=logits)
+        gradient = torch.autograd.grad(total, logits)[0]  # in the graph in both cases
+        assert bool(gradient.any()) == counts
+        assert bool(discriminator(logits, logits, step)[0] > 0) == counts
+
+
+def test_quantizer_losses_without_weight_are_refused():
+    objective = GeneratorObjective(perceptual_weight=0.0, quantizer_weights={"commitment": 1.0})
+    image = torch.zeros(1, 3, 4, 4)
+    with pytest.raises(ValueError, match="give every one of its losses a weight"):
+        objective(image, image, QUANTIZER_LOSSES, step=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"adversarial": "relativistic"}, "must be one of"), ({"entropy_annealing": 3.0}, "go together")],
+)
+def test_bad_objectives_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GeneratorObjective(perceptual_weight=0.0, **arguments)
+
+
+def test_adaptive_weight_is_the_ratio_of_gradient_norms():
+    layer = nn.Parameter(torch.randn(3, 3))
+    inputs = torch.randn(4, 3)
+    output = inputs @ layer
+    reconstruction, adversarial = output.abs().mean(), output.square().mean()
+    reference = layer.detach().clone().requires_grad_()
+    expected = [
+        torch.autograd.grad(loss, reference)[0].norm()
+        for loss in ((inputs @ reference).abs().mean(), (inputs @ reference).square().mean())
+    ]
+    weight = adaptive_weight(reconstruction, adversarial, layer)
+    assert weight.item() == pytest.approx((expected[0] / (expected[1] + 1e-4)).item(), rel=1e-5)
+    assert adaptive_weight(1e9 * reconstruction, adversarial, layer).item() == 1e4
+    assert not weight.requires_grad
+
+
+def test_no_perceptual_weight_needs_no_network(monkeypatch):
+    monkeypatch.setattr(
+        "open_magvit2.losses.objective.PerceptualLoss", lambda: pytest.fail("a network was loaded for weight 0")
+    )
+    assert GeneratorObjective(perceptual_weight=0.0).perceptual is None
+
+
+def package_lpips() -> lpips.LPIPS:
+    """The package's own network with the weights that `load_lpips` finds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reference = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    reference.net.load_state_dict(load_lpips("vgg").net.state_dict())
+    return reference
+
+
+def test_perceptual_loss_equals_the_lpips_package(random_vgg):
+    loss, reference = PerceptualLoss("vgg"), package_lpips()
+    target, reconstruction = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    reconstruction.requires_grad_()
+    expected = reference(reconstruction, target).flatten()
+    got = loss(reconstruction, target)
+    assert torch.allclose(got, expected, rtol=1e-5, atol=1e-7)
+    gradients = [torch.autograd.grad(value.sum(), reconstruction)[0] for value in (got, expected)]
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-7)
+
+
+def test_perceptual_network_stays_out_of_state_gradients_and_copies(random_vgg):
+    loss = PerceptualLoss("vgg")
+    assert not loss.state_dict()
+    assert not list(loss.parameters())
+    assert copy.deepcopy(loss) is loss
+    network = loss._network[0]
+    loss.train()
+    assert not network.training
+    loss.to(torch.float64)
+    assert next(network.parameters()).dtype == torch.float64
+
+
+def test_perceptual_gradient_is_finite_where_features_vanish(random_vgg):
+    loss = PerceptualLoss("vgg")
+    with torch.no_grad():
+        for parameter in loss._network[0].net.slice1.parameters():
+            parameter.zero_()  # all features of the first slice are 0: |x| has no derivative there
+    image = torch.rand(1, 3, 32, 32, requires_grad=True)
+    loss(image, torch.zeros(1, 3, 32, 32)).sum().backward()
+    assert torch.isfinite(image.grad).all()
+
+
+def test_missing_vgg_weights_say_which_file_goes_where(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPEN_MAGVIT2_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name, known in weights.KNOWN.items():  # an address of this machine where nothing listens
+        if known.url:
+            monkeypatch.setitem(weights.KNOWN, name, dataclasses.replace(known, url=f"http://127.0.0.1:9/{name}"))
+    with pytest.raises(FileNotFoundError, match="vgg16-397923af.pth") as error:
+        GeneratorObjective(perceptual_weight=1.0)
+    for word in (str(tmp_path), "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"):
+        assert word in str(error.value)
