@@ -41,7 +41,9 @@ def test_full_models_compute_what_the_reference_computes(full_model, weights):
     for values, expected in ((latent, golden["latent"]), (reconstruction, golden["recon"])):
         assert list(values.shape) == expected["shape"]
         # the goldens' probes are rounded to 1e-10
-        assert torch.allclose(published.probe(values), torch.tensor(expected["probe"], dtype=torch.float64), rtol=0, atol=1e-9)
+        assert torch.allclose(
+            published.probe(values), torch.tensor(expected["probe"], dtype=torch.float64), rtol=0, atol=1e-9
+        )
         assert values.mean().item() == pytest.approx(expected["mean"], abs=1e-12)
         assert values.std().item() == pytest.approx(expected["std"], abs=1e-12)
 

@@ -1,6 +1,6 @@
 """The command line of every training: LightningCLI with our callbacks, refusing unknown keys by name."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -10,6 +10,15 @@ from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from open_magvit2.training.averaging import ExponentialMovingAverage
 from open_magvit2.training.callbacks import ReconstructionImages, Throughput
 from open_magvit2.training.progress import TrainingProgress
+
+
+class _Parser(LightningArgumentParser):
+    """Says what is wrong with a value in a few lines, not in pages of usage and configuration."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        noise = ("Does not validate against any", "Subtypes:", "Errors:", "<class 'NoneType'>", "Given value")
+        lines = [line for line in message.splitlines() if not any(words in line for words in noise)]
+        self.exit(2, "error: " + "\n".join(lines).strip() + "\nAll options: scripts/train.py fit --help\n")
 
 
 class TrainingCLI(LightningCLI):
@@ -26,16 +35,31 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(ReconstructionImages, "images")
         parser.add_lightning_class_args(Throughput, "throughput")
 
+    def instantiate_classes(self) -> None:
+        """Build everything; what a constructor refuses ends the program with that one message, not a stack trace."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, OSError) as error:
+            self.parser.error(str(error))
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         arguments = LightningCLI.subcommands()
         return {name: arguments[name] for name in ("fit", "validate")}
 
 
-def main(args: list[str] | None = None) -> None:
-    """Parse a command line (sys.argv by default), build trainer, model and data, and run."""
+def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
+    """Parse a command line (sys.argv by default), build trainer, model and data, and run the subcommand.
+
+    Args:
+        args: the words after the program's name.
+        run: False stops after building `trainer`, `model` and `datamodule`; args then have no subcommand.
+
+    Returns:
+        the command line with what it built.
+    """
     _register_strategy()
-    TrainingCLI(
+    return TrainingCLI(
         pl.LightningModule,
         pl.LightningDataModule,
         subclass_mode_model=True,
@@ -43,11 +67,13 @@ def main(args: list[str] | None = None) -> None:
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
         trainer_defaults={"use_distributed_sampler": False},
+        parser_class=_Parser,
         args=args,
+        run=run,
     )
 
 
-def _register_strategy(**options: Any) -> None:
+def _register_strategy() -> None:
     """Make "ddp", which Lightning also picks for several devices, a DDP without needless traffic.
 
     No buffers are broadcast: BatchNorm's statistics stay each device's own, and LeCAM's averages agree already.
