@@ -1,0 +1,110 @@
+"""The Frechet distance of two Gaussians and their moments, in float64 and constant memory.
+
+Dowson and Landau (1982); used on Inception features by Heusel et al., "GANs Trained by a Two Time-Scale Update Rule"
+(2017), equation 6. In float32 the matrix root alone is wrong by more than a good tokenizer's rFID.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from open_magvit2.common.accumulators import sum_over_ranks
+
+_BUFFER_ROWS = 1024
+
+
+class Gaussian(NamedTuple):
+    """Moments of a set of features."""
+
+    mean: Tensor  # float64 [D]
+    covariance: Tensor  # float64 [D, D], with the sample correction n / (n - 1)
+    number: int  # n, how many features
+
+
+class Moments:
+    """Streaming first and second moments of features [n, D] on the device of the first update.
+
+    Rows wait in a buffer of 1024, so that the float64 product of the second moment is one matrix product per buffer:
+    about 0.2 ms an image at D = 2048 on a CPU core, and nothing is copied to the host.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        self.num_features = num_features
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._number = 0
+        self._sum: Tensor | None = None  # float64 [D]
+        self._products: Tensor | None = None  # float64 [D, D], sum of x x^T
+        self._buffer: list[Tensor] = []
+        self._buffered = 0
+
+    @torch.no_grad()
+    def update(self, features: Tensor) -> None:
+        """Take features float [n, D]."""
+        if features.ndim != 2 or features.shape[1] != self.num_features:
+            raise ValueError(f"expected features [n, {self.num_features}], got {tuple(features.shape)}")
+        self._buffer.append(features.to(torch.float64))
+        self._buffered += len(features)
+        if self._buffered >= _BUFFER_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._buffer:
+            return
+        rows = torch.cat(self._buffer)
+        if self._sum is None:
+            self._sum = rows.new_zeros(self.num_features)
+            self._products = rows.new_zeros(self.num_features, self.num_features)
+        self._sum += rows.sum(dim=0)
+        self._products.addmm_(rows.T, rows)
+        self._number += len(rows)
+        self._buffer, self._buffered = [], 0
+
+    def gaussian(self) -> Gaussian:
+        """Mean and covariance over all ranks; a collective call under DDP.
+
+        Raises:
+            ValueError: with fewer than two features, which have no covariance.
+        """
+        self._flush()
+        size = self.num_features
+        device = torch.device("cpu") if self._sum is None else self._sum.device
+        mine = None if self._sum is None else torch.tensor(self._number, dtype=torch.int64, device=device)
+        number = int(sum_over_ranks(mine, (), torch.int64))
+        total = sum_over_ranks(self._sum, (size,), torch.float64)
+        products = sum_over_ranks(self._products, (size, size), torch.float64)
+        if number < 2:
+            raise ValueError(f"a Frechet distance needs at least 2 images, got {number}")
+        mean = total / number
+        covariance = (products - number * torch.outer(mean, mean)) / (number - 1)
+        return Gaussian(mean, covariance, number)
+
+
+def frechet_distance(first: Gaussian, second: Gaussian) -> float:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), for full and for deficient rank.
+
+    With C = R^T R the trace of the root is the sum of the singular values of R1 R2^T. Unlike the eigenvalues of C1 C2,
+    whose rounding errors of 1e-16 become 1e-8 under the root, and as many of them as the rank is short, singular
+    values are exact to 1e-16 of the largest.
+
+    Args:
+        first, second: moments of D features each, float64.
+
+    Returns:
+        the distance, at least 0.
+    """
+    difference = (first.mean - second.mean.to(first.mean.device)).square().sum()
+    one, other = _root(first.covariance), _root(second.covariance.to(first.covariance.device))
+    root = torch.linalg.svdvals(one @ other.T).sum() if len(one) and len(other) else difference.new_zeros(())
+    traces = one.square().sum() + other.square().sum()
+    return max(0.0, (difference + traces - 2.0 * root).item())
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """R [r, D] with R^T R = C, r being the rank of C in float64: eigenvalues below rounding are left out."""
+    values, vectors = torch.linalg.eigh(covariance)
+    keep = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    return values[keep].sqrt()[:, None] * vectors[:, keep].T

@@ -1,0 +1,115 @@
+"""Inception features for FID: torch-fidelity's network (the weights of the TensorFlow original) and three ways into it.
+
+The network is Szegedy et al.'s Inception v3 as FID uses it (Heusel et al. 2017). What papers do differently is the
+resize to 299 pixels and the quantisation before it, which moves rFID by more than two good tokenizers differ.
+"""
+
+from collections import deque
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from open_magvit2.common import weights
+from open_magvit2.common.images import to_uint8
+from open_magvit2.evaluation.precision import float32
+
+Preprocessing = Literal["paper", "u8", "tf"]
+NUM_FEATURES = 2048
+_INPUT_SIZE = 299
+_LAYERS = (
+    "Conv2d_1a_3x3",
+    "Conv2d_2a_3x3",
+    "Conv2d_2b_3x3",
+    "MaxPool_1",
+    "Conv2d_3b_1x1",
+    "Conv2d_4a_3x3",
+    "MaxPool_2",
+    "Mixed_5b",
+    "Mixed_5c",
+    "Mixed_5d",
+    "Mixed_6a",
+    "Mixed_6b",
+    "Mixed_6c",
+    "Mixed_6d",
+    "Mixed_6e",
+    "Mixed_7a",
+    "Mixed_7b",
+    "Mixed_7c",
+    "AvgPool",
+)
+
+
+class InceptionOutput(NamedTuple):
+    """What the network says of a batch."""
+
+    features: Tensor  # float32 [B, 2048], the last pooling layer
+    logits: Tensor  # float32 [B, 1008], without the bias, as the Inception score uses them
+
+
+class Inception:
+    """The network, frozen, with its last answers: rFID, its variants and rIS look at the same images.
+
+    Args:
+        path: the verified weight file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+        )
+        self._answers: deque[tuple[Tensor, str, InceptionOutput]] = deque(maxlen=4)
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, preprocessing: Preprocessing = "paper") -> InceptionOutput:
+        """Features of images float [B, 3, H, W] in [-1, 1] (clamped if beyond), in float32.
+
+        preprocessing:
+            paper: Open-MAGVIT2's (pytorch-fid's): floats in [0, 1], half-pixel bilinear resize without antialiasing,
+                2 x - 1.
+            u8: the same after rounding to 8-bit pixels, as if images had been saved.
+            tf: 8-bit pixels, TensorFlow 1's corner-aligned resize, (x - 128) / 128: torch-fidelity and the ADM
+                evaluator, for comparison with LlamaGen, TiTok and VQGAN.
+        """
+        for seen, how, answer in self._answers:
+            if seen is image and how == preprocessing:
+                return answer
+        self.network.to(image.device)
+        with float32(image.device.type):
+            answer = self._run(image, preprocessing)
+        self._answers.append((image, preprocessing, answer))
+        return answer
+
+    def _run(self, image: Tensor, preprocessing: Preprocessing) -> InceptionOutput:
+        if preprocessing == "tf":
+            return InceptionOutput(*self.network(to_uint8(image)))
+        if preprocessing == "paper":
+            unit = (image.to(torch.float32).clamp(-1.0, 1.0) + 1.0) / 2.0
+        elif preprocessing == "u8":
+            unit = to_uint8(image).to(torch.float32) / 255.0
+        else:
+            raise ValueError(f"preprocessing must be paper, u8 or tf, got {preprocessing!r}")
+        x = F.interpolate(unit, size=(_INPUT_SIZE, _INPUT_SIZE), mode="bilinear", align_corners=False)
+        x = 2.0 * x - 1.0
+        for layer in _LAYERS:
+            x = getattr(self.network, layer)(x)
+        features = x.flatten(1)
+        return InceptionOutput(features, features @ self.network.fc.weight.T)
+
+
+def load() -> Inception:
+    """The network with its published weights, one object per process.
+
+    Raises:
+        WeightsUnavailable: naming the file, its address, its checksum and the folder to put it into.
+    """
+    return _load(weights.find(weights.INCEPTION))
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path) -> Inception:
+    return Inception(path)

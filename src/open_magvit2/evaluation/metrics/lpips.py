@@ -1,0 +1,37 @@
+"""LPIPS v0.1 per image, with AlexNet and with VGG-16: two figures that must not be compared with each other.
+
+Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018); the network is the
+`lpips` package's. Inputs are floats in [-1, 1], reconstructions clamped and not quantised.
+"""
+
+from torch import Tensor
+
+from open_magvit2.evaluation.metrics import MetricContext
+from open_magvit2.evaluation.per_image import PerImageMetric
+from open_magvit2.evaluation.precision import float32
+from open_magvit2.losses.perceptual import Network, load_lpips
+
+
+class LPIPS(PerImageMetric):
+    """`lpips_alex` or `lpips_vgg`, or both.
+
+    Args:
+        networks: which of "alex" and "vgg". VGG costs thirty times as much as AlexNet.
+    """
+
+    def __init__(self, networks: tuple[Network, ...] = ("alex", "vgg")) -> None:
+        self.networks = {f"lpips_{network}": load_lpips(network) for network in networks}
+        self.columns = tuple(self.networks)
+        super().__init__()
+
+    def measure(self, image: Tensor, reconstruction: Tensor, indices: Tensor) -> dict[str, Tensor]:
+        reconstruction = reconstruction.clamp(-1.0, 1.0)
+        with float32(image.device.type):
+            return {
+                name: network.to(image.device)(image, reconstruction).flatten()
+                for name, network in self.networks.items()
+            }
+
+
+def create(context: MetricContext) -> LPIPS:
+    return LPIPS()

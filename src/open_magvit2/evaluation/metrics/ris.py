@@ -1,0 +1,65 @@
+"""Inception score of the reconstructions: exp(mean KL(p(class | image) || p(class))), Salimans et al. 2016.
+
+torch-fidelity's convention: ten splits of the images in a fixed random order, mean and deviation over the splits.
+(In the dataset's order, sorted by class, the same images score a fifth lower.)
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from open_magvit2.common.accumulators import sum_over_ranks
+from open_magvit2.evaluation import inception
+from open_magvit2.evaluation.metrics import MetricContext
+
+_NUM_SPLITS = 10
+_SEED = 2020  # torch-fidelity's
+_NUM_CLASSES = 1008
+
+
+class ReconstructionInceptionScore:
+    """`ris` and `ris_std`, in constant memory: per split only the sums of p and of p log p are kept.
+
+    Args:
+        num_images: how many images there will be, which decides which of them share a split.
+    """
+
+    def __init__(self, num_images: int) -> None:
+        self.network = inception.load()
+        order = np.random.RandomState(_SEED).permutation(num_images)
+        self._split = torch.empty(num_images, dtype=torch.int64)
+        for s in range(_NUM_SPLITS):
+            begin, end = s * num_images // _NUM_SPLITS, (s + 1) * num_images // _NUM_SPLITS
+            self._split[torch.from_numpy(order[begin:end])] = s
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._sums: Tensor | None = None  # float64 [splits, classes + 1]: sums of p, and of sum_c p log p
+
+    @torch.no_grad()
+    def update(self, image: Tensor, reconstruction: Tensor, indices: Tensor, sample_index: Tensor) -> None:
+        """Take the class probabilities of a batch of reconstructions."""
+        logits = self.network(reconstruction).logits.to(torch.float64)
+        log_p = logits.log_softmax(dim=1)
+        p = log_p.exp()
+        rows = torch.cat([p, (p * log_p).sum(dim=1, keepdim=True)], dim=1)
+        if self._sums is None:
+            self._sums = rows.new_zeros(_NUM_SPLITS, _NUM_CLASSES + 1)
+            self._split = self._split.to(rows.device)
+        self._sums.index_add_(0, self._split[sample_index.to(rows.device)], rows)
+
+    def compute(self) -> dict[str, float]:
+        """Mean and standard deviation over the splits that hold images; a collective call under DDP."""
+        sums = sum_over_ranks(self._sums, (_NUM_SPLITS, _NUM_CLASSES + 1), torch.float64).cpu()
+        number = self._split.bincount(minlength=_NUM_SPLITS).cpu()[:, None]
+        means = (sums / number)[number[:, 0] > 0]
+        p = means[:, :-1]
+        scores = (means[:, -1] - torch.special.xlogy(p, p).sum(dim=1)).exp()
+        return {"ris": scores.mean().item(), "ris_std": scores.std(correction=0).item()}
+
+
+def create(context: MetricContext) -> ReconstructionInceptionScore:
+    if context.num_images is None:
+        raise ValueError("ris needs the number of images before the first one, to split them")
+    return ReconstructionInceptionScore(context.num_images)

@@ -1,0 +1,155 @@
+"""The evaluation loop: loader -> tokenizer -> metrics -> figures, the same for any batch size and number of ranks."""
+
+import itertools
+import math
+import time
+from collections.abc import Iterable, Sized
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from open_magvit2.common.distributed import all_gather_object, all_reduce_sum, rank
+from open_magvit2.common.images import to_float
+from open_magvit2.evaluation.precision import float32
+from open_magvit2.evaluation.sanity import Sanity, SanityError, check_first_batch, check_metrics, check_utilization
+from open_magvit2.protocols import Metric, Sample, Tokenizer
+
+
+@dataclass
+class Evaluation:
+    """What a pass over a dataset gave, over all ranks.
+
+    Attributes:
+        metrics: the figures of all metrics by their own names.
+        standard_errors: of those figures that are means over images.
+        rows: per-image columns, float64 [N] each, in the dataset's order.
+        details: per metric, what a report draws beyond the figures (tensors).
+        num_images: N.
+        tokens_per_image: the shape of an image's indices, e.g. [16, 16]; None where images differ in size.
+        image_size: [H, W] of the evaluated images; None where they differ.
+        batch_size: of the first batch on this rank.
+        seconds: of the loop, without the final computation.
+        compute_seconds: of the final computation (the matrix root of rFID, for one).
+        images_per_s: N / seconds, over all ranks.
+        sanity: what the first-batch checks found; empty when they were not asked for.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    standard_errors: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    details: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    num_images: int = 0
+    tokens_per_image: list[int] | None = None
+    image_size: list[int] | None = None
+    batch_size: int = 0
+    seconds: float = 0.0
+    compute_seconds: float = 0.0
+    images_per_s: float = 0.0
+    sanity: dict[str, Any] = field(default_factory=dict)
+
+
+@torch.inference_mode()
+def evaluate(
+    tokenizer: Tokenizer,
+    loader: Iterable[Sample],
+    metrics: dict[str, Metric],
+    device: torch.device | str = "cpu",
+    tf32: bool = False,
+    progress: bool = True,
+    check: Literal["stop", "record", "off"] = "stop",
+) -> Evaluation:
+    """Reconstruct every image of a loader and measure the reconstructions; a collective call under DDP.
+
+    Args:
+        tokenizer: on `device`, in evaluation mode, with the weights to evaluate already in place.
+        loader: this rank's batches of Samples: image uint8 [B, 3, H, W], index [B]. The indices of all ranks
+            together must be 0 .. N-1, each once; ranks may hold different numbers of images.
+        metrics: by name; they are reset first.
+        device: where images go before they are made float.
+        tf32: allow TF32 on the GPU.
+        progress: draw a progress bar on rank 0.
+        check: what to do when the first batch shows a known mistake (`sanity.check_first_batch`): stop with an error,
+            record it in the result and go on, or do not look.
+
+    Raises:
+        SanityError: if the first-batch checks fail on any rank and `check` is "stop"; it names the likely cause.
+        ValueError: if images are counted twice or missing, or indices lie outside the codebook.
+    """
+    result = Evaluation()
+    device = torch.device(device)
+    for metric in metrics.values():
+        metric.reset()
+    shapes: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+    num_images = 0
+    begin = time.perf_counter()
+    with float32(device.type, tf32):
+        batches = iter(loader)
+        first = next(batches, None)
+        if check != "off":
+            result.sanity = _check(tokenizer, first, metrics, device, stop=check == "stop")
+        batches = itertools.chain([] if first is None else [first], batches)
+        total = len(loader) if isinstance(loader, Sized) else None
+        for batch in tqdm(batches, desc="evaluate", unit="batch", total=total, disable=not progress or rank() > 0):
+            image = to_float(batch["image"].to(device, non_blocking=True))
+            reconstruction, indices = tokenizer.reconstruct(image)
+            reconstruction = reconstruction.to(torch.float32)
+            sample_index = torch.as_tensor(batch["index"]).to(device)
+            for metric in metrics.values():
+                metric.update(image, reconstruction, indices, sample_index)
+            result.batch_size = result.batch_size or len(image)
+            num_images += len(image)
+            shapes.add((tuple(image.shape[-2:]), tuple(indices.shape[1:])))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        result.num_images = _total(num_images, device)
+        result.seconds = time.perf_counter() - begin
+        _compute(metrics, result)
+    result.compute_seconds = time.perf_counter() - begin - result.seconds
+    result.images_per_s = result.num_images / result.seconds
+    if len(shapes) == 1:
+        image_size, tokens = shapes.pop()
+        result.image_size, result.tokens_per_image = list(image_size), list(tokens)
+        if check != "off" and "codebook_utilization" in result.metrics:
+            result.sanity["warnings"] += check_utilization(
+                result.metrics["codebook_utilization"], result.num_images * math.prod(tokens)
+            )
+    return result
+
+
+def _check(
+    tokenizer: Tokenizer, batch: Sample | None, metrics: dict[str, Metric], device: torch.device, stop: bool
+) -> dict[str, Any]:
+    """Check the first batch of every rank; all of them stop, or none does."""
+    sanity = Sanity()
+    if batch is not None:
+        image = to_float(batch["image"].to(device))
+        sanity = check_first_batch(tokenizer, image)
+        sanity.errors += check_metrics(metrics, image)
+    errors = list(dict.fromkeys(error for errors in all_gather_object(sanity.errors) for error in errors))
+    if errors and stop:
+        raise SanityError("the first batch looks wrong:\n  " + "\n  ".join(errors))
+    return {**sanity.as_dict(), "errors": errors}
+
+
+def _compute(metrics: dict[str, Metric], result: Evaluation) -> None:
+    """Ask every metric for its figures, in the same order on all ranks."""
+    for name, metric in metrics.items():
+        figures = metric.compute()
+        repeated = figures.keys() & result.metrics.keys()
+        if repeated:
+            raise ValueError(f"metric {name} gives {sorted(repeated)}, which another metric gives already")
+        result.metrics |= figures
+        # Beyond the protocol a metric may offer rows, standard errors and details; a report shows what there is.
+        result.rows |= getattr(metric, "rows", {})
+        if hasattr(metric, "standard_errors"):
+            result.standard_errors |= metric.standard_errors()
+        if getattr(metric, "details", None):
+            result.details[name] = metric.details
+
+
+def _total(number: int, device: torch.device) -> int:
+    """The sum of a count over all ranks; it also makes the ranks' clocks stop together."""
+    return int(all_reduce_sum(torch.tensor(number, dtype=torch.int64, device=device)))

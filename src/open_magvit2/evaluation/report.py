@@ -1,0 +1,74 @@
+"""results.json: every figure of an evaluation with what it was made from, written whole or not at all."""
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SCHEMA_VERSION = 1
+
+
+def write_results(path: Path | str, results: dict[str, Any]) -> dict[str, Any]:
+    """Write results as JSON, atomically, with null for what is not a number.
+
+    JSON has no NaN and no infinity (the PSNR of a perfect reconstruction). Such a value becomes null, and its name and
+    value are added to `results["sanity"]["warnings"]`: nothing vanishes silently.
+
+    Args:
+        path: the file; its folder is made if need be.
+        results: nested dictionaries and lists of plain values, tensors and paths.
+
+    Returns:
+        What was written, as plain values.
+    """
+    replaced: list[tuple[str, str]] = []
+    plain = _plain({"schema_version": SCHEMA_VERSION, **results}, "", replaced)
+    if replaced:
+        plain.setdefault("sanity", {}).setdefault("warnings", []).extend(
+            f"{name} is {value}: written as null" for name, value in replaced
+        )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    return plain
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a crash, sees the old or the new content and nothing between."""
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)  # temporary files are private to the user; results are not
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _plain(value: Any, name: str, replaced: list[tuple[str, str]]) -> Any:
+    """Plain JSON values of anything results hold; non-finite numbers become None and are noted by name."""
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(k): _plain(v, f"{name}.{k}".lstrip("."), replaced) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, f"{name}[{i}]", replaced) for i, v in enumerate(value)]
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        replaced.append((name, str(value)))
+        return None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"results[{name!r}] is a {type(value).__name__}, which results.json cannot hold")

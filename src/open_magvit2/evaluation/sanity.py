@@ -1,0 +1,217 @@
+"""First-batch checks: a wrong model, range or order is named in seconds, before hours are spent on a wrong number.
+
+A file that loads into the wrong model, images in [0, 1] for [-1, 1] or shuffled pairs all end in figures that look like
+figures (rFID 10 and PSNR 6, say). Each of these mistakes has a signature, found by trying its inverse.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from open_magvit2.evaluation.frechet import Gaussian, frechet_distance
+from open_magvit2.evaluation.metrics.rfid import ReconstructionFID
+from open_magvit2.evaluation.per_image import PerImageMetric
+from open_magvit2.evaluation.precision import float32
+from open_magvit2.protocols import Metric, Tokenizer
+
+# A reconstruction below the mean image by PSNR, plus this margin, is worth less than a grey square.
+_MARGIN_DECIBELS = 3.0
+_LARGEST_CLAMP_FRACTION = 0.2
+_ROUNDTRIP_TOLERANCE = 1e-4
+_OF_IDENTICAL_IMAGES = {"ssim_image": 1.0, "lpips_alex": 0.0, "lpips_vgg": 0.0, "l1": 0.0, "mse": 0.0}
+
+_EXPLANATIONS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "negative": ("the reconstruction is the negative of the image: a sign is wrong", lambda x: -x),
+    "bgr": ("red and blue are swapped: the model was trained on BGR images, or is fed with them", lambda x: x.flip(1)),
+    "mirrored": ("the reconstruction is mirrored left to right", lambda x: x.flip(3)),
+    "transposed": ("height and width are swapped", lambda x: x.transpose(2, 3)),
+    "unit_range": ("the reconstruction is in [0, 1], not in [-1, 1]", lambda x: 2.0 * x - 1.0),
+    "pixel_range": ("the reconstruction is in [0, 255], not in [-1, 1]", lambda x: x / 127.5 - 1.0),
+}
+
+
+class SanityError(RuntimeError):
+    """The first batch shows that the figures of the whole run would be worthless."""
+
+
+@dataclass
+class Sanity:
+    """What the checks found; `warnings` and `errors` name likely causes in words.
+
+    Attributes:
+        finite: all reconstructions are finite.
+        clamp_fraction: share of their values outside [-1, 1].
+        psnr: mean over the images, of the clamped reconstructions.
+        psnr_vs_mean_image_db: that, minus the PSNR of a plain square in the mean colour of the batch.
+        pair_match: share of reconstructions whose nearest original is their own.
+        likely_cause: key of the explanation, where a check failed and one was found.
+        indices_in_range: all indices are in [0, codebook_size).
+        indices_roundtrip: decoding the indices gives the same reconstruction; None where it could not be tried.
+    """
+
+    finite: bool = True
+    clamp_fraction: float = 0.0
+    psnr: float = 0.0
+    psnr_vs_mean_image_db: float = 0.0
+    pair_match: float = 0.0
+    likely_cause: str = ""
+    indices_in_range: bool = True
+    indices_roundtrip: bool | None = None
+    warnings: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for results.json."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def check_first_batch(tokenizer: Tokenizer, image: Tensor) -> Sanity:
+    """Reconstruct a batch and look for the known mistakes.
+
+    Args:
+        tokenizer: on the images' device.
+        image: float [B, 3, H, W] in [-1, 1], of different pictures; eight or more tell most.
+
+    Returns:
+        the findings; `errors` is empty if the run may go on.
+    """
+    sanity = Sanity()
+    with float32(image.device.type):
+        reconstruction, indices = tokenizer.reconstruct(image)
+        reconstruction = reconstruction.to(torch.float32)
+        if reconstruction.shape != image.shape:
+            sanity.errors.append(
+                f"the tokenizer made {tuple(reconstruction.shape)} of images {tuple(image.shape)}: are their sides "
+                f"multiples of its downsampling factor {tokenizer.downsampling}?"
+            )
+            return sanity
+        sanity.finite = bool(reconstruction.isfinite().all())
+        if not sanity.finite:
+            sanity.errors.append("reconstructions are not finite: damaged weights, or an overflow in float16")
+            return sanity
+        _check_indices(sanity, tokenizer, reconstruction, indices)
+    _check_pairs(sanity, image, reconstruction)
+    return sanity
+
+
+@torch.no_grad()
+def check_metrics(metrics: dict[str, Metric], image: Tensor) -> list[str]:
+    """Let the metrics compare images float [B, 3, H, W] with themselves: SSIM must be 1, LPIPS and rFID 0.
+
+    Returns:
+        a sentence for every figure that is not; the metrics' own states are left alone.
+    """
+    wrong: list[str] = []
+    indices = torch.zeros(len(image), 1, dtype=torch.int64, device=image.device)
+    for metric in metrics.values():
+        if isinstance(metric, PerImageMetric):
+            for name, values in metric.measure(image, image, indices).items():
+                expected = _OF_IDENTICAL_IMAGES.get(name)
+                if expected is not None and bool((values - expected).abs().max() > 1e-6):
+                    wrong.append(f"{name} of identical images is {values.mean().item():.6g}, not {expected:g}")
+        elif isinstance(metric, ReconstructionFID) and len(image) > 1:
+            features = metric.network(image, metric.preprocessing).features.to(torch.float64)
+            itself = Gaussian(features.mean(dim=0), torch.cov(features.T), len(features))
+            distance = frechet_distance(itself, itself)
+            if not distance <= 1e-6 * max(1.0, itself.covariance.trace().item()):
+                wrong.append(f"{metric.name} of identical images is {distance:.6g}, not 0")
+    return [f"{sentence}: wrong metric weights, or a faulty linear algebra library" for sentence in wrong]
+
+
+def check_utilization(utilization: float, num_tokens: int) -> list[str]:
+    """A warning if almost no codes are used over many tokens."""
+    if utilization < 0.01 and num_tokens > 1_000_000:
+        return [
+            f"{utilization:.2%} of the codes are used by {num_tokens:,} tokens: a collapsed codebook or wrong weights"
+        ]
+    return []
+
+
+def _check_indices(sanity: Sanity, tokenizer: Tokenizer, reconstruction: Tensor, indices: Tensor) -> None:
+    """Indices in range, and decoding them gives what decoding the codes gave."""
+    lowest, highest = int(indices.min()), int(indices.max())
+    sanity.indices_in_range = lowest >= 0 and highest < tokenizer.codebook_size
+    if not sanity.indices_in_range:
+        sanity.errors.append(
+            f"indices from {lowest} to {highest} are outside [0, {tokenizer.codebook_size}): "
+            "the codebook size is not the model's"
+        )
+        return
+    error = (tokenizer.detokenize(indices).to(torch.float32) - reconstruction).abs().max().item()
+    sanity.indices_roundtrip = error <= _ROUNDTRIP_TOLERANCE
+    if not sanity.indices_roundtrip:
+        sanity.errors.append(
+            f"decoding the indices gives another image than reconstruct() (difference up to {error:.3g}): "
+            "the bits of an index are written in one order and read in another, or the two use different weights"
+        )
+
+
+def _check_pairs(sanity: Sanity, image: Tensor, reconstruction: Tensor) -> None:
+    """Do the reconstructions resemble their originals, and if not, what would make them?"""
+    sanity.clamp_fraction = (reconstruction.abs() > 1.0).float().mean().item()
+    sanity.psnr = _psnr(image, reconstruction)
+    baseline = _psnr(image, image.mean(dim=(0, 2, 3), keepdim=True).expand_as(image))
+    sanity.psnr_vs_mean_image_db = sanity.psnr - baseline
+    matches = _nearest(image, reconstruction) == torch.arange(len(image), device=image.device)
+    sanity.pair_match = matches.float().mean().item()
+    if sanity.clamp_fraction > _LARGEST_CLAMP_FRACTION:
+        sanity.warnings.append(
+            f"{sanity.clamp_fraction:.0%} of the reconstructed values lie outside [-1, 1]: another value range?"
+        )
+    bad = sanity.psnr_vs_mean_image_db < _MARGIN_DECIBELS or sanity.pair_match < 1.0
+    sanity.likely_cause, text, undone_psnr = _best_explanation(image, reconstruction)
+    if undone_psnr > max(sanity.psnr, baseline) + _MARGIN_DECIBELS:
+        sanity.errors.append(f"{text} (undoing that raises PSNR from {sanity.psnr:.1f} to {undone_psnr:.1f} dB)")
+        return
+    sanity.likely_cause = ""
+    if bad:
+        sanity.errors.append(
+            f"reconstructions do not resemble their originals: PSNR {sanity.psnr:.1f} dB, "
+            f"{sanity.psnr_vs_mean_image_db:+.1f} dB against a plain mean colour, {sanity.pair_match:.0%} of them "
+            "nearest to their own original. Wrong or untrained weights, or averaged weights that were never filled?"
+        )
+    if len(image) < 2:
+        sanity.warnings.append("one image in the first batch: whether pairs are shuffled cannot be told")
+
+
+def _best_explanation(image: Tensor, reconstruction: Tensor) -> tuple[str, str, float]:
+    """The mistake whose inverse brings the reconstructions closest to their originals: key, description, PSNR then."""
+    candidates: dict[str, tuple[str, Tensor]] = {}
+    for key, (text, undo) in _EXPLANATIONS.items():
+        undone = undo(reconstruction)
+        if undone.shape == image.shape:
+            candidates[key] = (text, undone)
+    nearest = _nearest(image, reconstruction)
+    if len(nearest.unique()) == len(image):
+        text = "reconstructions are paired with the wrong originals: the order changed on the way"
+        candidates["shuffled"] = (text, reconstruction[nearest.argsort()])
+    # Last, so that the named causes win where they explain as much: any other scale and offset, by least squares.
+    scale, offset = _affine_fit(reconstruction, image)
+    text = f"the reconstruction has another value range: {scale:.3g} x + {offset:.3g} fits the images"
+    candidates["range"] = (text, scale * reconstruction + offset)
+    scores = {key: _psnr(image, undone) for key, (_, undone) in candidates.items()}
+    best = max(scores, key=lambda key: scores[key] - (_MARGIN_DECIBELS if key == "range" else 0.0))
+    return best, candidates[best][0], scores[best]
+
+
+def _affine_fit(source: Tensor, target: Tensor) -> tuple[float, float]:
+    """Scale and offset that bring source closest to target in the mean square."""
+    x, y = source.to(torch.float64), target.to(torch.float64)
+    variance = x.var(correction=0).clamp_min(1e-12)
+    scale = ((x - x.mean()) * (y - y.mean())).mean() / variance
+    return scale.item(), (y.mean() - scale * x.mean()).item()
+
+
+def _psnr(image: Tensor, reconstruction: Tensor) -> float:
+    """Mean over images of the PSNR in dB of floats in [-1, 1], the reconstruction clamped; at most 100."""
+    error = (image - reconstruction.clamp(-1.0, 1.0)).square().flatten(1).mean(dim=1).clamp_min(4e-10)
+    return (10.0 * torch.log10(4.0 / error)).mean().item()
+
+
+def _nearest(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """For every reconstruction the number of the original nearest to it, int64 [B]."""
+    return torch.cdist(reconstruction.clamp(-1.0, 1.0).flatten(1), image.flatten(1)).argmin(dim=1)

@@ -1,0 +1,34 @@
+"""Several gloo processes on this machine, as a test of distributed code needs them."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+_LONGEST_SECONDS = 300
+
+
+@contextlib.contextmanager
+def process_group(rank: int, world: int, folder: Path) -> Iterator[None]:
+    """Inside, this process is one rank of a gloo group that meets through a file in `folder`."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    yield
+    # Without it a rank may tear its connections down while another still reads from them, and hang.
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def spawn(function: Callable[..., None], world: int, *arguments: object) -> None:
+    """Run `function(rank, world, *arguments)` in `world` processes; an error in one of them, or a hang, is raised."""
+    context = torch.multiprocessing.spawn(function, args=(world, *arguments), nprocs=world, join=False)
+    deadline = time.monotonic() + _LONGEST_SECONDS
+    while not context.join(timeout=5):
+        if time.monotonic() > deadline:
+            for process in context.processes:
+                process.kill()
+            raise TimeoutError(f"{world} processes did not finish within {_LONGEST_SECONDS} s")

@@ -1,0 +1,172 @@
+"""rFID, rIS and LPIPS with random networks against torch-fidelity, the lpips package and their own conventions."""
+
+import json
+import warnings
+
+import lpips
+import numpy as np
+import pytest
+import torch
+import torch_fidelity
+from PIL import Image
+from processes import process_group, spawn
+from small_tokenizers import CoarseTokenizer, make_images, make_loader, make_pair
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.metric_isc import isc_features_to_metric
+
+from open_magvit2.common import weights
+from open_magvit2.common.images import to_uint8
+from open_magvit2.evaluation import inception
+from open_magvit2.evaluation.metrics import MetricContext, create
+from open_magvit2.evaluation.metrics.lpips import LPIPS
+from open_magvit2.evaluation.reconstruction import evaluate
+
+NUMBER = 10
+
+
+def run(names, batch_size=5, indices=None, dataset_key="", images=None):
+    images = make_images(NUMBER) if images is None else images
+    metrics, absent = create(names, MetricContext(CoarseTokenizer.codebook_size, len(images), dataset_key))
+    assert absent == {}
+    return evaluate(CoarseTokenizer(), make_loader(images, batch_size, indices), metrics, progress=False).metrics
+
+
+def test_features_are_bit_for_bit_torch_fidelitys(random_networks):
+    """The same layers on the same 299 x 299 input, whatever comes before them."""
+    path = weights.find(weights.INCEPTION)
+    network = FeatureExtractorInceptionV3("x", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path))
+    pixels = make_images(2, size=299)  # at this size no resize changes anything
+    expected, logits = network(pixels)
+    ours = inception.load()
+    image = pixels.float() / 127.5 - 1
+    assert torch.equal(ours(image, "tf").features, expected)
+    # (x - 128) / 128 = 2 u - 1 for u = x / 256: feed that through our own pass over the layers.
+    shifted = ((pixels.float() - 128) / 128 + 1) / 2
+    through_layers = ours(shifted * 2 - 1, "paper")
+    assert torch.equal(through_layers.features, expected)
+    assert torch.equal(through_layers.logits, logits)
+
+
+def test_answers_are_reused_for_the_same_tensor_only(random_networks):
+    network = inception.load()
+    image, other = make_pair(1, size=64)
+    first = network(image)
+    assert network(image) is first
+    assert network(image, "u8") is not first
+    assert not torch.equal(network(other).features, first.features)
+
+
+def test_rfid_tf_equals_the_torch_fidelity_command(random_networks, tmp_path):
+    images = make_images(5)
+    ours = run(["rfid_tf"], images=images)
+    reconstructions = to_uint8(CoarseTokenizer().reconstruct(images.float() / 127.5 - 1)[0])
+    for folder, pictures in (("originals", images), ("reconstructions", reconstructions)):
+        (tmp_path / folder).mkdir()
+        for i, picture in enumerate(pictures):
+            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / folder / f"{i:03d}.png")
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(tmp_path / "reconstructions"),
+        input2=str(tmp_path / "originals"),
+        fid=True,
+        cuda=False,
+        cache=False,
+        verbose=False,
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(weights.find(weights.INCEPTION)),
+    )
+    # 5 images span 4 of 2048 dimensions: their matrix root is good to 1e-4 there.
+    assert ours["rfid_tf"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+
+
+def test_rfid_and_ris_for_any_batch_size_and_against_the_definition(random_networks):
+    images = make_images(NUMBER)
+    names = ["rfid", "ris"]
+    expected = run(names, batch_size=1)
+    assert run(names, batch_size=NUMBER) == pytest.approx(expected, rel=1e-6)
+    network = inception.load()
+    originals = images.float() / 127.5 - 1
+    reconstructions, _ = CoarseTokenizer().reconstruct(originals)
+    a, b = (network(x).features.double().numpy() for x in (originals, reconstructions))
+    centred_a, centred_b = a - a.mean(axis=0), b - b.mean(axis=0)
+    nuclear = np.linalg.norm(centred_a @ centred_b.T, "nuc")
+    distance = ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum()
+    distance += ((centred_a**2).sum() + (centred_b**2).sum() - 2 * nuclear) / (NUMBER - 1)
+    assert expected["rfid"] == pytest.approx(distance, rel=1e-6)
+    score = isc_features_to_metric(network(reconstructions).logits)
+    assert expected["ris"] == pytest.approx(score["inception_score_mean"], rel=1e-6)
+    assert expected["ris_std"] == pytest.approx(score["inception_score_std"], rel=1e-3, abs=1e-9)
+
+
+def _rfid_on_rank(rank, world, folder, networks, sha256):
+    import dataclasses
+    import os
+
+    os.environ[weights.CACHE_VARIABLE] = str(networks)
+    weights.KNOWN[weights.INCEPTION] = dataclasses.replace(weights.KNOWN[weights.INCEPTION], sha256=sha256)
+    with process_group(rank, world, folder):
+        shard = list(range(rank, 5, world))
+        figures = run(["rfid", "ris"], batch_size=2, indices=shard, images=make_images(5))
+        (folder / f"{rank}.json").write_text(json.dumps(figures))
+
+
+def test_two_processes_equal_one(random_networks, tmp_path):
+    sha256 = weights.KNOWN[weights.INCEPTION].sha256
+    spawn(_rfid_on_rank, 2, tmp_path, random_networks, sha256)
+    expected = run(["rfid", "ris"], images=make_images(5))
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_moments_of_the_originals_are_kept(random_networks, tmp_path, monkeypatch):
+    images = make_images(4)
+    assert run(["rfid_u8"], images=images)["rfid_u8"] > 0
+    expected = run(["rfid"], images=images, dataset_key="four images")
+    folder = weights.cache_folder() / "moments"
+    (kept,) = folder.iterdir()
+    seen = []
+    original = inception.Inception.__call__
+    monkeypatch.setattr(
+        inception.Inception, "__call__", lambda self, image, how: seen.append(len(image)) or original(self, image, how)
+    )
+    assert run(["rfid"], images=images, dataset_key="four images") == pytest.approx(expected, rel=1e-9)
+    assert seen == [4]  # only the reconstructions went through the network
+    with pytest.raises(ValueError, match="delete that file"):
+        run(["rfid"], images=images[:3], dataset_key="four images")
+    kept.write_bytes(b"damaged")
+    assert run(["rfid"], images=images, dataset_key="four images") == pytest.approx(expected, rel=1e-9)
+
+
+def test_lpips_is_the_packages(random_networks, random_network_files):
+    image, reconstruction = make_pair(4, size=64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        package = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)  # its own heads
+    state = torch.load(random_network_files / weights.ALEXNET, weights_only=True)
+    for name, parameter in package.net.named_parameters():
+        parameter.data = state["features." + name.split(".", 1)[1]]
+    expected = package(image, reconstruction.clamp(-1, 1)).flatten().tolist()
+    metric = LPIPS(("alex",))
+    for i in range(4):
+        metric.update(image[i : i + 1], reconstruction[i : i + 1], torch.zeros(1, 1), torch.tensor([i]))
+    figures = metric.compute()
+    assert metric.rows["lpips_alex"].tolist() == pytest.approx(expected, abs=1e-6)
+    assert figures.keys() == metric.standard_errors().keys() == {"lpips_alex"}
+    metric.reset()
+    metric.update(image, image, torch.zeros(4, 1), torch.arange(4))
+    assert metric.compute()["lpips_alex"] == 0.0
+
+
+def test_without_weights_the_others_work_and_the_reason_is_recorded(no_networks):
+    metrics, absent = create(["psnr", "rfid", "lpips_alex"], MetricContext(512, 10))
+    assert list(metrics) == ["psnr"]
+    assert absent.keys() == {"rfid", "lpips_alex"}
+    for name, part in (("rfid", weights.INCEPTION), ("lpips_alex", weights.ALEXNET)):
+        assert part in absent[name]
+        assert weights.KNOWN[part].sha256 in absent[name]
+
+
+def test_a_wrong_network_under_the_right_name_is_refused(random_network_files, monkeypatch):
+    monkeypatch.setenv(weights.CACHE_VARIABLE, str(random_network_files))
+    metrics, absent = create(["rfid"], MetricContext(512, 10))
+    assert metrics == {}
+    assert "is not the published" in absent["rfid"]
