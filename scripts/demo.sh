@@ -3,13 +3,15 @@
 # held-out ones, draw them. Leaves outputs/demo/{checkpoints/last.ckpt, results.json, reconstructions.png}.
 # Arguments go to the training, e.g. bash scripts/demo.sh --trainer.max_steps 100
 source "$(dirname "$0")/setup.sh"
-rm -rf outputs/demo
-"$python" scripts/train.py fit --config configs/image_tokenizer/base.yaml --config configs/image_tokenizer/demo.yaml "$@"
-checkpoint=outputs/demo/checkpoints/last.ckpt
+output=${DEMO_OUTPUT:-outputs/demo}
+rm -rf "$output/checkpoints" "$output/log"
+"$python" scripts/train.py fit --config configs/image_tokenizer/base.yaml --config configs/image_tokenizer/demo.yaml \
+  --checkpoint.dirpath "$output/checkpoints" --trainer.logger.init_args.save_dir "$output" "$@"
+checkpoint=$output/checkpoints/last.ckpt
 "$python" scripts/evaluate.py --checkpoint "$checkpoint" --built-in 256 --image-size 48 \
-  --metrics psnr,ssim,codebook_usage --output outputs/demo
-"$python" scripts/reconstruct.py --checkpoint "$checkpoint" --built-in 16 --size 48 --output outputs/demo/reconstructions.png
+  --metrics psnr,ssim,codebook_usage --output "$output"
+"$python" scripts/reconstruct.py --checkpoint "$checkpoint" --built-in 16 --size 48 --output "$output/reconstructions.png"
 echo
 echo "checkpoint    $checkpoint"
-echo "results       outputs/demo/results.json"
-echo "look at       outputs/demo/reconstructions.png   (originals above reconstructions)"
+echo "results       $output/results.json"
+echo "look at       $output/reconstructions.png   (originals above reconstructions)"

@@ -54,6 +54,48 @@ def write_atomically(path: Path, text: str) -> None:
             raise
 
 
+HEADER = (
+    "| Method | Token Type | #Tokens | Train Data | Codebook Size | rFID | PSNR | Codebook Utilization | Checkpoint |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def markdown_row(results: dict[str, Any], method: str, train_data: str = "-", token_type: str = "2D") -> str:
+    """One row under `HEADER`, in the field's format, of the figures the protocol quotes.
+
+    Figures over anything but the protocol's number of images say so in the row.
+
+    Args:
+        results: as `write_results` returns them.
+        method: the row's name.
+        train_data: what the tokenizer was trained on.
+        token_type: "2D" for a grid.
+    """
+    protocol, model = results["protocol"], results["model"]
+    suffix = f"_{results['subset']}" if results["subset"] else ""
+
+    def figure(name: str | None, digits: int, factor: float = 1.0, unit: str = "") -> str:
+        value = results["metrics"].get(f"{name}{suffix}") if name else None
+        return "-" if value is None else f"{value * factor:.{digits}f}{unit}"
+
+    number = results["num_images"]
+    of = "" if number == protocol["num_images"] else f" ({number:,} images)"
+    rfid, psnr = figure(protocol["rfid"], 2), figure(protocol["psnr"], 2)
+    tokens = results["tokens_per_image"]
+    cells = [
+        method,
+        token_type,
+        "x".join(map(str, tokens)) if tokens else "varies",
+        train_data,
+        f"{model['codebook_size']:,}",
+        rfid if rfid == "-" else rfid + of,
+        psnr if psnr == "-" else psnr + of,
+        figure("codebook_utilization", 1, 100.0, " %"),
+        Path(model["checkpoint_path"]).name,
+    ]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
 def _plain(value: Any, name: str, replaced: list[tuple[str, str]]) -> Any:
     """Plain JSON values of anything results hold; non-finite numbers become None and are noted by name."""
     if isinstance(value, torch.Tensor):

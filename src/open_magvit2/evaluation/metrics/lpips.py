@@ -6,10 +6,14 @@ Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual M
 
 from torch import Tensor
 
+from open_magvit2.common import weights
 from open_magvit2.evaluation.metrics import MetricContext
 from open_magvit2.evaluation.per_image import PerImageMetric
 from open_magvit2.evaluation.precision import float32
 from open_magvit2.losses.perceptual import Network, load_lpips
+
+
+_WEIGHTS = {"alex": (weights.ALEXNET, weights.LPIPS_ALEX), "vgg": (weights.VGG16, weights.LPIPS_VGG)}
 
 
 class LPIPS(PerImageMetric):
@@ -22,6 +26,7 @@ class LPIPS(PerImageMetric):
     def __init__(self, networks: tuple[Network, ...] = ("alex", "vgg")) -> None:
         self.networks = {f"lpips_{network}": load_lpips(network) for network in networks}
         self.columns = tuple(self.networks)
+        self.weight_files = tuple(name for network in networks for name in _WEIGHTS[network])
         super().__init__()
 
     def measure(self, image: Tensor, reconstruction: Tensor, indices: Tensor) -> dict[str, Tensor]:

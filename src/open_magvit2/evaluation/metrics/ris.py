@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from open_magvit2.common import weights
 from open_magvit2.common.accumulators import sum_over_ranks
 from open_magvit2.evaluation import inception
 from open_magvit2.evaluation.metrics import MetricContext
@@ -23,6 +24,8 @@ class ReconstructionInceptionScore:
     Args:
         num_images: how many images there will be, which decides which of them share a split.
     """
+
+    weight_files = (weights.INCEPTION,)
 
     def __init__(self, num_images: int) -> None:
         self.network = inception.load()

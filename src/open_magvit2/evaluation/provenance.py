@@ -1,0 +1,136 @@
+"""What a figure was made from: files by checksum, versions, revision, command. Without it a number is hearsay."""
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import PIL.features
+import torch
+from torch.utils.data import Dataset
+
+from open_magvit2.common import weights
+from open_magvit2.protocols import Metric, Sample, Tokenizer
+
+_PACKAGES = ("torch", "torchvision", "torchmetrics", "torch-fidelity", "lpips", "numpy", "scipy", "pillow")
+_NUM_FINGERPRINT_IMAGES = 64
+
+
+def now() -> str:
+    """The time in UTC, to the second, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of everything that can move a figure; None for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package.replace("-", "_")] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package.replace("-", "_")] = None
+    found["libjpeg_turbo"] = PIL.features.version("libjpeg_turbo")
+    found["cuda"] = torch.version.cuda
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    found["cudnn"] = None if cudnn is None else str(cudnn)
+    return found
+
+
+def git() -> dict[str, Any]:
+    """The revision of this source and whether it has changes; None where it is no checkout."""
+    here = Path(__file__).parent
+    try:
+        revision, changes = (
+            subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, timeout=20, check=True).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {"revision": None, "dirty": None}
+    return {"revision": revision.strip(), "dirty": bool(changes.strip())}
+
+
+def command() -> list[str]:
+    """The command line of this process."""
+    return [Path(sys.executable).name, *sys.argv]
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU's name, or the machine's processor type."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+
+
+def model(tokenizer: Tokenizer, family: str, checkpoint: str | Path, weights_used: str) -> dict[str, Any]:
+    """A tokenizer's file and size."""
+    parameters = tokenizer.parameters() if isinstance(tokenizer, torch.nn.Module) else []
+    return {
+        "family": family,
+        "checkpoint_path": str(checkpoint),
+        "checkpoint_sha256": weights.sha256_of(Path(checkpoint)),
+        "weights_used": weights_used,
+        "num_params": sum(p.numel() for p in parameters),
+        "codebook_size": tokenizer.codebook_size,
+        "downsampling": tokenizer.downsampling,
+    }
+
+
+def metric_weights(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
+    """The files behind the metrics' networks; all of them have been verified, or there would be no metric."""
+    names = sorted({name for metric in metrics for name in getattr(metric, "weight_files", ())})
+    return {name: {"sha256": weights.KNOWN[name].sha256, "verified": True} for name in names}
+
+
+def folder(root: str | Path, file_list: str | Path | None, full: bool = True) -> dict[str, Any]:
+    """A dataset of files: how many, in how many classes, and a fingerprint over names, sizes and contents.
+
+    Args:
+        root: the folder.
+        file_list: a text file of paths relative to it (up to a tab), or None for all images in it.
+        full: read every file; otherwise names and sizes only.
+    """
+    root = Path(root).expanduser()
+    if file_list is None:
+        paths = [p for p in root.rglob("*") if p.is_file() and not p.name.startswith(".")]
+        names = sorted(str(p.relative_to(root)) for p in paths)
+    else:
+        lines = Path(file_list).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        names = sorted(line.split("\t")[0] for line in lines if line.strip())
+
+    def describe(name: str) -> str:
+        path = root / name
+        content = f"\t{weights.sha256_of(path)}" if full else ""
+        return f"{name}\t{path.stat().st_size}{content}\n"
+
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(8) as threads:
+        for line in threads.map(describe, names):
+            digest.update(line.encode("utf-8", errors="surrogateescape"))
+    per_class = Counter(str(Path(name).parent) for name in names)
+    counts = sorted(per_class.values())
+    is_imagenet = (len(names), len(per_class), counts[:1], counts[-1:]) == (50_000, 1000, [50], [50])
+    return {
+        "root": str(root),
+        "file_list": None if file_list is None else str(file_list),
+        "num_files": len(names),
+        "num_classes": len(per_class) if set(per_class) != {"."} else 0,
+        "per_class": [counts[0], counts[-1]] if counts else [0, 0],
+        "fingerprint": digest.hexdigest(),
+        "fingerprint_mode": "full" if full else "size-only",
+        "known_as": "ILSVRC2012 validation (by its counts)" if is_imagenet else None,
+    }
+
+
+def pixel_fingerprint(dataset: Dataset[Sample]) -> str:
+    """SHA-256 of the first 64 images as the tokenizer gets them: pins the decoder and the resizer across machines."""
+    digest = hashlib.sha256()
+    for index in range(min(_NUM_FINGERPRINT_IMAGES, len(dataset))):
+        pixels = dataset[index]["image"]
+        digest.update(str(tuple(pixels.shape)).encode())
+        digest.update(pixels.numpy().tobytes())
+    return digest.hexdigest()

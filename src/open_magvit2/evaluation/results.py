@@ -1,0 +1,145 @@
+"""An evaluation from its parts to a results file: protocol, dataset, tokenizer, figures and what they were made from."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from open_magvit2.common.distributed import rank, world_size
+from open_magvit2.evaluation import metrics as metric_modules
+from open_magvit2.evaluation import provenance
+from open_magvit2.evaluation.loading import EvenSubset, PaddedTokenizer, make_loader
+from open_magvit2.evaluation.metrics import MetricContext
+from open_magvit2.evaluation.protocol import Protocol
+from open_magvit2.evaluation.reconstruction import Evaluation, evaluate
+from open_magvit2.protocols import Sample, Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """One evaluation: the content of results.json, and what a page draws beside it."""
+
+    results: dict[str, Any]
+    evaluation: Evaluation
+    dataset: Dataset[Sample]
+    tokenizer: Tokenizer
+
+
+def run(
+    tokenizer: Tokenizer,
+    dataset: Dataset[Sample],
+    protocol: Protocol,
+    device: torch.device,
+    dataset_facts: dict[str, Any],
+    model_facts: dict[str, Any],
+    image_size: int | None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    check: Literal["stop", "record", "off"] = "stop",
+    progress: bool = True,
+) -> Run:
+    """Evaluate a tokenizer under a protocol; a collective call under DDP.
+
+    Args:
+        tokenizer: with the protocol's weights, on `device`.
+        dataset: Samples already made by the protocol's transform; sample i has index i.
+        protocol: what to measure and how.
+        device: to run on.
+        dataset_facts, model_facts: as `provenance.folder` and `provenance.model` give them; the dataset's must name its
+            content, since moments of its images are kept under them.
+        image_size: side of the images; None in their own sizes.
+        limit: evaluate so many images, evenly spaced; all figures are then named after it (rfid_5k).
+        batch_size, num_workers: of the loader; they do not move the figures.
+        check, progress: see `reconstruction.evaluate`.
+    """
+    if limit is not None and limit < len(dataset):
+        dataset = EvenSubset(dataset, limit)
+    else:
+        limit = None
+    if protocol.resize == "none":
+        tokenizer, batch_size = PaddedTokenizer(tokenizer), 1
+    pixels = provenance.pixel_fingerprint(dataset)
+    transform = (protocol.resize, image_size, limit, len(dataset))
+    key = repr((dataset_facts["fingerprint"], dataset_facts["fingerprint_mode"], pixels, transform))
+    context = MetricContext(tokenizer.codebook_size, len(dataset), key)
+    chosen, absent = metric_modules.create(list(protocol.metrics), context)
+    for name, reason in absent.items():
+        logger.warning("%s is left out: %s", name, reason)
+    loader = make_loader(dataset, batch_size, num_workers)
+    found = evaluate(tokenizer, loader, chosen, device, protocol.tf32, progress, check)
+    suffix = subset_suffix(limit) if limit else ""
+    warnings = found.sanity.pop("warnings", []) + _warnings(protocol, dataset_facts, len(dataset), limit)
+    results = {
+        "kind": "tokenizer-reconstruction",
+        "created_utc": provenance.now(),
+        "status": "sanity_failed" if found.sanity.get("errors") else "ok",
+        "metrics": {name + suffix: value for name, value in found.metrics.items()},
+        "metrics_std_err": {name + suffix: value for name, value in found.standard_errors.items()},
+        "metrics_absent": absent,
+        "subset": suffix.lstrip("_") or None,
+        "protocol": {**protocol.as_dict(), "image_size": image_size, "transform": _describe(protocol, image_size)},
+        "num_images": found.num_images,
+        "tokens_per_image": found.tokens_per_image,
+        "dataset": {**dataset_facts, "pixel_fingerprint": pixels},
+        "model": model_facts,
+        "metric_weights": provenance.metric_weights(chosen.values()),
+        "runtime": {
+            "device": provenance.device_name(device),
+            "world_size": world_size(),
+            "batch_size": batch_size,
+            "precision": "float32",
+            "tf32": protocol.tf32,
+            "seconds": found.seconds,
+            "compute_seconds": found.compute_seconds,
+            "images_per_s": found.images_per_s,
+        },
+        "versions": provenance.versions(),
+        "git": provenance.git(),
+        "command": provenance.command(),
+        "sanity": {**found.sanity, "warnings": warnings},
+    }
+    if rank() == 0:
+        for warning in [*results["sanity"].get("errors", []), *warnings]:
+            logger.warning("%s", warning)
+    return Run(results, found, dataset, tokenizer)
+
+
+def subset_suffix(number: int) -> str:
+    """What a figure over a subset is called after: 5000 -> "_5k", 96 -> "_96"."""
+    return f"_{number // 1000}k" if number % 1000 == 0 else f"_{number}"
+
+
+def _describe(protocol: Protocol, image_size: int | None) -> str:
+    if protocol.resize == "none":
+        return "own size, padded with grey to a multiple of the downsampling factor, cropped back"
+    return f"shorter side to {image_size} ({protocol.resize}), centre crop {image_size} x {image_size}"
+
+
+def _warnings(protocol: Protocol, dataset_facts: dict[str, Any], number: int, limit: int | None) -> list[str]:
+    """What a reader must know beside the figures."""
+    found = []
+    if number != protocol.num_images:
+        part = f"a subset of {number:,}" if limit else f"{number:,}"
+        found.append(
+            f"{part} images, not the {protocol.num_images:,} of the protocol: rFID and codebook figures depend on the "
+            "number of images and are not comparable with published ones"
+        )
+    elif not dataset_facts.get("known_as"):
+        found.append(f"{number:,} images, but not 1000 classes of 50: is this ImageNet validation?")
+    if protocol.changes:
+        changes = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in protocol.changes.items() if name != "name")
+        found.append(f"not the protocol {protocol.changes['name'][0]}: {changes}")
+    return found
+
+
+def save_rows(path: Path, evaluation: Evaluation) -> None:
+    """Every image's own figures, in the dataset's order, as arrays of an .npz file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **{name: column.numpy() for name, column in evaluation.rows.items()})
