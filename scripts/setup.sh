@@ -14,3 +14,5 @@ if ! cmp -s requirements.txt "$stamp"; then
   "$python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
   cp requirements.txt "$stamp"
 fi
+# Threads that wait for each other by spinning make a training ten times slower where another program wants the cores.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}

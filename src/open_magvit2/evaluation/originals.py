@@ -1,7 +1,7 @@
 """How each paper makes the originals it compares with: another resizer is another task, so it belongs to a protocol.
 
-Against the reference's originals at 256 pixels the others lie 35 to 41 dB away (docs/evaluation.md). Each is a
-transform as `data.transforms` has them: (RGB image, random generator) -> uint8 [3, H, W]; none of these uses the generator.
+Against the reference's originals at 256 pixels the others lie 35 to 41 dB away (docs/evaluation.md). Transforms are as
+`data.transforms` has them: (RGB image, random generator) -> uint8 [3, H, W]; none of these uses the generator.
 """
 
 from collections.abc import Callable

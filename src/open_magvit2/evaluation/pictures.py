@@ -42,12 +42,15 @@ def originals_above_reconstructions(
         columns: images in a row.
         enlarge: whole factor by which pixels are repeated, for small images.
     """
+    columns = min(columns, len(originals))
     rows = []
     for start in range(0, len(originals), columns):
         for images_of_row in (originals, reconstructions):
-            rows.append(torch.stack(list(images_of_row[start : start + columns])))
-    enlarged = [row.repeat_interleave(enlarge, dim=2).repeat_interleave(enlarge, dim=3) for row in rows]
-    return images.grid(enlarged, padding=max(2, enlarge))
+            row = torch.stack(list(images_of_row[start : start + columns]))
+            row = row.repeat_interleave(enlarge, dim=2).repeat_interleave(enlarge, dim=3)
+            missing = columns - len(row)
+            rows.append(torch.cat([row, row.new_full((missing, *row.shape[1:]), 255)]))  # the last row may be short
+    return images.grid(rows, padding=max(2, enlarge))
 
 
 def save_png(path: str | Path, pixels: Tensor) -> None:

@@ -14,11 +14,9 @@ def rounded(image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
 def truncated(image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
     """Float images [B, 3, H, W] in [-1, 1] -> uint8 by truncation, original and reconstruction alike.
 
-    The reference (Open-MAGVIT2's evaluation.py) makes its float images in float64, `x / 127.5 - 1`, before it casts
-    them to float32; truncation then loses 1 for 95 of the 256 levels. The division in float32 loses it for 63 only,
-    so the originals are taken back to pixels and made again the reference's way.
+    The reference (Open-MAGVIT2's evaluation.py) makes its float images in float64, `x / 127.5 - 1`, and rounds them to
+    float32; truncation then loses 1 for 95 of the 256 levels. Dividing and subtracting in float32 loses it for 63 only,
+    so the originals are taken back to pixels and made again: (2 x - 255) / 255 rounds once and gives the same values.
     """
-    pixels = to_uint8(image)
-    return to_uint8_truncated((pixels.to(torch.float64) / 127.5 - 1.0).to(torch.float32)), to_uint8_truncated(
-        reconstruction
-    )
+    exact = to_uint8(image).to(torch.float32).mul_(2.0).sub_(255.0).div_(255.0)
+    return to_uint8_truncated(exact), to_uint8_truncated(reconstruction)

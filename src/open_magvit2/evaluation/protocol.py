@@ -1,5 +1,6 @@
 """A protocol: everything that moves a figure, under a name. A changed field makes it another protocol, and says so."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,17 @@ class Protocol:
         return replace(
             self, **values, name="custom", changes={**self.changes, "name": [self.name, "custom"], **differences}
         )
+
+    def configured(self, changes: Iterable[str], metrics: str | None = None) -> "Protocol":
+        """The protocol with the changes and the choice of metrics of a command line.
+
+        Args:
+            changes: "field=value" each, the value as YAML has it: "tf32=true", "weights=raw".
+            metrics: comma-separated names. Leaving some out or adding some moves no figure, so it is no change.
+        """
+        pairs = [change.partition("=") for change in changes]
+        chosen = self.changed(**{name: yaml.safe_load(value) for name, _, value in pairs})
+        return chosen if metrics is None else replace(chosen, metrics=tuple(metrics.split(",")))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for results.json."""

@@ -126,6 +126,20 @@ def folder(root: str | Path, file_list: str | Path | None, full: bool = True) ->
     }
 
 
+def drawn(description: str, number: int) -> dict[str, Any]:
+    """A dataset drawn by code, which its description determines."""
+    return {
+        "root": description,
+        "file_list": None,
+        "num_files": number,
+        "num_classes": 0,
+        "per_class": [0, 0],
+        "fingerprint": hashlib.sha256(f"{description} {number}".encode()).hexdigest(),
+        "fingerprint_mode": "description",
+        "known_as": "images drawn by code",
+    }
+
+
 def pixel_fingerprint(dataset: Dataset[Sample]) -> str:
     """SHA-256 of the first 64 images as the tokenizer gets them: pins the decoder and the resizer across machines."""
     digest = hashlib.sha256()

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,9 +13,12 @@ from tqdm import tqdm
 
 from open_magvit2.common.distributed import all_gather_object, all_reduce_sum, rank
 from open_magvit2.common.images import to_float
+from open_magvit2.evaluation.one_by_one import one_by_one
 from open_magvit2.evaluation.precision import float32
 from open_magvit2.evaluation.sanity import Sanity, SanityError, check_first_batch, check_metrics, check_utilization
 from open_magvit2.protocols import Metric, Sample, Tokenizer
+
+_NUM_CHECKED = 16  # images that the checks of the first batch look at, on each rank
 
 
 @dataclass
@@ -87,14 +90,14 @@ def evaluate(
     begin = time.perf_counter()
     with float32(device.type, tf32):
         batches = iter(loader)
-        first = next(batches, None)
         if check != "off":
+            first = _first_images(batches)
             result.sanity = _check(tokenizer, first, metrics, device, stop=check == "stop")
-        batches = itertools.chain([] if first is None else [first], batches)
+            batches = itertools.chain(first, batches)
         total = len(loader) if isinstance(loader, Sized) else None
         for batch in tqdm(batches, desc="evaluate", unit="batch", total=total, disable=not progress or rank() > 0):
             image = to_float(batch["image"].to(device, non_blocking=True))
-            reconstruction, indices = tokenizer.reconstruct(image)
+            reconstruction, indices = one_by_one(tokenizer.reconstruct, image)
             reconstruction = reconstruction.to(torch.float32)
             sample_index = torch.as_tensor(batch["index"]).to(device)
             for metric in metrics.values():
@@ -119,13 +122,23 @@ def evaluate(
     return result
 
 
+def _first_images(batches: Iterator[Sample]) -> list[Sample]:
+    """The first batches, until there are enough images to tell a mistake from a difficult picture."""
+    first: list[Sample] = []
+    while sum(len(batch["image"]) for batch in first) < _NUM_CHECKED and (batch := next(batches, None)) is not None:
+        first.append(batch)
+    return first
+
+
 def _check(
-    tokenizer: Tokenizer, batch: Sample | None, metrics: dict[str, Metric], device: torch.device, stop: bool
+    tokenizer: Tokenizer, batches: list[Sample], metrics: dict[str, Metric], device: torch.device, stop: bool
 ) -> dict[str, Any]:
-    """Check the first batch of every rank; all of them stop, or none does."""
+    """Check the first images of every rank; all ranks stop, or none does."""
     sanity = Sanity()
-    if batch is not None:
-        image = to_float(batch["image"].to(device))
+    if batches:
+        size = batches[0]["image"].shape[-2:]
+        same_size = [batch["image"] for batch in batches if batch["image"].shape[-2:] == size]
+        image = to_float(torch.cat(same_size)[:_NUM_CHECKED].to(device))
         sanity = check_first_batch(tokenizer, image)
         sanity.errors += check_metrics(metrics, image)
     errors = list(dict.fromkeys(error for errors in all_gather_object(sanity.errors) for error in errors))

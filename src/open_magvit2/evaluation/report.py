@@ -1,4 +1,4 @@
-"""results.json: every figure of an evaluation with what it was made from, written whole or not at all."""
+"""results.json, a Markdown row and an HTML page of an evaluation, each written whole or not at all."""
 
 import json
 import math
@@ -7,7 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+
+from open_magvit2.evaluation import gallery, page
+from open_magvit2.evaluation.results import Run
 
 SCHEMA_VERSION = 1
 
@@ -52,6 +56,27 @@ def write_atomically(path: Path, text: str) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def write(folder: Path | str, run: Run, method: str, train_data: str = "-") -> str:
+    """Write results.json, per_image.npz, row.md and report.html into a folder; to be called on one rank.
+
+    Returns:
+        a summary for the terminal: the figures, and where the files are.
+    """
+    folder = Path(folder)
+    results = write_results(folder / "results.json", run.results)
+    row = markdown_row(results, method, train_data)
+    write_atomically(folder / "row.md", f"{HEADER}\n{row}\n")
+    rows = run.evaluation.rows
+    np.savez_compressed(folder / "per_image.npz", **{name: column.numpy() for name, column in rows.items()})
+    shown = gallery.pictures(run.tokenizer, run.dataset, rows, run.device)
+    write_atomically(folder / "report.html", page.render(results, method, rows, run.evaluation.details, shown))
+    width = max(map(len, results["metrics"]), default=0)
+    lines = [
+        f"{name:{width}}  {'-' if value is None else f'{value:.6g}'}" for name, value in results["metrics"].items()
+    ]
+    return "\n".join([*lines, row, f"results.json, per_image.npz, row.md and report.html in {folder}"])
 
 
 HEADER = (

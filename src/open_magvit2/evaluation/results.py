@@ -1,11 +1,9 @@
-"""An evaluation from its parts to a results file: protocol, dataset, tokenizer, figures and what they were made from."""
+"""An evaluation under a protocol: the figures, and what they were made from, as results.json holds them."""
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -21,6 +19,21 @@ from open_magvit2.protocols import Sample, Tokenizer
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How images are loaded; only the limit moves the figures.
+
+    Attributes:
+        limit: evaluate so many images, evenly spaced; all figures are then named after it (rfid_5k).
+        batch_size: images at once on each rank.
+        num_workers: loading processes of each rank.
+    """
+
+    limit: int | None = None
+    batch_size: int = 16
+    num_workers: int = 0
+
+
 @dataclass
 class Run:
     """One evaluation: the content of results.json, and what a page draws beside it."""
@@ -29,6 +42,7 @@ class Run:
     evaluation: Evaluation
     dataset: Dataset[Sample]
     tokenizer: Tokenizer
+    device: torch.device
 
 
 def run(
@@ -39,9 +53,7 @@ def run(
     dataset_facts: dict[str, Any],
     model_facts: dict[str, Any],
     image_size: int | None,
-    limit: int | None = None,
-    batch_size: int = 16,
-    num_workers: int = 0,
+    loading: Loading = Loading(),
     check: Literal["stop", "record", "off"] = "stop",
     progress: bool = True,
 ) -> Run:
@@ -55,10 +67,10 @@ def run(
         dataset_facts, model_facts: as `provenance.folder` and `provenance.model` give them; the dataset's must name its
             content, since moments of its images are kept under them.
         image_size: side of the images; None in their own sizes.
-        limit: evaluate so many images, evenly spaced; all figures are then named after it (rfid_5k).
-        batch_size, num_workers: of the loader; they do not move the figures.
+        loading: how many images, and how they are loaded.
         check, progress: see `reconstruction.evaluate`.
     """
+    limit, batch_size = loading.limit, loading.batch_size
     if limit is not None and limit < len(dataset):
         dataset = EvenSubset(dataset, limit)
     else:
@@ -72,7 +84,7 @@ def run(
     chosen, absent = metric_modules.create(list(protocol.metrics), context)
     for name, reason in absent.items():
         logger.warning("%s is left out: %s", name, reason)
-    loader = make_loader(dataset, batch_size, num_workers)
+    loader = make_loader(dataset, batch_size, loading.num_workers)
     found = evaluate(tokenizer, loader, chosen, device, protocol.tf32, progress, check)
     suffix = subset_suffix(limit) if limit else ""
     warnings = found.sanity.pop("warnings", []) + _warnings(protocol, dataset_facts, len(dataset), limit)
@@ -108,7 +120,7 @@ def run(
     if rank() == 0:
         for warning in [*results["sanity"].get("errors", []), *warnings]:
             logger.warning("%s", warning)
-    return Run(results, found, dataset, tokenizer)
+    return Run(results, found, dataset, tokenizer, device)
 
 
 def subset_suffix(number: int) -> str:
@@ -137,9 +149,3 @@ def _warnings(protocol: Protocol, dataset_facts: dict[str, Any], number: int, li
         changes = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in protocol.changes.items() if name != "name")
         found.append(f"not the protocol {protocol.changes['name'][0]}: {changes}")
     return found
-
-
-def save_rows(path: Path, evaluation: Evaluation) -> None:
-    """Every image's own figures, in the dataset's order, as arrays of an .npz file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **{name: column.numpy() for name, column in evaluation.rows.items()})

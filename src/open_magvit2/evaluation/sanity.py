@@ -13,6 +13,7 @@ from torch import Tensor
 
 from open_magvit2.evaluation.frechet import Gaussian, frechet_distance
 from open_magvit2.evaluation.metrics.rfid import ReconstructionFID
+from open_magvit2.evaluation.one_by_one import one_by_one
 from open_magvit2.evaluation.per_image import PerImageMetric
 from open_magvit2.evaluation.precision import float32
 from open_magvit2.protocols import Metric, Tokenizer
@@ -20,6 +21,7 @@ from open_magvit2.protocols import Metric, Tokenizer
 # A reconstruction below the mean image by PSNR, plus this margin, is worth less than a grey square.
 _MARGIN_DECIBELS = 3.0
 _LARGEST_CLAMP_FRACTION = 0.2
+_FEWEST_IMAGES = 4
 _ROUNDTRIP_TOLERANCE = 1e-4
 _OF_IDENTICAL_IMAGES = {"ssim_image": 1.0, "lpips_alex": 0.0, "lpips_vgg": 0.0, "l1": 0.0, "mse": 0.0}
 
@@ -81,7 +83,7 @@ def check_first_batch(tokenizer: Tokenizer, image: Tensor) -> Sanity:
     """
     sanity = Sanity()
     with float32(image.device.type):
-        reconstruction, indices = tokenizer.reconstruct(image)
+        reconstruction, indices = one_by_one(tokenizer.reconstruct, image)
         reconstruction = reconstruction.to(torch.float32)
         if reconstruction.shape != image.shape:
             sanity.errors.append(
@@ -141,7 +143,10 @@ def _check_indices(sanity: Sanity, tokenizer: Tokenizer, reconstruction: Tensor,
             "the codebook size is not the model's"
         )
         return
-    error = (tokenizer.detokenize(indices).to(torch.float32) - reconstruction).abs().max().item()
+    (decoded,) = one_by_one(lambda part: (tokenizer.detokenize(part).to(torch.float32),), indices)
+    if decoded.shape != reconstruction.shape:
+        return  # reconstruct() pads and crops: nothing to compare with
+    error = (decoded - reconstruction).abs().max().item()
     sanity.indices_roundtrip = error <= _ROUNDTRIP_TOLERANCE
     if not sanity.indices_roundtrip:
         sanity.errors.append(
@@ -169,7 +174,8 @@ def _check_pairs(sanity: Sanity, image: Tensor, reconstruction: Tensor) -> None:
         return
     sanity.likely_cause = ""
     if bad:
-        sanity.errors.append(
+        # One or two pictures may be flatter than any tokenizer is good.
+        (sanity.errors if len(image) >= _FEWEST_IMAGES or sanity.pair_match < 1.0 else sanity.warnings).append(
             f"reconstructions do not resemble their originals: PSNR {sanity.psnr:.1f} dB, "
             f"{sanity.psnr_vs_mean_image_db:+.1f} dB against a plain mean colour, {sanity.pair_match:.0%} of them "
             "nearest to their own original. Wrong or untrained weights, or averaged weights that were never filled?"

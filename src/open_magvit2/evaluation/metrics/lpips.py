@@ -8,10 +8,10 @@ from torch import Tensor
 
 from open_magvit2.common import weights
 from open_magvit2.evaluation.metrics import MetricContext
+from open_magvit2.evaluation.one_by_one import one_by_one
 from open_magvit2.evaluation.per_image import PerImageMetric
 from open_magvit2.evaluation.precision import float32
 from open_magvit2.losses.perceptual import Network, load_lpips
-
 
 _WEIGHTS = {"alex": (weights.ALEXNET, weights.LPIPS_ALEX), "vgg": (weights.VGG16, weights.LPIPS_VGG)}
 
@@ -31,11 +31,13 @@ class LPIPS(PerImageMetric):
 
     def measure(self, image: Tensor, reconstruction: Tensor, indices: Tensor) -> dict[str, Tensor]:
         reconstruction = reconstruction.clamp(-1.0, 1.0)
+        distances = {}
         with float32(image.device.type):
-            return {
-                name: network.to(image.device)(image, reconstruction).flatten()
-                for name, network in self.networks.items()
-            }
+            for name, network in self.networks.items():
+                network.to(image.device)
+                (distance,) = one_by_one(lambda x, y, network=network: (network(x, y),), image, reconstruction)
+                distances[name] = distance.flatten()
+        return distances
 
 
 def create(context: MetricContext) -> LPIPS:

@@ -1,0 +1,79 @@
+"""Which images a report shows, and their pictures: original, reconstruction and difference."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from open_magvit2.common.images import to_float, to_uint8
+from open_magvit2.evaluation.precision import float32
+from open_magvit2.protocols import Sample, Tokenizer
+
+# How many times a difference is enlarged, so that it can be seen.
+AMPLIFICATION = 4
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of the gallery; pixels are uint8 [3, H, W] on the CPU."""
+
+    group: str  # best, median or worst
+    index: int
+    path: str
+    original: Tensor
+    reconstruction: Tensor
+    figures: dict[str, float]  # the image's own
+
+    def difference(self) -> Tensor:
+        """Grey where both agree; uint8 [3, H, W], four times the difference around 128."""
+        change = self.reconstruction.to(torch.int32) - self.original.to(torch.int32)
+        return (128 + AMPLIFICATION * change).clamp(0, 255).to(torch.uint8)
+
+
+def choose(rows: dict[str, Tensor], number: int = 4, column: str = "psnr_image") -> dict[str, list[int]]:
+    """Indices of the best, the median and the worst images by a column where higher is better.
+
+    Args:
+        rows: float64 [N] each.
+        number: images a group; fewer if there are not so many, and none twice.
+    """
+    if column not in rows:
+        return {}
+    order = rows[column].argsort(descending=True, stable=True).tolist()
+    number = min(number, len(order) // 3) or 1
+    middle = max(0, (len(order) - number) // 2)
+    groups = {"best": order[:number], "median": order[middle : middle + number], "worst": order[-number:][::-1]}
+    seen: set[int] = set()
+    chosen = {}
+    for name, indices in groups.items():
+        chosen[name] = [i for i in indices if i not in seen]
+        seen |= set(indices)
+    return {name: indices for name, indices in chosen.items() if indices}
+
+
+@torch.inference_mode()
+def pictures(
+    tokenizer: Tokenizer, dataset: Dataset[Sample], rows: dict[str, Tensor], device: torch.device
+) -> list[Picture]:
+    """Reconstruct the chosen images again, one by one, and collect what a page shows of them."""
+    shown = []
+    for group, indices in choose(rows).items():
+        for index in indices:
+            sample = dataset[index]
+            with float32(device.type):
+                reconstruction, _ = tokenizer.reconstruct(to_float(sample["image"][None].to(device)))
+            figures = {name: column[index].item() for name, column in rows.items()}
+            pixels = to_uint8(reconstruction[0]).cpu()
+            shown.append(Picture(group, index, str(sample["path"]), sample["image"], pixels, figures))
+    return shown
+
+
+def data_address(pixels: Tensor) -> str:
+    """A uint8 picture [3, H, W] as a data: address of a PNG, so that a page needs no other file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,132 @@
+"""Protocols, originals, loading and provenance: what moves a figure is named, and the paper's originals are exact."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_tokenizers import CoarseTokenizer, IdentityTokenizer, make_images, make_loader
+from torchvision import transforms
+
+from open_magvit2.data.transforms import ValidationTransform
+from open_magvit2.evaluation import originals, protocol, provenance, tokenizers
+from open_magvit2.evaluation.loading import EvenSubset, PaddedTokenizer
+from open_magvit2.evaluation.loading import make_loader as sharded_loader
+from open_magvit2.evaluation.metrics import available
+from open_magvit2.protocols import Tokenizer
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "evaluation").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem != "table"], ids=lambda p: p.stem)
+def test_every_protocol_is_whole(path):
+    loaded = protocol.load(path)
+    assert loaded.name == path.stem
+    assert set(loaded.metrics) <= set(available())
+    assert loaded.changes == {}
+    assert path.read_text().startswith("# ")
+    assert originals.make_transform(loaded.resize, None if loaded.resize == "none" else 32)
+
+
+def test_a_change_renames_the_protocol():
+    paper = protocol.load(CONFIGS[0].parent / "paper.yaml")
+    assert paper.changed(resize="bilinear") is paper
+    custom = paper.configured(["resize=bicubic", "tf32=true"], metrics="psnr")
+    assert custom.name == "custom"
+    assert custom.changes == {"name": ["paper", "custom"], "resize": ["bilinear", "bicubic"], "tf32": [False, True]}
+    assert paper.configured([], metrics="psnr,ssim").name == "paper"
+    with pytest.raises(ValueError, match=r"no field sise; its fields: .*resize"):
+        paper.configured(["sise=3"])
+    with pytest.raises(FileNotFoundError, match="paper"):
+        protocol.load(CONFIGS[0].parent / "papre.yaml")
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (200, 301), (64, 64), (65, 64), (20, 33), (500, 129)])
+def test_paper_originals_are_torchvisions_and_the_data_rooms(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    ours = originals.make_transform("bilinear", 64)(image, None)
+    theirs = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(64), transforms.PILToTensor()])(image)
+    assert torch.equal(ours, theirs)
+    assert torch.equal(ours, ValidationTransform(64)(image, np.random.default_rng()))
+    bicubic = transforms.Resize(64, interpolation=transforms.InterpolationMode.BICUBIC)
+    theirs = transforms.Compose([bicubic, transforms.CenterCrop(64), transforms.PILToTensor()])(image)
+    assert torch.equal(originals.make_transform("bicubic", 64)(image, None), theirs)
+
+
+def test_other_originals_differ_but_resemble(shared):
+    path = sorted((shared / "data" / "imagenet_mini" / "val").rglob("*.JPEG"))[0]
+    image = Image.open(path).convert("RGB")
+    paper = originals.make_transform("bilinear", 96)(image, None).int()
+    for resize in ("bicubic", "adm", "no_antialias"):
+        other = originals.make_transform(resize, 96)(image, None)
+        assert other.shape == (3, 96, 96)
+        assert other.dtype == torch.uint8
+        difference = (other.int() - paper).float().abs().mean()
+        assert 0 < difference < 12
+    assert originals.make_transform("none", None)(image, None).shape == (3, image.height, image.width)
+
+
+def test_the_image_size_is_explicit():
+    with pytest.raises(ValueError, match="--image-size"):
+        originals.make_transform("bilinear", None)
+    with pytest.raises(ValueError, match="own sizes"):
+        originals.make_transform("none", 64)
+    with pytest.raises(ValueError, match="available: none, bilinear"):
+        originals.make_transform("lanczos", 64)
+
+
+def test_a_subset_is_even_and_renumbered():
+    samples = [{"index": i, "image": i} for i in range(10)]
+    subset = EvenSubset(samples, 4)
+    assert [s["image"] for s in (subset[i] for i in range(4))] == [0, 2, 5, 7]
+    assert [subset[i]["index"] for i in range(len(subset))] == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="has 10"):
+        EvenSubset(samples, 11)
+
+
+def test_the_loader_takes_every_image_once():
+    samples = [{"index": i} for i in range(7)]
+    assert [b["index"].tolist() for b in sharded_loader(samples, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_any_size_through_padding():
+    tokenizer = PaddedTokenizer(CoarseTokenizer())
+    assert isinstance(tokenizer, Tokenizer)
+    image = make_loader(make_images(2, size=30), 2)[0]["image"].float() / 127.5 - 1
+    reconstruction, indices = tokenizer.reconstruct(image)
+    assert reconstruction.shape == image.shape
+    assert indices.shape == (2, 8, 8)
+    identical, _ = PaddedTokenizer(IdentityTokenizer()).reconstruct(image[..., :27, :])
+    assert torch.equal(identical, image[..., :27, :])
+
+
+def test_fingerprints_follow_names_and_contents(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    facts = provenance.folder(tmp_path, None)
+    assert (facts["num_files"], facts["num_classes"], facts["per_class"]) == (3, 2, [1, 2])
+    assert facts["known_as"] is None
+    assert provenance.folder(tmp_path, None) == facts
+    (tmp_path / "a/1.png").write_bytes(b"a/1.pnG")  # the same name and size
+    changed = provenance.folder(tmp_path, None)
+    assert changed["fingerprint"] != facts["fingerprint"]
+    (tmp_path / "list.txt").write_text("b/3.png\t0\n\na/2.png\t1\n")
+    assert provenance.folder(tmp_path, tmp_path / "list.txt")["num_files"] == 2
+    assert provenance.versions()["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
+
+
+def test_tokenizer_families_are_found_by_module_name(tmp_path):
+    assert "open_magvit2" in tokenizers.available()
+    with pytest.raises(ValueError, match="available: .*open_magvit2"):
+        tokenizers.load("open_magvit3", tmp_path)
+    with pytest.raises(FileNotFoundError):
+        tokenizers.load("open_magvit2", tmp_path / "none.ckpt")
+
+
+def test_protocol_fields_are_documented():
+    text = protocol.Protocol.__doc__
+    assert all(field.name in text for field in dataclasses.fields(protocol.Protocol))
