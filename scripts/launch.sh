@@ -28,7 +28,7 @@ if [[ $# -gt 0 && "$1" != -* ]]; then
 fi
 
 python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python)}
-"$python" -c "import open_magvit2" 2>/dev/null ||
+"$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("open_magvit2") is None)' 2>/dev/null ||
   fail "$python cannot import open_magvit2: run 'pip install -r requirements.txt', or set PYTHON"
 
 # Early and clear refusals; a flag that replaces what is checked switches its check off.

@@ -14,5 +14,6 @@ if ! cmp -s requirements.txt "$stamp"; then
   "$python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
   cp requirements.txt "$stamp"
 fi
-# Threads that wait for each other by spinning make a training ten times slower where another program wants the cores.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+# Small networks gain little from a second thread, and threads that wait for each other by spinning become ten times
+# slower as soon as another program wants the cores.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

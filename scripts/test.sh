@@ -3,4 +3,4 @@
 source "$(dirname "$0")/setup.sh"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
-exec "$python" -m pytest "$@"
+exec "$python" -m pytest -n 2 --dist loadfile "$@"

@@ -10,7 +10,6 @@ SHARED = REPOSITORY.parent / "shared"
 
 # Child processes of the tests share two cores with them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,9 @@ def test_mistakes_are_refused_by_name(capsys, arguments, message):
 
 
 def test_a_flag_changes_one_value_and_keeps_the_rest():
-    cli = build("--config", str(CONFIGS / "debug.yaml"), "--averaging.decay", "0.5", "--model.init_args.betas", "[0, 0.9]")
+    cli = build(
+        "--config", str(CONFIGS / "debug.yaml"), "--averaging.decay", "0.5", "--model.init_args.betas", "[0, 0.9]"
+    )
     assert cli.model.betas == (0.0, 0.9)
     assert cli.model.tokenizer.codebook_size == 256
     averaging = next(c for c in cli.trainer.callbacks if type(c).__name__ == "ExponentialMovingAverage")

@@ -36,10 +36,19 @@ class CoarseTokenizer:
 
 
 class IdentityTokenizer(CoarseTokenizer):
-    """Returns the image itself."""
+    """Returns the image itself; it remembers which one its tokens came from."""
+
+    def __init__(self) -> None:
+        self.images: dict[bytes, Tensor] = {}
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return image.clone(), self.tokenize(image)
+        indices = self.tokenize(image)
+        for tokens, one in zip(indices, image, strict=True):
+            self.images[tokens.numpy().tobytes()] = one
+        return image.clone(), indices
+
+    def detokenize(self, indices: Tensor) -> Tensor:
+        return torch.stack([self.images[tokens.numpy().tobytes()] for tokens in indices])
 
 
 def make_images(number: int, size: int = 32, seed: int = 0) -> Tensor:

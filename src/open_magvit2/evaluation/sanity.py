@@ -22,6 +22,7 @@ from open_magvit2.protocols import Metric, Tokenizer
 _MARGIN_DECIBELS = 3.0
 _LARGEST_CLAMP_FRACTION = 0.2
 _FEWEST_IMAGES = 4
+_LOWEST_PAIR_MATCH = 0.8
 _ROUNDTRIP_TOLERANCE = 1e-4
 _OF_IDENTICAL_IMAGES = {"ssim_image": 1.0, "lpips_alex": 0.0, "lpips_vgg": 0.0, "l1": 0.0, "mse": 0.0}
 
@@ -161,13 +162,15 @@ def _check_pairs(sanity: Sanity, image: Tensor, reconstruction: Tensor) -> None:
     sanity.psnr = _psnr(image, reconstruction)
     baseline = _psnr(image, image.mean(dim=(0, 2, 3), keepdim=True).expand_as(image))
     sanity.psnr_vs_mean_image_db = sanity.psnr - baseline
-    matches = _nearest(image, reconstruction) == torch.arange(len(image), device=image.device)
+    distances = _distances(image, reconstruction)
+    # A dataset may hold a picture twice: its own original need not be the only nearest one.
+    matches = distances.diagonal() <= distances.min(dim=1).values
     sanity.pair_match = matches.float().mean().item()
     if sanity.clamp_fraction > _LARGEST_CLAMP_FRACTION:
         sanity.warnings.append(
             f"{sanity.clamp_fraction:.0%} of the reconstructed values lie outside [-1, 1]: another value range?"
         )
-    bad = sanity.psnr_vs_mean_image_db < _MARGIN_DECIBELS or sanity.pair_match < 1.0
+    bad = sanity.psnr_vs_mean_image_db < _MARGIN_DECIBELS or sanity.pair_match < _LOWEST_PAIR_MATCH
     sanity.likely_cause, text, undone_psnr = _best_explanation(image, reconstruction)
     if undone_psnr > max(sanity.psnr, baseline) + _MARGIN_DECIBELS:
         sanity.errors.append(f"{text} (undoing that raises PSNR from {sanity.psnr:.1f} to {undone_psnr:.1f} dB)")
@@ -175,7 +178,9 @@ def _check_pairs(sanity: Sanity, image: Tensor, reconstruction: Tensor) -> None:
     sanity.likely_cause = ""
     if bad:
         # One or two pictures may be flatter than any tokenizer is good.
-        (sanity.errors if len(image) >= _FEWEST_IMAGES or sanity.pair_match < 1.0 else sanity.warnings).append(
+        (
+            sanity.errors if len(image) >= _FEWEST_IMAGES or sanity.pair_match < _LOWEST_PAIR_MATCH else sanity.warnings
+        ).append(
             f"reconstructions do not resemble their originals: PSNR {sanity.psnr:.1f} dB, "
             f"{sanity.psnr_vs_mean_image_db:+.1f} dB against a plain mean colour, {sanity.pair_match:.0%} of them "
             "nearest to their own original. Wrong or untrained weights, or averaged weights that were never filled?"
@@ -191,7 +196,7 @@ def _best_explanation(image: Tensor, reconstruction: Tensor) -> tuple[str, str, 
         undone = undo(reconstruction)
         if undone.shape == image.shape:
             candidates[key] = (text, undone)
-    nearest = _nearest(image, reconstruction)
+    nearest = _distances(image, reconstruction).argmin(dim=1)
     if len(nearest.unique()) == len(image):
         text = "reconstructions are paired with the wrong originals: the order changed on the way"
         candidates["shuffled"] = (text, reconstruction[nearest.argsort()])
@@ -218,6 +223,11 @@ def _psnr(image: Tensor, reconstruction: Tensor) -> float:
     return (10.0 * torch.log10(4.0 / error)).mean().item()
 
 
-def _nearest(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """For every reconstruction the number of the original nearest to it, int64 [B]."""
-    return torch.cdist(reconstruction.clamp(-1.0, 1.0).flatten(1), image.flatten(1)).argmin(dim=1)
+def _distances(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Distance of every reconstruction (rows) to every original (columns), float32 [B, B].
+
+    Taken without a matrix product, so that equal originals are equally far.
+    """
+    originals = image.flatten(1)
+    rows = [(one - originals).square().mean(dim=1) for one in reconstruction.clamp(-1.0, 1.0).flatten(1)]
+    return torch.stack(rows)

@@ -1,6 +1,6 @@
 """The command line of every training: LightningCLI with our callbacks, refusing unknown keys by name."""
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint

@@ -13,8 +13,8 @@ class ClampFraction(PerImageMetric):
     columns = ("clamp_fraction",)
 
     def measure(self, image: Tensor, reconstruction: Tensor, indices: Tensor) -> dict[str, Tensor]:
-        outside = reconstruction.abs() > 1.0
-        return {"clamp_fraction": outside.flatten(1).mean(dim=1, dtype=torch.float64)}
+        outside = (reconstruction.abs() > 1.0).flatten(1)
+        return {"clamp_fraction": outside.count_nonzero(dim=1).to(torch.float64) / outside.shape[1]}
 
 
 def create(context: MetricContext) -> ClampFraction:

@@ -48,8 +48,9 @@ class PSNR(PerImageMetric):
 
 def mean_squared_error(first: Tensor, second: Tensor) -> Tensor:
     """Per-image mean squared difference, float64 [B], of uint8 images [B, 3, H, W]; exact, a sum of integers."""
-    difference = first.to(torch.int32).sub_(second)
-    return difference.square_().flatten(1).sum(dim=1, dtype=torch.int64).to(torch.float64) / difference[0].numel()
+    # Squares are whole numbers below 2^16, so float32 holds them, and float64 their sum, without rounding.
+    squares = first.to(torch.float32).sub_(second).square_()
+    return squares.flatten(1).sum(dim=1, dtype=torch.float64) / squares[0].numel()
 
 
 def decibels(error: Tensor) -> Tensor:

@@ -31,8 +31,7 @@ def structural_similarity(first: Tensor, second: Tensor) -> Tensor:
     """SSIM of each pair of images, as `skimage.metrics.structural_similarity` with its defaults gives it.
 
     With S the sums over a window of n = 49 pixels, mean = S_x / n and the sample covariance is
-    (n S_xy - S_x S_y) / (n (n-1)). Everything up to the quotient is an integer below 2^31, hence exact; the quotient
-    is taken in float64.
+    (n S_xy - S_x S_y) / (n (n-1)). The sums are whole numbers below 2^24, exact in float32; the rest is float64.
 
     Args:
         first, second: uint8 [B, C, H, W].
@@ -45,22 +44,32 @@ def structural_similarity(first: Tensor, second: Tensor) -> Tensor:
     """
     if min(first.shape[-2:]) < WINDOW:
         raise ValueError(f"SSIM needs images of at least {WINDOW} x {WINDOW}, got {tuple(first.shape[-2:])}")
-    x, y = first.to(torch.int32), second.to(torch.int32)
-    sum_x, sum_y = _window_sums(x), _window_sums(y)
-    product = sum_x * sum_y
-    squares = sum_x.square_() + sum_y.square_()
-    covariance = _window_sums(x * y).mul_(NUM_PIXELS).sub_(product)
-    variances = _window_sums(x.square_() + y.square_()).mul_(NUM_PIXELS).sub_(squares)
+    x, y = first.flatten(0, 1), second.flatten(0, 1)
+    # On a CPU plane by plane: all intermediate results then stay in its cache, which is three times as fast.
+    chunk = 1 if x.device.type == "cpu" else len(x)
+    planes = torch.cat([_of_planes(a, b) for a, b in zip(x.split(chunk), y.split(chunk), strict=True)])
+    return planes.unflatten(0, first.shape[:2]).mean(dim=1)
+
+
+def _of_planes(first: Tensor, second: Tensor) -> Tensor:
+    """SSIM of grey images uint8 [P, H, W], float64 [P]."""
+    x, y = first.to(torch.float32), second.to(torch.float32)
+    products, squares = _window_sums(x * y).to(torch.float64), _window_sums(x.square() + y.square()).to(torch.float64)
+    sum_x, sum_y = _window_sums(x).to(torch.float64), _window_sums(y).to(torch.float64)
+    product_of_sums = sum_x * sum_y
+    squares_of_sums = sum_x.square_().add_(sum_y.square_())
+    covariance = products.mul_(NUM_PIXELS).sub_(product_of_sums)
+    variances = squares.mul_(NUM_PIXELS).sub_(squares_of_sums)
     # The constants of the paper, (K L)^2, times what the sums above have not been divided by.
     c1 = (0.01 * 255) ** 2 * NUM_PIXELS**2
     c2 = (0.03 * 255) ** 2 * NUM_PIXELS * (NUM_PIXELS - 1)
-    numerator = (product.to(torch.float64).mul_(2).add_(c1)).mul_(covariance.to(torch.float64).mul_(2).add_(c2))
-    denominator = (squares.to(torch.float64).add_(c1)).mul_(variances.to(torch.float64).add_(c2))
+    numerator = product_of_sums.mul_(2).add_(c1).mul_(covariance.mul_(2).add_(c2))
+    denominator = squares_of_sums.add_(c1).mul_(variances.add_(c2))
     return numerator.div_(denominator).flatten(1).mean(dim=1)
 
 
 def _window_sums(values: Tensor) -> Tensor:
-    """Sums over all 7 x 7 windows inside the image: int32 [B, C, H, W] -> [B, C, H-6, W-6]."""
+    """Sums over all 7 x 7 windows inside the image: [P, H, W] -> [P, H-6, W-6]."""
     for dim in (-2, -1):
         length = values.shape[dim] - WINDOW + 1
         # 7 = 4 + 2 + 1: four additions a direction instead of six, and no rounding as a running sum would have.

@@ -1,0 +1,91 @@
+"""The training scripts are really launched: on one machine and on two, and refused early where they cannot work."""
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT, run
+from PIL import Image
+
+
+@pytest.fixture
+def imagenet(tmp_path) -> Path:
+    """A tiny folder in ImageNet's layout, and a config that makes the B model tiny."""
+    for split, number in (("train", 8), ("val", 4)):
+        for index in range(number):
+            path = tmp_path / "imagenet" / split / f"n0144076{index % 2}" / f"image_{index}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((40, 36), 90).convert("RGB").save(path)
+    (tmp_path / "tiny.yaml").write_text("""
+model:
+  init_args:
+    tokenizer: {init_args: {channels: 8, norm_groups: 8, num_residual_blocks: 1}}
+    generator_objective: {init_args: {perceptual_weight: 0}}
+    discriminator: {init_args: {channels: 4, num_layers: 2}}
+    micro_batch_size: 2
+data: {init_args: {image_size: 32, global_batch_size: 4, num_workers: 0, validation_batch_size: 2}}
+trainer: {accelerator: cpu, precision: 32-true, max_steps: 2, val_check_interval: 2, log_every_n_steps: 1}
+""")
+    return tmp_path
+
+
+def launch(script, folder, *flags, **environment):
+    """Start a training script on the CPU with the tiny model."""
+    flags = [*flags, "--config", folder / "tiny.yaml", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    flags += ["--trainer.logger.init_args.save_dir", folder / "outputs"]
+    return run("bash", ROOT / script, *flags, IMAGENET_ROOT=str(folder / "imagenet"), **environment)
+
+
+def test_run_b_128_trains_and_prints_what_it_runs(imagenet):
+    result = launch("run_B_128.sh", imagenet)
+    assert "about to run:" in result.stderr
+    assert "imagenet_B_128.yaml" in result.stderr
+    assert (imagenet / "outputs/imagenet_B_128/version_0/checkpoints/last.ckpt").is_file()
+
+
+def test_run_b_256_trains_on_two_machines(imagenet):
+    """Two launches that find each other by MASTER_ADDR and MASTER_PORT, one process each, over gloo."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+
+    def machine(rank: int):
+        words = ["127.0.0.1", str(port), str(rank)]
+        flags = [ROOT / "run_B_256.sh", *words, "--config", imagenet / "tiny.yaml", "--trainer.accelerator", "cpu"]
+        flags += ["--trainer.devices", "1", "--trainer.logger.init_args.save_dir", imagenet / "outputs"]
+        return run("bash", *flags, IMAGENET_ROOT=str(imagenet / "imagenet"), NUM_NODES="2")
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(machine, range(2))
+    assert "machine 0 of 2" in first.stderr
+    assert "machine 1 of 2" in second.stderr
+    assert "distributed_backend=gloo" in first.stderr
+    assert (imagenet / "outputs/imagenet_B_256/version_0/checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "message"),
+    [
+        ([], {"IMAGENET_ROOT": "nowhere"}, "no ImageNet at nowhere/train: set IMAGENET_ROOT"),
+        ([], {"PYTHON": "/bin/false"}, "cannot import open_magvit2"),
+        (["10.0.0.1", "29500"], {}, "expected MASTER_ADDR MASTER_PORT NODE_RANK"),
+        (["10.0.0.1", "29500", "0"], {}, "NUM_NODES"),
+        (["10.0.0.1", "29500", "4"], {"NUM_NODES": "4"}, "NODE_RANK 4 is no rank"),
+        (["--trainer.accelerator", "cpu"], {"NUM_NODES": "2"}, "MASTER_ADDR is not set"),
+    ],
+)
+def test_launching_fails_early_and_clearly(imagenet, words, environment, message):
+    defaults = {"IMAGENET_ROOT": str(imagenet / "imagenet")}
+    flags = [] if "NODE_RANK" not in message else ["--trainer.accelerator", "cpu"]
+    result = run("bash", ROOT / "run_B_128.sh", *words, *flags, check=False, **{**defaults, **environment})
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_launching_without_a_gpu_is_refused(imagenet):
+    result = run("bash", ROOT / "run_B_128.sh", check=False, IMAGENET_ROOT=str(imagenet / "imagenet"))
+    assert result.returncode == 2
+    assert "PyTorch sees no GPU" in result.stderr
