@@ -32,20 +32,14 @@ def main() -> None:
     add("--batch-size", type=int, default=16)
     add("--num-workers", type=int, default=0)
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
-    add(
-        "--check",
-        choices=["stop", "record", "off"],
-        help="if the first batch looks wrong; default: stop, unless built-in",
-    )
+    add("--check", choices=["stop", "record", "off"], help="of the first images; default: stop, built-in: record")
     add("--method", default="Open-MAGVIT2", help="name in the Markdown row and the page")
     add("--train-data", default="-", help="for the Markdown row")
     add("--output", required=True, help="folder for results.json, row.md, report.html")
     given = parser.parse_args()
     check, size = given.check or ("stop" if given.images else "record"), given.image_size
     folder = Path(__file__).resolve().parents[1] / "configs" / "evaluation"
-    path = given.protocol if given.protocol.endswith(".yaml") else folder / f"{given.protocol}.yaml"
-    chosen = protocol.load(path).configured(given.set, given.metrics)
-    transform = originals.make_transform(chosen.resize, size)
+    chosen = protocol.load(given.protocol, folder).configured(given.set, given.metrics)
     if given.images:
         images, facts = ImageFolder(given.images, given.file_list), provenance.folder(given.images, given.file_list)
     else:
@@ -54,8 +48,8 @@ def main() -> None:
     with processes(given.device) as device:
         tokenizer = tokenizers.load(given.tokenizer, given.checkpoint, weights=chosen.weights, device=device)
         model = provenance.model(tokenizer, given.tokenizer, given.checkpoint, chosen.weights)
+        dataset = TransformedDataset(images, originals.make_transform(chosen.resize, size))
         loading = results.Loading(given.limit, given.batch_size, given.num_workers)
-        dataset = TransformedDataset(images, transform)
         run = results.run(tokenizer, dataset, chosen, device, facts, model, size, loading, check)
         if rank() == 0:
             print(report.write(given.output, run, given.method, given.train_data))

@@ -13,12 +13,12 @@ Continue a run:
     bash run_B_128.sh --ckpt_path outputs/imagenet_B_128/version_0/checkpoints/last.ckpt
 
 IMAGENET_ROOT (default data/imagenet) holds train/<class>/*.JPEG and val/<class>/*.JPEG.
-PYTHON chooses the interpreter (default .venv/bin/python if there is one, else python)."
+PYTHON chooses the interpreter (default .venv/bin/python of the repository if there is one, else python)."
 set -euo pipefail
 fail() { echo "error: $*" >&2; exit 2; }
 
 config=$1; shift
-cd "$(dirname "$0")/.."
+root=$(cd "$(dirname "$0")/.." && pwd)
 case "${1:-}" in -h|--help) echo "$usage"; exit 0 ;; esac
 if [[ $# -gt 0 && "$1" != -* ]]; then
   [[ $# -ge 3 && "$2" =~ ^[0-9]+$ && "$3" =~ ^[0-9]+$ ]] ||
@@ -27,31 +27,38 @@ if [[ $# -gt 0 && "$1" != -* ]]; then
   [[ -n "${NUM_NODES:-}" ]] || fail "MASTER_ADDR is given but not NUM_NODES: how many machines take part?"
 fi
 
-python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python)}
+python=${PYTHON:-$([[ -x "$root/.venv/bin/python" ]] && echo "$root/.venv/bin/python" || echo python)}
 "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("open_magvit2") is None)' 2>/dev/null ||
   fail "$python cannot import open_magvit2: run 'pip install -r requirements.txt', or set PYTHON"
 
-# Early and clear refusals; a flag that replaces what is checked switches its check off.
+# Early and clear refusals; flags that replace what is checked switch its check off.
 flags=" $* "
+command=("$python" "$root/scripts/train.py" fit --config "$root/configs/image_tokenizer/base.yaml"
+  --config "$root/configs/image_tokenizer/$config.yaml")
 imagenet=${IMAGENET_ROOT:-data/imagenet}
-data=()
-if [[ "$flags" != *" --data"* || -n "${IMAGENET_ROOT:-}" ]]; then
+if [[ -n "${IMAGENET_ROOT:-}" || ( "$flags" != *" --data"* && "$flags" != *" --config "* ) ]]; then
   for split in train val; do
     [[ -d "$imagenet/$split" ]] ||
       fail "no ImageNet at $imagenet/$split: set IMAGENET_ROOT to the folder that holds train/<class>/ and val/<class>/"
   done
-  data=(--data.init_args.train.init_args.root "$imagenet/train" --data.init_args.validation.init_args.root "$imagenet/val")
+  command+=(--data.init_args.train.init_args.root "$imagenet/train"
+    --data.init_args.validation.init_args.root "$imagenet/val")
 fi
-if [[ "$flags" != *"--trainer.accelerator"* ]]; then
-  "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())" ||
+gpus=0
+if [[ "$flags" != *"--trainer.accelerator"* && "$flags" != *" --config "* ]]; then
+  gpus=$("$python" -c "import torch; print(torch.cuda.device_count())")
+  [[ $gpus -gt 0 ]] ||
     fail "PyTorch sees no GPU (check nvidia-smi and CUDA_VISIBLE_DEVICES), or pass --trainer.accelerator cpu"
 fi
 
 nodes=${NUM_NODES:-1}
-trainer=()
-if [[ -n "${SLURM_PROCID:-}" && -n "${SLURM_NTASKS_PER_NODE:-}" ]]; then
+tasks=${SLURM_NTASKS_PER_NODE:-}
+tasks=${tasks%%(*}
+if [[ -n "${SLURM_PROCID:-}" && -n "$tasks" ]]; then
   nodes=$SLURM_NNODES
-  trainer=(--trainer.devices "${SLURM_NTASKS_PER_NODE%%(*}")
+  [[ $gpus -le 1 || $gpus -eq $tasks ]] ||
+    fail "SLURM starts $tasks task(s) a machine, but $gpus GPUs are visible: use one task a GPU"
+  command+=(--trainer.devices "$tasks")
 elif [[ $nodes -gt 1 ]]; then
   for name in MASTER_ADDR MASTER_PORT NODE_RANK; do
     [[ -n "${!name:-}" ]] || fail "NUM_NODES is $nodes but $name is not set"
@@ -59,9 +66,9 @@ elif [[ $nodes -gt 1 ]]; then
   [[ $NODE_RANK -lt $nodes ]] || fail "NODE_RANK $NODE_RANK is no rank of NUM_NODES $nodes machines (0 to $((nodes - 1)))"
 fi
 
-command=("$python" scripts/train.py fit --config configs/image_tokenizer/base.yaml
-  --config "configs/image_tokenizer/$config.yaml" --trainer.num_nodes "$nodes"
-  "${trainer[@]}" "${data[@]}" "$@")
-echo "machine ${NODE_RANK:-${SLURM_NODEID:-0}} of $nodes on $(hostname), about to run:" >&2
-printf '  %q' "${command[@]}" >&2; echo >&2
+command+=(--trainer.num_nodes "$nodes" "$@")
+if [[ ${SLURM_PROCID:-0} -eq 0 ]]; then
+  echo "machine ${NODE_RANK:-0} of $nodes on $(hostname), about to run:" >&2
+  echo "  $(printf '%q ' "${command[@]}")" >&2
+fi
 exec "${command[@]}"

@@ -9,8 +9,9 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "open_magvit2"
 LEAVES = {"common", "protocols"}
 ROOMS = {"image_tokenizer", "video_tokenizer", "autoregressive"}
 ALLOWED = {
+    "__init__.py": {"image_tokenizer"},
+    "protocols.py": set(),
     "common": set(),
-    "protocols": set(),
     "layers": LEAVES,
     "quantizers": LEAVES | {"layers"},
     "losses": LEAVES | {"layers"},
@@ -38,7 +39,7 @@ def imported_parts(path: Path) -> set[str]:
     return parts
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.glob("*/**/*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
 def test_file_imports_only_what_its_room_may(path):
     relative = path.relative_to(SOURCE)
     room = relative.parts[0]

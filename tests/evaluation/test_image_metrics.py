@@ -56,7 +56,7 @@ def test_psnr_equals_scikit_image(pair):
         cut = pixels.rounded if how == "rounded" else pixels.truncated
         first, second = (x.permute(0, 2, 3, 1).numpy() for x in cut(image, reconstruction))
         expected = [peak_signal_noise_ratio(a, b, data_range=255) for a, b in zip(first, second, strict=True)]
-        assert figures[name] == pytest.approx(np.mean(expected), abs=1e-6)
+        assert figures[name] == pytest.approx(np.mean(expected), abs=1e-9)
 
 
 @pytest.mark.parametrize("size", [4, 8])

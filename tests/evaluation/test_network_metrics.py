@@ -28,7 +28,8 @@ def run(names, batch_size=5, indices=None, dataset_key="", images=None):
     images = make_images(NUMBER) if images is None else images
     metrics, absent = create(names, MetricContext(CoarseTokenizer.codebook_size, len(images), dataset_key))
     assert absent == {}
-    return evaluate(CoarseTokenizer(), make_loader(images, batch_size, indices), metrics, progress=False).metrics
+    loader = make_loader(images, batch_size, indices)
+    return evaluate(CoarseTokenizer(), loader, metrics, progress=False, check="off").metrics
 
 
 def test_features_are_bit_for_bit_torch_fidelitys(random_networks):

@@ -12,6 +12,9 @@ from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
 from open_magvit2.losses.objective import GeneratorObjective
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
+# Weights without the one loss that looks at a batch as a whole: with them a cut batch has the whole batch's gradient.
+SEPARABLE = {"sample_entropy": 0.1, "codebook_entropy": 0.0, "commitment": 0.25}
+
 
 def module(
     discriminator: bool = True, objective: dict[str, Any] | None = None, **options: Any

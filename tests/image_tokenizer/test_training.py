@@ -11,13 +11,14 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import MixedPrecision
-from small_training import data, module, trainer
+from small_training import SEPARABLE, data, module, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from open_magvit2 import load_tokenizer
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.training.averaging import ExponentialMovingAverage
-from open_magvit2.training.callbacks import ReconstructionImages, Throughput
+from open_magvit2.training.callbacks import ReconstructionImages, Throughput, TrainingCheckpoint
+from open_magvit2.training.schedules import StepDrop
 
 
 def parameters(network: torch.nn.Module) -> torch.Tensor:
@@ -55,10 +56,9 @@ def test_one_backward_gives_each_network_the_gradient_of_its_own_objective(adapt
 
 def test_micro_batches_add_up_to_the_whole_batch(tmp_path):
     # without terms that look at a batch as a whole (entropy, BatchNorm) a cut batch is the same batch
-    weights = {"sample_entropy": 0.1, "codebook_entropy": 0.0, "commitment": 0.25}
     results = []
     for size in (8, 2):
-        training = module(discriminator=False, objective={"quantizer_weights": weights}, micro_batch_size=size)
+        training = module(discriminator=False, objective={"quantizer_weights": SEPARABLE}, micro_batch_size=size)
         trainer(tmp_path, precision="64-true", limit_val_batches=0).fit(training, data())
         results.append(parameters(training.tokenizer))
     assert torch.allclose(*results, rtol=1e-7, atol=1e-9)
@@ -171,6 +171,29 @@ def test_moving_averages_follow_their_formula_are_validated_and_saved(tmp_path):
     assert torch.equal(parameters(load_tokenizer(file, weights="raw")), record.raw[-1])
 
 
+def test_training_that_ends_between_validations_is_saved_with_both_weights(tmp_path):
+    record = RecordWeights()
+    checkpoint = TrainingCheckpoint(dirpath=tmp_path, save_last=True, monitor="validation/psnr_image")
+    callbacks = [record, ExponentialMovingAverage(decay=0.5), checkpoint]
+    options = {"max_steps": 5, "val_check_interval": 4, "callbacks": callbacks, "enable_checkpointing": True}
+    trainer(tmp_path, **options).fit(module(metrics=[PSNR()]), data())
+    file = tmp_path / "last.ckpt"
+    assert torch.load(file, weights_only=True)["global_step"] == 5
+    assert torch.equal(parameters(load_tokenizer(file, weights="raw")), record.raw[4])
+    assert not torch.allclose(parameters(load_tokenizer(file)), record.raw[4])
+
+
+def test_a_continued_run_follows_the_new_learning_rate(tmp_path):
+    first = trainer(tmp_path, max_steps=2)
+    first.fit(module(learning_rate=0.01, schedule=StepDrop([100])), data())
+    first.save_checkpoint(tmp_path / "first.ckpt")
+    second = trainer(tmp_path, max_steps=4)
+    second.fit(
+        module(learning_rate=0.004, schedule=StepDrop([3], factor=0.5)), data(), ckpt_path=tmp_path / "first.ckpt"
+    )
+    assert [optimizer.param_groups[0]["lr"] for optimizer in second.optimizers] == [0.002, 0.002]
+
+
 def test_averaging_can_start_later(tmp_path):
     record = RecordWeights()
     callbacks = [record, ExponentialMovingAverage(decay=0.7, start_step=2)]
@@ -206,9 +229,9 @@ def test_what_is_logged_and_at_which_step(tmp_path):
     events.Reload()
     scalars = set(events.Tags()["scalars"])
     terms = ("total", "reconstruction", "adversarial", "sample_entropy", "codebook_entropy", "commitment")
-    expected = {f"train/generator/{term}" for term in (*terms, "gradient_norm", "learning_rate")}
-    expected |= {f"train/discriminator/{t}" for t in ("total", "hinge", "lecam", "gradient_norm", "learning_rate")}
-    expected |= {"train/psnr", "train/codebook_utilization", "train/images_per_second"}
+    expected = {f"train/generator/{term}" for term in (*terms, "gradient_norm")}
+    expected |= {f"train/discriminator/{term}" for term in ("total", "hinge", "lecam", "gradient_norm")}
+    expected |= {"train/psnr", "train/learning_rate", "train/codebook_utilization", "train/images_per_second"}
     expected |= {"validation/psnr_image", "validation/codebook_utilization"}
     assert expected <= scalars
     assert [event.step for event in events.Scalars("train/generator/total")] == [2, 4]
@@ -218,8 +241,6 @@ def test_what_is_logged_and_at_which_step(tmp_path):
 
 
 def test_learning_rate_follows_the_schedule(tmp_path):
-    from open_magvit2.training.schedules import StepDrop
-
     run = trainer(tmp_path, max_steps=3)
     run.fit(module(learning_rate=0.01, schedule=StepDrop([2], factor=0.5)), data())
     assert [optimizer.param_groups[0]["lr"] for optimizer in run.optimizers] == [0.005, 0.005]
@@ -240,12 +261,19 @@ def test_training_lowers_the_loss(tmp_path):
 def test_contradictions_are_refused(tmp_path):
     with pytest.raises(ValueError, match="adversarial_weight is 0.1"):
         module(discriminator=False, objective={"adversarial_weight": 0.1})
+    with pytest.raises(ValueError, match="begin at the same step"):
+        module(objective={"adversarial_start": 5})
+    with pytest.raises(ValueError, match="micro_batch_size must be at least 1"):
+        module(micro_batch_size=0)
     with pytest.raises(ValueError, match="no multiple of micro_batch_size 3"):
         trainer(tmp_path).fit(module(micro_batch_size=3), data())
 
 
 def test_two_processes_train_alike(tmp_path):
-    """DDP over gloo: equal parameters on both ranks, each gradient reduced once a step, no buffer broadcast."""
+    """DDP over gloo: equal parameters on both ranks, each gradient reduced once a step, no buffer broadcast.
+
+    Two processes with two micro-batches each end where one process with the whole batch ends.
+    """
     script = Path(__file__).with_name("train_with_ddp.py")
     run = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
@@ -256,5 +284,9 @@ def test_two_processes_train_alike(tmp_path):
     assert not result["broadcast_buffers"]
     assert not result["find_unused_parameters"]
     assert result["lecam_agrees"]
+    single = module(discriminator=False, objective={"quantizer_weights": SEPARABLE}, micro_batch_size=8)
+    trainer(tmp_path, precision="64-true", limit_val_batches=0).fit(single, data(global_batch_size=8))
+    joint = torch.load(tmp_path / "parameters.pt")
+    assert torch.allclose(joint, parameters(single.tokenizer), rtol=1e-7, atol=1e-9)
     assert result["num_validated"] == 7
     assert load_tokenizer(tmp_path / "last.ckpt").codebook_size == 64

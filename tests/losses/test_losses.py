@@ -68,6 +68,14 @@ def test_lecam_moves_as_far_in_micro_batches():
     assert torch.allclose(whole.ema_fake, cut.ema_fake, rtol=1e-5)
 
 
+def test_an_overflow_leaves_lecam_as_it_was():
+    lecam = LeCAM(decay=0.9)
+    lecam.update(torch.ones(2, 1), torch.ones(2, 1))
+    before = lecam.ema_real.clone(), lecam.ema_fake.clone()
+    lecam.update(torch.tensor([float("inf"), float("-inf")]), torch.tensor([float("nan"), 1.0]))
+    assert torch.allclose(torch.stack([lecam.ema_real, lecam.ema_fake]), torch.stack(before))
+
+
 def test_lecam_averages_are_in_the_checkpoint():
     assert set(DiscriminatorObjective().state_dict()) == {"lecam.ema_real", "lecam.ema_fake"}
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from open_magvit2.quantizers import entropy
 from open_magvit2.quantizers.entropy import (
     bernoulli_entropy,
     codebook_entropy_bound,
@@ -127,9 +128,16 @@ def test_chunks_do_not_change_the_result(monkeypatch, num_bits, num_tokens):
         assert_close(got, expected, 1e-11)
 
 
-def test_autocast_and_matmul_precision_do_not_reach_it():
+def test_autocast_and_matmul_precision_do_not_reach_it(monkeypatch):
     latent = latents(64, 16, 0.02, torch.float32)
     expected = gradients(lambda z: entropy_penalty(z, TEMPERATURE), latent)
+    inside, compute = [], entropy._codebook_entropy
+
+    def recording(*arguments):
+        inside.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
+        return compute(*arguments)
+
+    monkeypatch.setattr(entropy, "_codebook_entropy", recording)
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -137,6 +145,7 @@ def test_autocast_and_matmul_precision_do_not_reach_it():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+    assert inside == [("highest", False)]
     for g, e in zip(got, expected, strict=True):
         assert torch.equal(g, e)
 

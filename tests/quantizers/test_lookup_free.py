@@ -74,6 +74,8 @@ def test_grouped_entropy_carries_another_name():
         ({"num_bits": 0}, "1 to 36"),
         ({"num_bits": 37}, "1 to 36"),
         ({"num_bits": 30}, "entropy_group_bits"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"entropy_group_bits": 40}, "entropy_group_bits must be null or 1 to 28"),
         ({"bit_order": "big"}, "bit_order must be"),
     ],
 )

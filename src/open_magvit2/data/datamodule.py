@@ -113,6 +113,6 @@ class ImageDataModule(pl.LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=self.num_workers > 0 and isinstance(sampler, TrainingSampler),
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )

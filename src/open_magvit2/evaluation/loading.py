@@ -61,11 +61,10 @@ def processes(device: str | None = None) -> Iterator[torch.device]:
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield chosen
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    yield chosen
+    # Only where all went well: after an error the other ranks are elsewhere, and torchrun ends them.
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 class PaddedTokenizer:

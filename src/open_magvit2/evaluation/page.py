@@ -169,7 +169,7 @@ def _table(results: dict[str, Any]) -> str:
     for name, value in results["metrics"].items():
         plain = name.removesuffix(suffix) if suffix else name
         error = results["metrics_std_err"].get(name)
-        plus_minus = f" &plusmn; {error:.2g}" if error is not None else ""
+        plus_minus = f" &plusmn; {error:.2g}" if error else ""
         lines.append(
             f"<tr><th>{escape(name)}</th><td>{_number(plain, value)}{plus_minus}</td>"
             f"<td>{escape(_MEANINGS.get(plain, ''))}</td></tr>"

@@ -1,35 +1,107 @@
-"""Pictures of reconstructions: any size through a tokenizer, side by side, and grids for a README."""
+"""Pictures of reconstructions: side by side, in labelled columns with baselines, and in grids for a README."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from open_magvit2.common import images
-from open_magvit2.protocols import Tokenizer
+from open_magvit2.evaluation.baselines import BASELINES, psnr, token_bits
+from open_magvit2.evaluation.pillow import from_image, to_image
+from open_magvit2.evaluation.tiling import Reconstruction
+
+_TITLES = {"jpeg": "JPEG", "bicubic": "bicubic down and up"}
+_INK, _GREY, _EMPTY = (25, 25, 25), (105, 105, 105), (238, 238, 238)
+_LEAST_WIDTH = 192  # smaller images are enlarged, so that there is something to see and room for the words
 
 
-@torch.inference_mode()
-def reconstruct_pixels(tokenizer: Tokenizer, pixels: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Reconstruction of one image of any size, uint8 [3, H, W] -> uint8 [3, H, W].
+class Column(NamedTuple):
+    """One image of a comparison, and what stands around it."""
 
-    Sides that are no multiples of the downsampling factor are padded at the bottom and right by repeating the border,
-    and cropped again.
-    """
-    height, width = pixels.shape[1:]
-    step = tokenizer.downsampling
-    image = images.to_float(pixels.to(device))[None]
-    image = F.pad(image, (0, -width % step, 0, -height % step), mode="replicate")
-    reconstruction, _ = tokenizer.reconstruct(image)
-    return images.to_uint8(reconstruction[0, :, :height, :width]).cpu()
+    title: str
+    pixels: Tensor | None  # uint8 [3, H, W]; None where a method gives no image
+    figures: list[str]  # the lines below it
 
 
 def side_by_side(original: Tensor, reconstruction: Tensor) -> Tensor:
     """Original left, reconstruction right: uint8 [3, H, W] twice -> [3, H + 4, 2 W + 6]."""
     return images.grid([torch.stack([original, reconstruction])])
+
+
+def comparison(
+    original: Tensor, reconstruction: Reconstruction, codebook_size: int, baselines: Sequence[str] = ()
+) -> Tensor:
+    """The original beside its reconstruction; with baselines, labelled columns with bits per pixel and PSNR.
+
+    Args:
+        original: uint8 [3, H, W].
+        reconstruction: of it; all its tokens count, those of padding and overlaps too.
+        codebook_size: of the tokenizer.
+        baselines: keys of `baselines.BASELINES`; each gets at most as many bits as the tokens have.
+
+    Returns:
+        uint8 [3, H', W'].
+    """
+    if not baselines:
+        return side_by_side(original, reconstruction.pixels)
+    height, width = original.shape[1:]
+    max_bits = token_bits(reconstruction.num_tokens, codebook_size)
+    tokens = f"{reconstruction.num_tokens:,} tokens of {math.log2(codebook_size):g} bits"
+    columns = [
+        Column("original", original, [f"{24:.3f} bpp", f"{width} x {height} pixels"]),
+        Column("tokenizer", reconstruction.pixels, [_figures(original, reconstruction.pixels, max_bits), tokens]),
+    ]
+    for name in baselines:
+        result = BASELINES[name](original, max_bits)
+        if result is None:
+            columns.append(Column(_TITLES[name], None, [f"does not fit {max_bits / (height * width):.3f} bpp"]))
+            continue
+        figures = [_figures(original, result.pixels, result.num_bits), result.settings]
+        columns.append(Column(_TITLES[name], result.pixels, figures))
+    return labelled_columns(columns)
+
+
+def labelled_columns(columns: Sequence[Column]) -> Tensor:
+    """Images beside each other, titles above and figures below; small images enlarged by a whole factor.
+
+    Args:
+        columns: at least one with an image; images of one size.
+
+    Returns:
+        uint8 [3, H', W'].
+    """
+    height, width = next(column.pixels.shape[1:] for column in columns if column.pixels is not None)
+    enlarge = math.ceil(_LEAST_WIDTH / width)
+    size = (width * enlarge, height * enlarge)
+    # Odd sizes: at even ones the built-in font's spaces are rounded down to almost nothing.
+    title_font, font = (ImageFont.load_default(max(least, size[0] // 22) | 1) for least in (15, 13))
+    lengths = [title_font.getlength(column.title) for column in columns]
+    lengths += [font.getlength(line) for column in columns for line in column.figures]
+    column_width = max(size[0], math.ceil(max(lengths)))
+    gap, line = round(title_font.size), round(font.size * 1.35)
+    top = gap + round(title_font.size * 1.5)
+    num_lines = max(len(column.figures) for column in columns)
+    canvas = Image.new(
+        "RGB", (len(columns) * (column_width + gap) + gap, top + size[1] + num_lines * line + 2 * gap), "white"
+    )
+    draw = ImageDraw.Draw(canvas)
+    for number, column in enumerate(columns):
+        left = gap + number * (column_width + gap)
+        middle = left + column_width // 2
+        corner = (left + (column_width - size[0]) // 2, top)
+        draw.text((middle, gap), column.title, _INK, title_font, anchor="ma")
+        if column.pixels is None:
+            draw.rectangle((*corner, corner[0] + size[0] - 1, top + size[1] - 1), _EMPTY)
+        else:
+            canvas.paste(to_image(column.pixels).resize(size, Image.Resampling.NEAREST), corner)
+        for i, words in enumerate(column.figures):
+            below = top + size[1] + gap // 2 + i * line
+            draw.text((middle, below), words, _GREY if i else _INK, font, anchor="ma")
+    return from_image(canvas)
 
 
 def originals_above_reconstructions(
@@ -57,4 +129,9 @@ def save_png(path: str | Path, pixels: Tensor) -> None:
     """Write uint8 [3, H, W] as a PNG; the folder is made if need be."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
+    to_image(pixels).save(path, format="PNG")
+
+
+def _figures(original: Tensor, result: Tensor, num_bits: float) -> str:
+    """Bits per pixel and PSNR of an image."""
+    return f"{num_bits / original[0].numel():.3f} bpp, {psnr(original, result):.2f} dB"

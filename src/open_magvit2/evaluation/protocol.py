@@ -65,14 +65,18 @@ class Protocol:
         return asdict(self)
 
 
-def load(path: str | Path) -> Protocol:
-    """Read a protocol from YAML.
+def load(name: str | Path, folder: str | Path = ".") -> Protocol:
+    """Read a protocol.
+
+    Args:
+        name: of a file `<name>.yaml` in the folder, or the path of a YAML file.
+        folder: of the named protocols.
 
     Raises:
         FileNotFoundError: naming the protocols beside it.
         ValueError: for an unknown field.
     """
-    path = Path(path)
+    path = Path(name) if Path(name).suffix == ".yaml" else Path(folder) / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise FileNotFoundError(f"no protocol at {path}; beside it: {', '.join(known) or 'none'}")

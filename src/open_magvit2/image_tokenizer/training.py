@@ -13,9 +13,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from open_magvit2.common import distributed
 from open_magvit2.common.codebook import CodeHistogram
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import at_least_float32
@@ -62,6 +64,9 @@ class ImageTokenizerTraining(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        for name, value in (("micro_batch_size", micro_batch_size), ("usage_window", usage_window)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         has_discriminator = discriminator is not None
         if has_discriminator != (generator_objective.adversarial_weight > 0):
             raise ValueError(
@@ -69,12 +74,20 @@ class ImageTokenizerTraining(pl.LightningModule):
                 f"{generator_objective.adversarial_weight}: for training without a GAN term set the one to null and "
                 "the other to 0, else neither"
             )
+        if not has_discriminator and discriminator_objective is not None:
+            raise ValueError("discriminator_objective is given without a discriminator: set it to null as well")
+        if has_discriminator:
+            discriminator_objective = discriminator_objective or DiscriminatorObjective()
+            starts = (generator_objective.adversarial_start, discriminator_objective.start)
+            if starts[0] != starts[1]:
+                raise ValueError(
+                    f"generator_objective.adversarial_start is {starts[0]}, discriminator_objective.start {starts[1]}: "
+                    "both networks must begin at the same step"
+                )
         self.tokenizer = tokenizer
         self.discriminator = discriminator
         self.generator_objective = generator_objective
-        self.discriminator_objective = (
-            (discriminator_objective or DiscriminatorObjective()) if has_discriminator else None
-        )
+        self.discriminator_objective = discriminator_objective
         self.micro_batch_size = micro_batch_size
         self.learning_rate = learning_rate
         self.betas = tuple(betas)
@@ -82,18 +95,29 @@ class ImageTokenizerTraining(pl.LightningModule):
         self.gradient_clip_norm = gradient_clip_norm
         self.metrics = list(metrics)
         self.usage_window = usage_window
-        self.latest_terms: dict[str, Tensor] = {}  # of the last training step, on the device; the progress bar reads it
+        self.latest_terms: dict[str, Any] = {}  # this rank's at the last step, on the device; for the progress bar
         self._usage = CodeHistogram(tokenizer.codebook_size)
         self._validation_usage = CodeHistogram(tokenizer.codebook_size)
 
-    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
-        """Adam for the generator and, if there is one, for the discriminator; one schedule for both."""
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam for the generator and, if there is one, for the discriminator."""
         networks = [self.tokenizer] + ([self.discriminator] if self.discriminator is not None else [])
-        optimizers = [
+        return [
             torch.optim.Adam(network.parameters(), lr=self.learning_rate, betas=self.betas, fused=True)
             for network in networks
         ]
-        return optimizers, [torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule) for optimizer in optimizers]
+
+    def on_fit_start(self) -> None:
+        """Refuse a batch that cannot be cut, before the first image is read."""
+        global_batch_size = getattr(self.trainer.datamodule, "global_batch_size", None)
+        if global_batch_size is not None:
+            share = global_batch_size // self.trainer.world_size
+            self._check_share(share)
+            if share < self.micro_batch_size:
+                rank_zero_warn(
+                    f"each device gets {share} images a step, fewer than micro_batch_size {self.micro_batch_size}: the "
+                    "entropy penalty and BatchNorm see smaller batches than the recipe's"
+                )
 
     def training_step(self, batch: Sample, batch_idx: int) -> None:
         """One training step on this rank's share of the global batch: uint8 images [B, 3, H, W]."""
@@ -101,7 +125,7 @@ class ImageTokenizerTraining(pl.LightningModule):
         micro_batches = self._micro_batches(batch["image"])
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        terms: dict[str, Tensor] = {}
+        terms: dict[str, Any] = {}
         for number, pixels in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
             fraction = len(pixels) / len(batch["image"])
@@ -111,9 +135,7 @@ class ImageTokenizerTraining(pl.LightningModule):
             for name, term in new_terms.items():
                 terms[name] = terms.get(name, 0.0) + term * fraction
         terms |= self._step(optimizers)
-        for scheduler in _as_list(self.lr_schedulers()):
-            scheduler.step()
-        self._log_training(terms, optimizers)
+        self._log_training(terms)
 
     def _losses(self, image: Tensor, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of both objectives on a micro-batch, and its terms as <network>/<term>."""
@@ -143,47 +165,52 @@ class ImageTokenizerTraining(pl.LightningModule):
             logged |= {f"discriminator/{name}": term for name, term in terms.items()}
         return total, logged
 
-    def _step(self, optimizers: list[Any]) -> dict[str, Tensor]:
+    def _step(self, optimizers: list[Any]) -> dict[str, Any]:
         """Step both optimizers once; Lightning counts the generator's step alone as the training step.
 
+        The learning rate is a function of the step and no state: a run continued with another schedule follows it.
         The discriminator's step passes Lightning by, because there it would count as a second training step and
         update the loss scale a second time. Gradients are unscaled here: Lightning leaves that to a fused optimizer.
         """
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        names = ("generator", "discriminator")
-        norms = {}
-        for name, optimizer in zip(names, optimizers, strict=False):
+        learning_rate = self.learning_rate * self.schedule(self.global_step)
+        logged: dict[str, Any] = {"learning_rate": learning_rate}
+        for name, optimizer in zip(("generator", "discriminator"), optimizers, strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
             if scaler is not None:
                 scaler.unscale_(optimizer.optimizer)
             parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             norm = nn.utils.get_total_norm([p.grad for p in parameters])
             if self.gradient_clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip_norm, norm)
-            norms[f"{name}/gradient_norm"] = norm
+            logged[f"{name}/gradient_norm"] = norm
         for optimizer in optimizers[1:]:
             if scaler is None:
                 optimizer.optimizer.step()
             else:
                 scaler.step(optimizer.optimizer)
         optimizers[0].step()
-        return norms
+        return logged
 
     def _micro_batches(self, pixels: Tensor) -> Sequence[Tensor]:
-        size = min(self.micro_batch_size, len(pixels))
-        if len(pixels) % size:
+        self._check_share(len(pixels))
+        return pixels.split(min(self.micro_batch_size, len(pixels)))
+
+    def _check_share(self, num_images: int) -> None:
+        if num_images > self.micro_batch_size and num_images % self.micro_batch_size:
             raise ValueError(
-                f"each device gets {len(pixels)} images a step, which is no multiple of micro_batch_size "
+                f"each device gets {num_images} images a step, which is no multiple of micro_batch_size "
                 f"{self.micro_batch_size}: change data.global_batch_size, micro_batch_size or the number of devices"
             )
-        return pixels.split(size)
 
     def _gradient_sync(self, last: bool) -> Any:
         """DDP reduces gradients in the backward pass of the last micro-batch alone."""
         model = self.trainer.strategy.model
         return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
 
-    def _log_training(self, terms: dict[str, Tensor], optimizers: list[Any]) -> None:
-        """Write to the loggers at Lightning's interval, at the training step's own number.
+    def _log_training(self, terms: dict[str, Any]) -> None:
+        """Write means over ranks to the loggers at Lightning's interval, at the training step's own number.
 
         In between nothing waits for the device. Not through `self.log`: with manual optimization its step axis counts
         batches from 0, and its own interval would drop the utilization of a window that ends in between.
@@ -195,9 +222,9 @@ class ImageTokenizerTraining(pl.LightningModule):
             scalars["train/codebook_utilization"] = self._usage.compute()["utilization"]
             self._usage.reset()
         if step % self.trainer.log_every_n_steps == 0:
-            scalars |= {f"train/{name}": float(term) for name, term in terms.items()}
-            for name, optimizer in zip(("generator", "discriminator"), optimizers, strict=False):
-                scalars[f"train/{name}/learning_rate"] = optimizer.param_groups[0]["lr"]
+            values = torch.tensor([float(term) for term in terms.values()], device=self.device)
+            means = distributed.all_reduce_mean(values).tolist()
+            scalars |= {f"train/{name}": mean for name, mean in zip(terms, means, strict=True)}
         if scalars:
             for logger in self.loggers:
                 logger.log_metrics(scalars, step=step)

@@ -39,6 +39,8 @@ class LeCAM(nn.Module):
         """
         means = torch.stack([at_least_float32(real_logits).mean(), at_least_float32(fake_logits).mean()])
         means = distributed.all_reduce_mean(means)
+        averages = torch.stack([self.ema_real, self.ema_fake])
+        means = torch.where(means.isfinite(), means, averages)  # one overflow in fp16 would stay in them for ever
         decay = self.decay**fraction
         self.ema_real.mul_(decay).add_(means[0], alpha=1.0 - decay)
         self.ema_fake.mul_(decay).add_(means[1], alpha=1.0 - decay)

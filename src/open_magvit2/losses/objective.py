@@ -100,7 +100,7 @@ class GeneratorObjective(nn.Module):
             terms["adversarial"] = GENERATOR_LOSSES[self.adversarial](fake_logits)
             weight = self._adversarial_weight(total, terms["adversarial"], step, last_layer)
             total = total + weight * terms["adversarial"]
-            terms["adversarial_weight"] = torch.as_tensor(weight, device=image.device)
+            terms["adversarial_weight"] = torch.as_tensor(weight)  # a number stays on the host
         total = total + self._quantizer_total(quantizer_losses, step, terms)
         return total, {"total": total.detach(), **{name: term.detach() for name, term in terms.items()}}
 

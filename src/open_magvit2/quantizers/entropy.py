@@ -128,6 +128,15 @@ def _log_joint(log_zero: Tensor, log_one: Tensor) -> Tensor:
     return joint
 
 
+def _probabilities(log_probabilities: Tensor) -> Tensor:
+    """exp, in place, with 0 below the square root of the smallest normal number (1e-19 in float32).
+
+    No figure changes by it, and no product of two such numbers is subnormal, which CPUs compute slowly.
+    """
+    smallest = 0.5 * math.log(torch.finfo(log_probabilities.dtype).tiny)
+    return log_probabilities.masked_fill_(log_probabilities < smallest, -math.inf).exp_()
+
+
 def _sums_by_bit(weights: Tensor, num_bits: int) -> Tensor:
     """[N, k, 2]: for every bit, the sums of weights [N, 2^k] over the values in which that bit is 0, and is 1.
 
@@ -180,7 +189,7 @@ def _codebook_entropy(logits: Tensor, eps: float, over_ranks: bool) -> tuple[Ten
     num_lower = (num_bits + 1) // 2
     num_upper = num_bits - num_lower
     log_one, log_zero = F.logsigmoid(logits), F.logsigmoid(-logits)
-    lower = _log_joint(log_zero[:, :num_lower], log_one[:, :num_lower]).exp_()  # A
+    lower = _probabilities(_log_joint(log_zero[:, :num_lower], log_one[:, :num_lower]))  # A
 
     # A chunk fixes the most significant of the upper bits and enumerates the rest: rows = 2^num_free of P.
     row_limit = max(1, _CHUNK_ELEMENTS // max(2**num_lower, number))
@@ -198,7 +207,7 @@ def _codebook_entropy(logits: Tensor, eps: float, over_ranks: bool) -> tuple[Ten
     for chunk in range(2**num_fixed):
         fixed_bits = [(chunk >> bit) & 1 for bit in range(num_fixed)]
         fixed_log = sum((fixed_one if one else fixed_zero)[:, bit] for bit, one in enumerate(fixed_bits))
-        upper = (free_joint + (fixed_log[:, None] if num_fixed else 0.0)).exp_()  # rows of B^T, [N, rows]
+        upper = _probabilities(free_joint + (fixed_log[:, None] if num_fixed else 0.0))  # rows of B^T, [N, rows]
 
         average = (upper.T @ lower).div_(number)  # rows of P
         if over_ranks:

@@ -45,6 +45,12 @@ class LookupFreeQuantizer(nn.Module):
         super().__init__()
         if not 1 <= num_bits <= 36:
             raise ValueError(f"num_bits must be 1 to 36, got {num_bits}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        if entropy_group_bits is not None and not 1 <= entropy_group_bits <= entropy.MAX_EXACT_BITS:
+            raise ValueError(
+                f"entropy_group_bits must be null or 1 to {entropy.MAX_EXACT_BITS}, got {entropy_group_bits}"
+            )
         if bit_order not in ("least_significant_first", "most_significant_first"):
             raise ValueError(
                 f"bit_order must be 'least_significant_first' or 'most_significant_first', got {bit_order!r}"

@@ -1,17 +1,22 @@
-"""Moving averages of the weights (Polyak & Juditsky 1992), through Lightning's weight-averaging callback.
+"""Moving averages of the weights (Polyak & Juditsky 1992), on Lightning's weight-averaging callback.
 
 They live in the callback, outside the module that DDP wraps. Validation runs on them, and a checkpoint holds them under
 `state_dict`, where whoever loads it finds them first, and the raw weights under `current_model_state`.
 """
 
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import WeightAveraging
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class ExponentialMovingAverage(WeightAveraging):
-    """average <- decay * average + (1 - decay) * weights after every training step, in fused kernels.
+    """average <- decay * average + (1 - decay) * weights after every training step.
 
-    Buffers (BatchNorm's statistics, LeCAM's averages) are copied, not averaged.
+    Lightning's callback swaps, saves and restores the averages; this one decides where they live (on the training
+    device), and updates them in a few fused kernels that the host does not wait for. Buffers (BatchNorm's statistics,
+    LeCAM's averages) are copied, not averaged.
 
     Args:
         decay: 0.999 in the published recipe.
@@ -21,14 +26,32 @@ class ExponentialMovingAverage(WeightAveraging):
     def __init__(self, decay: float = 0.999, start_step: int = 0) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"decay must lie in [0, 1), got {decay}")
-        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__(use_buffers=False)
         self.decay = decay
         self.start_step = start_step
 
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """After every training step; the average is a plain copy of the weights up to `start_step`."""
-        if step_idx is None:
-            return False
-        if step_idx < self.start_step and self._average_model is not None:
-            self._average_model.n_averaged.zero_()  # torch copies instead of averaging while this is 0
-        return True
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device  # the module itself is still on the CPU at this moment
+        super().setup(trainer, pl_module, stage)
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step <= self._latest_update_step:
+            return
+        average = self._average_model.module
+        averages, weights = list(average.parameters()), list(pl_module.parameters())
+        if trainer.global_step <= max(1, self.start_step):
+            torch._foreach_copy_(averages, weights)
+        else:
+            torch._foreach_lerp_(averages, weights, 1.0 - self.decay)
+        for buffer, current in zip(average.buffers(), pl_module.buffers(), strict=True):
+            buffer.copy_(current)
+        self._latest_update_step = trainer.global_step
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing: the average moves with steps."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing: Lightning would overwrite the raw weights, and a checkpoint written after that would lose them."""

@@ -1,13 +1,21 @@
-"""What a training writes beside its losses: images per second, and pictures of reconstructions."""
+"""What a training writes beside its losses: checkpoints, images per second, pictures of reconstructions."""
 
 import time
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
 from open_magvit2.common import images
+
+
+class TrainingCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, which also saves the last step of a training that ends between two of its saves."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.save_last and self._last_global_step_saved != trainer.global_step:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 class Throughput(Callback):
@@ -60,7 +68,8 @@ class ReconstructionImages(Callback):
         if batch_idx > 0 or trainer.sanity_checking or not trainer.is_global_zero:
             return
         pixels = batch["image"][: self.num_images]
-        reconstruction, _ = pl_module.tokenizer.reconstruct(images.to_float(pixels))
+        with trainer.precision_plugin.val_step_context():
+            reconstruction, _ = pl_module.tokenizer.reconstruct(images.to_float(pixels))
         self._send(trainer, images.grid([pixels, images.to_uint8(reconstruction)]))
 
     def _send(self, trainer: pl.Trainer, grid: Tensor) -> None:

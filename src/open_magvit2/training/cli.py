@@ -1,15 +1,17 @@
 """The command line of every training: LightningCLI with our callbacks, refusing unknown keys by name."""
 
+import logging
 from typing import NoReturn
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 
 from open_magvit2.training.averaging import ExponentialMovingAverage
-from open_magvit2.training.callbacks import ReconstructionImages, Throughput
+from open_magvit2.training.callbacks import ReconstructionImages, Throughput, TrainingCheckpoint
 from open_magvit2.training.progress import TrainingProgress
+
+logger = logging.getLogger(__name__)
 
 
 class _Parser(LightningArgumentParser):
@@ -30,7 +32,7 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ExponentialMovingAverage, "averaging")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(TrainingCheckpoint, "checkpoint")
         parser.add_lightning_class_args(TrainingProgress, "progress")
         parser.add_lightning_class_args(ReconstructionImages, "images")
         parser.add_lightning_class_args(Throughput, "throughput")
@@ -40,7 +42,13 @@ class TrainingCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, OSError) as error:
+            logger.debug("where it was refused", exc_info=True)
             self.parser.error(str(error))
+
+    def before_instantiate_classes(self) -> None:
+        """A checkpoint to continue from is read without executing code, unless the user says otherwise."""
+        if self.subcommand is not None and self.config[self.subcommand].weights_only is None:
+            self.config[self.subcommand].weights_only = True
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -58,7 +66,7 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
     Returns:
         the command line with what it built.
     """
-    _register_strategy()
+    register_strategy()
     return TrainingCLI(
         pl.LightningModule,
         pl.LightningDataModule,
@@ -73,7 +81,7 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
     )
 
 
-def _register_strategy() -> None:
+def register_strategy() -> None:
     """Make "ddp", which Lightning also picks for several devices, a DDP without needless traffic.
 
     No buffers are broadcast: BatchNorm's statistics stay each device's own, and LeCAM's averages agree already.

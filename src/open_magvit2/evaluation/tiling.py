@@ -1,0 +1,224 @@
+"""One image of any size through a tokenizer: whole, or in overlapping tiles where it is too large for memory.
+
+The encoder and the decoder normalise with group norms, whose statistics are those of all they see: a tile is not
+reconstructed as the same pixels are within the whole image, however wide the overlap. Tiles differ in brightness and
+detail as their statistics do; blending hides the steps between them, and `measure_seams` says what it costs.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from open_magvit2.common import images
+from open_magvit2.evaluation.metrics.psnr import decibels
+from open_magvit2.evaluation.precision import float32
+from open_magvit2.protocols import Tokenizer
+
+
+class Reconstruction(NamedTuple):
+    """One image after a tokenizer."""
+
+    pixels: Tensor  # uint8 [3, H, W] on the CPU, of the original's size
+    num_tokens: int  # all tokens it was made from: padding and the overlaps of tiles included
+
+
+class SeamError(NamedTuple):
+    """How a reconstruction in tiles differs from the whole one; differences in levels of 0 .. 255."""
+
+    psnr: float  # of one against the other, dB; infinite where they are equal
+    psnr_near: float  # the same near seams: where tiles are blended, and one token around
+    psnr_elsewhere: float  # and where one tile alone counts; nan where there is no such pixel, here and below
+    largest_near: float
+    largest_elsewhere: float
+    psnr_whole: float  # of the whole reconstruction against the original
+    psnr_tiled: float  # of the tiled one against the original
+
+    def __str__(self) -> str:
+        return (
+            f"tiles against whole {self.psnr:.2f} dB (near seams {self.psnr_near:.2f} dB, elsewhere "
+            f"{self.psnr_elsewhere:.2f} dB; largest difference {self.largest_near:.0f} and "
+            f"{self.largest_elsewhere:.0f} levels); against the original {self.psnr_whole:.2f} dB whole, "
+            f"{self.psnr_tiled:.2f} dB in tiles"
+        )
+
+
+@torch.inference_mode()
+def reconstruct(
+    tokenizer: Tokenizer,
+    pixels: Tensor,
+    tile: int | None = None,
+    overlap: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Reconstruction:
+    """Reconstruct one image of any size, whole or in overlapping tiles blended by linear ramps.
+
+    Sides that are no multiples of the downsampling factor are padded at the bottom and right by repeating the border,
+    and cropped again. Tiles begin on the grid of the whole image's tokens; an image that fits one is taken whole.
+    Beside the image's and the result's 8-bit pixels, memory holds one tile in the tokenizer and one row of tiles as
+    float.
+
+    Args:
+        tokenizer: on `device`.
+        pixels: uint8 [3, H, W].
+        tile: side of the square tiles, a multiple of the downsampling factor; None takes the image whole.
+        overlap: of neighbouring tiles at least, a multiple of it, too; a quarter of the tile by default.
+        device: where the tokenizer runs.
+
+    Raises:
+        ValueError: for pixels of another form, and what `check_tiles` refuses.
+    """
+    _check_pixels(pixels)
+    device = torch.device(device)
+    rows, columns = _tiles(pixels, tokenizer.downsampling, tile, overlap)
+    height, width = pixels.shape[1:]
+    result = torch.empty(pixels.shape, dtype=torch.uint8)
+    band = torch.zeros(3, rows.tile, width)  # the sum so far in the rows of pixels that tiles still come to
+    num_tokens = 0
+    for row, top in enumerate(rows.starts):
+        for column, left in enumerate(columns.starts):
+            part = pixels[:, top : top + rows.tile, left : left + columns.tile]
+            piece, num_tokens_of_tile = _through_tokenizer(tokenizer, part, device)
+            num_tokens += num_tokens_of_tile
+            piece_height, piece_width = piece.shape[1:]
+            weights = rows.weights[row, :piece_height, None] * columns.weights[column, :piece_width]
+            band[:, :piece_height, left : left + piece_width] += piece.cpu() * weights
+        bottom = rows.starts[row + 1] if row + 1 < len(rows.starts) else height
+        num_finished = bottom - top
+        result[:, top:bottom] = images.to_uint8(band[:, :num_finished])
+        band = torch.cat([band[:, num_finished:], torch.zeros(3, num_finished, width)], dim=1)
+    return Reconstruction(result, num_tokens)
+
+
+def measure_seams(
+    tokenizer: Tokenizer, pixels: Tensor, tile: int, overlap: int | None = None, device: torch.device | str = "cpu"
+) -> SeamError | None:
+    """Reconstruct an image that fits memory both ways and compare; None if it fits one tile and has no seams.
+
+    Arguments and errors are those of `reconstruct`.
+    """
+    near = seams(pixels, tokenizer.downsampling, tile, overlap)
+    if not near.any():
+        return None
+    whole = reconstruct(tokenizer, pixels, device=device).pixels
+    tiled = reconstruct(tokenizer, pixels, tile, overlap, device).pixels
+    difference = (whole.to(torch.float64) - tiled.to(torch.float64)).abs()
+    at_seams, elsewhere = difference[:, near], difference[:, ~near]
+    return SeamError(
+        psnr=_psnr(difference),
+        psnr_near=_psnr(at_seams),
+        psnr_elsewhere=_psnr(elsewhere),
+        largest_near=at_seams.max().item(),
+        largest_elsewhere=elsewhere.max().item() if elsewhere.numel() else math.nan,
+        psnr_whole=_psnr(whole.to(torch.float64) - pixels.cpu()),
+        psnr_tiled=_psnr(tiled.to(torch.float64) - pixels.cpu()),
+    )
+
+
+def seams(pixels: Tensor, downsampling: int, tile: int, overlap: int | None = None) -> Tensor:
+    """Which pixels of an image lie near a seam: blended of several tiles, or within one token of such.
+
+    Returns:
+        bool [H, W].
+    """
+    height, width = pixels.shape[1:]
+    rows, columns = _tiles(pixels, downsampling, tile, overlap)
+    near = [axis.seams(length, downsampling) for axis, length in ((rows, height), (columns, width))]
+    return near[0][:, None] | near[1][None, :]
+
+
+class Axis(NamedTuple):
+    """The tiles along one side of an image."""
+
+    starts: list[int]  # ascending multiples of the downsampling factor
+    tile: int  # length of every tile; the last may reach beyond the image, into its padding
+    weights: Tensor  # float32 [tiles, tile] > 0, adding up to 1 at every pixel
+
+    def seams(self, length: int, margin: int) -> Tensor:
+        """Bool [length]: which pixels lie between the start of a tile and the end of the one before, or near."""
+        near = torch.zeros(length, dtype=torch.bool)
+        for previous, start in itertools.pairwise(self.starts):
+            near[start - margin : previous + self.tile + margin] = True
+        return near
+
+
+def tiles_along(length: int, downsampling: int, tile: int, overlap: int) -> Axis:
+    """Spread as few tiles as cover `length` pixels evenly, each overlapping the next by at least `overlap`.
+
+    A tile's weight rises linearly over all of its overlap with the one before and falls likewise towards the next;
+    where three tiles overlap, weights are divided by their sum.
+    """
+    padded = math.ceil(length / downsampling) * downsampling
+    if padded <= tile:
+        return Axis([0], padded, torch.ones(1, padded))
+    number = math.ceil((padded - overlap) / (tile - overlap))
+    # In whole tokens, so that a tile's tokens are of the same pixels as the whole image's. Rounding down keeps the
+    # overlap: it is a multiple of the token, and so no step gets longer than tile - overlap.
+    num_steps = (padded - tile) // downsampling
+    starts = [i * num_steps // (number - 1) * downsampling for i in range(number)]
+    weights = torch.ones(number, tile)
+    for i, (previous, start) in enumerate(itertools.pairwise(starts)):
+        ramp = ((torch.arange(tile) + 0.5) / max(previous + tile - start, 1)).clamp(max=1.0)
+        weights[i] *= ramp.flip(0)
+        weights[i + 1] *= ramp
+    total = torch.zeros(padded)
+    for start, weight in zip(starts, weights, strict=True):
+        total[start : start + tile] += weight
+    for start, weight in zip(starts, weights, strict=True):
+        weight /= total[start : start + tile]
+    return Axis(starts, tile, weights)
+
+
+def check_tiles(downsampling: int, tile: int, overlap: int | None = None) -> int:
+    """The overlap to use: the one given, or a quarter of the tile in whole tokens.
+
+    Raises:
+        ValueError: for a tile or an overlap that is no multiple of the downsampling factor, for a tile without a
+            token, and for an overlap that is negative or not smaller than the tile.
+    """
+    if overlap is None:
+        overlap = tile // 4 // downsampling * downsampling
+    for name, value, least in (("tile", tile, downsampling), ("overlap", overlap, 0)):
+        if value % downsampling or value < least:
+            raise ValueError(
+                f"the {name} must be a multiple of the tokenizer's downsampling factor {downsampling}, at least "
+                f"{least}, got {value}: take {max(least, round(value / downsampling) * downsampling)}"
+            )
+    if overlap >= tile:
+        raise ValueError(f"the overlap must be smaller than the tile of {tile}, got {overlap}: a quarter is usual")
+    return overlap
+
+
+def _tiles(pixels: Tensor, downsampling: int, tile: int | None, overlap: int | None) -> tuple[Axis, Axis]:
+    """The tiles along the height and the width of an image."""
+    if tile is None:
+        tile = max(pixels.shape[1:]) + downsampling  # any tile that holds the padded image
+        overlap = 0
+    else:
+        overlap = check_tiles(downsampling, tile, overlap)
+    height, width = pixels.shape[1:]
+    return tiles_along(height, downsampling, tile, overlap), tiles_along(width, downsampling, tile, overlap)
+
+
+def _through_tokenizer(tokenizer: Tokenizer, pixels: Tensor, device: torch.device) -> tuple[Tensor, int]:
+    """Reconstruction float32 [3, H, W] of pixels uint8 [3, H, W], not clamped, and the number of tokens."""
+    height, width = pixels.shape[1:]
+    step = tokenizer.downsampling
+    image = images.to_float(pixels.to(device))[None]
+    image = F.pad(image, (0, -width % step, 0, -height % step), mode="replicate")
+    with float32(device.type):
+        reconstruction, indices = tokenizer.reconstruct(image)
+    return reconstruction[0, :, :height, :width].to(torch.float32), indices[0].numel()
+
+
+def _check_pixels(pixels: Tensor) -> None:
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.dtype != torch.uint8 or not pixels.numel():
+        raise ValueError(f"expected one image uint8 [3, H, W], got {pixels.dtype} {tuple(pixels.shape)}")
+
+
+def _psnr(difference: Tensor) -> float:
+    """PSNR of a difference of 8-bit pixels, float64 of any shape; nan of no pixels."""
+    return decibels(difference.square().mean()).item()

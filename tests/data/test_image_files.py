@@ -1,0 +1,67 @@
+"""Files and folders of a command line: every image once, every name unique."""
+
+import pytest
+from PIL import Image
+
+from open_magvit2.data.image_files import find_images, read_image
+
+
+def write(path, colour=(200, 80, 20)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (5, 4), colour).save(path)
+    return path
+
+
+def test_folders_are_searched_and_kept_in_the_names(tmp_path):
+    for name in ("b.png", "a.JPG", "trip/day one/c.webp", ".hidden/d.png", "trip/.e.png"):
+        write(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    assert [file.name for file in find_images([tmp_path])] == ["a", "b", "trip/day one/c"]
+
+
+def test_equal_names_get_numbers(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for path in (one / "x.png", one / "x.jpg", two / "X.png", two / "x_2.png"):
+        write(path)
+    files = find_images([one, two])
+    names = [file.name for file in files]
+    assert len({name.casefold() for name in names}) == 4
+    assert names == ["x", "x_2", "X_3", "x_2_2"]
+    assert [file.path for file in files] == [one / "x.jpg", one / "x.png", two / "X.png", two / "x_2.png"]
+
+
+def test_a_file_given_twice_counts_once(tmp_path):
+    path = write(tmp_path / "x.png")
+    assert [file.path for file in find_images([path, tmp_path, path])] == [path]
+
+
+def test_dots_in_names_stay(tmp_path):
+    assert find_images([write(tmp_path / "v1.5 final.png")])[0].name == "v1.5 final"
+
+
+def test_a_file_by_itself_may_have_any_name(tmp_path):
+    path = tmp_path / "picture"
+    Image.new("RGB", (5, 4)).save(path, format="PNG")
+    assert find_images([path])[0].name == "picture"
+    assert read_image(path).size == (5, 4)
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png' does not exist"):
+        find_images([tmp_path / "nowhere.png"])
+    with pytest.raises(ValueError, match="no images below"):
+        find_images([tmp_path])
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
+def test_damaged_files_are_named(tmp_path, content):
+    path = tmp_path / "damaged.png"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read .*damaged\.png"):
+        read_image(path)
+
+
+def test_images_become_rgb(tmp_path):
+    path = tmp_path / "grey.png"
+    Image.new("L", (3, 2), 77).save(path)
+    assert read_image(path).getpixel((0, 0)) == (77, 77, 77)

@@ -1,0 +1,92 @@
+"""scripts/evaluate.py as a user runs it: folders, file lists, subsets, one process and two, and its refusals."""
+
+import json
+import sys
+
+import pytest
+import torch
+from commands import ROOT, run
+from PIL import Image
+from small_tokenizers import make_images
+
+from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
+
+SCRIPT = ROOT / "scripts" / "evaluate.py"
+METRICS = ["--metrics", "psnr,ssim,l1,codebook_usage,bits_per_pixel", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained tokenizer in our checkpoint format, without averages."""
+    torch.manual_seed(0)
+    tokenizer = ImageTokenizer(
+        LookupFreeQuantizer(8), channels=8, channel_multipliers=(1, 2, 2), num_residual_blocks=1, norm_groups=4
+    )
+    state = {f"tokenizer.{name}": value for name, value in tokenizer.state_dict().items()}
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.ckpt"
+    torch.save({"state_dict": state, "open_magvit2_tokenizer": tokenizer.config()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Seven pictures of different sizes in two class folders."""
+    root = tmp_path_factory.mktemp("pictures")
+    for i, pixels in enumerate(make_images(7, size=60)):
+        path = root / ("a" if i < 4 else "b") / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels[:, : 40 + 2 * i].permute(1, 2, 0).numpy()).save(path)
+    return root
+
+
+def evaluate(checkpoint, output, *flags, launcher=(sys.executable,), check=True):
+    result = run(
+        *(*launcher, SCRIPT, "--checkpoint", checkpoint, "--output", output, *METRICS, "--set", "weights=raw", *flags),
+        check=check,
+        OMP_NUM_THREADS="1",
+    )
+    return json.loads((output / "results.json").read_text()) if check else result
+
+
+def test_two_processes_and_any_batch_size_give_the_same(checkpoint, folder, tmp_path):
+    flags = ["--images", folder, "--image-size", "32", "--check", "record"]
+    one = evaluate(checkpoint, tmp_path / "one", *flags, "--batch-size", "1")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
+    two = evaluate(checkpoint, tmp_path / "two", *flags, "--batch-size", "16", launcher=torchrun)
+    assert two["runtime"]["world_size"] == 2
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-9)
+    assert two["num_images"] == one["num_images"] == 7
+    assert one["dataset"]["per_class"] == [3, 4]
+    assert one["protocol"]["changes"]["weights"] == ["averaged", "raw"]
+    assert one["model"]["num_params"] > 1000
+    assert {p.name for p in (tmp_path / "two").iterdir()} == {
+        *("results.json", "row.md", "report.html", "per_image.npz")
+    }
+
+
+def test_own_sizes_a_file_list_and_a_subset(checkpoint, folder, tmp_path):
+    (tmp_path / "list.txt").write_text("b/6.png\na/0.png\na/1.png\n")
+    flags = ["--images", folder, "--file-list", tmp_path / "list.txt", "--check", "off", "--limit", "2"]
+    found = evaluate(checkpoint, tmp_path / "out", *flags, "--protocol", "native")
+    assert found["num_images"] == 2
+    assert "psnr_image_2" in found["metrics"]
+    assert found["dataset"]["num_files"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--image-size", "32"], "Wrong or untrained weights"),
+        ([], "--image-size"),
+        (["--image-size", "32", "--set", "weights=averaged"], "holds no averaged weights"),
+        (["--image-size", "32", "--metrics", "fid"], "available: "),
+        (["--image-size", "30"], "must be multiples of 4"),
+        (["--image-size", "32", "--protocol", "papers"], "beside it: llamagen"),
+    ],
+)
+def test_refusals_name_the_cause(checkpoint, folder, tmp_path, flags, message):
+    result = evaluate(checkpoint, tmp_path, "--images", folder, *flags, check=False)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert not (tmp_path / "results.json").exists()
