@@ -38,7 +38,7 @@ class CountReductions(Callback):
         vector = torch.nn.utils.parameters_to_vector(pl_module.parameters()).detach()
         gathered = [torch.empty_like(vector) for _ in range(2)]
         dist.all_gather(gathered, vector)
-        self.largest_difference = max(self.largest_difference, counter.largest_difference)
+        self.largest_difference = max(self.largest_difference, float((gathered[0] - gathered[1]).abs().max()))
         self.num_parameters = vector.numel()
 
 

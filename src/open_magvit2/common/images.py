@@ -5,14 +5,14 @@ from torch import Tensor
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """uint8 pixels in [0, 255], any shape -> float32 in [-1, 1], as `pixels / 127.5 - 1`.
+    """uint8 pixels in [0, 255], any shape -> float32 in [-1, 1]: p / 127.5 - 1, correctly rounded for all 256 values.
 
     Raises:
         ValueError: if the pixels are not uint8 (a float image would silently be scaled twice).
     """
     if pixels.dtype != torch.uint8:
         raise ValueError(f"to_float expects uint8 pixels in [0, 255], got {pixels.dtype}: is it a float image already?")
-    return pixels.to(torch.float32).div_(127.5).sub_(1.0)
+    return pixels.to(torch.float32).mul_(2.0).sub_(255.0).div_(255.0)  # one rounding, in the division
 
 
 def to_uint8(image: Tensor) -> Tensor:
