@@ -41,6 +41,8 @@ def main() -> None:
         parser.error("give image files or folders, or --built-in N")
     if given.tile is None and (given.overlap is not None or given.measure_seams):
         parser.error("--overlap and --measure-seams need --tile")
+    if given.built_in and (given.baselines or given.reconstructions or given.measure_seams):
+        parser.error("--baselines, --reconstructions and --measure-seams are for image files, not for --built-in")
     try:
         files, methods = find_images(given.images), baselines.parse(given.baselines)
         tokenizer = load_tokenizer(given.checkpoint, given.weights, given.device)

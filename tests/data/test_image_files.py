@@ -39,11 +39,20 @@ def test_dots_in_names_stay(tmp_path):
     assert find_images([write(tmp_path / "v1.5 final.png")])[0].name == "v1.5 final"
 
 
-def test_a_file_by_itself_may_have_any_name(tmp_path):
-    path = tmp_path / "picture"
+@pytest.mark.parametrize("name", ["picture", "picture 1.5"])
+def test_a_file_by_itself_may_have_any_name(tmp_path, name):
+    path = tmp_path / name
     Image.new("RGB", (5, 4)).save(path, format="PNG")
-    assert find_images([path])[0].name == "picture"
+    assert find_images([path])[0].name == name
     assert read_image(path).size == (5, 4)
+
+
+def test_linked_folders_are_followed_without_end(tmp_path):
+    write(tmp_path / "elsewhere" / "x.png")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos")
+    assert [file.name for file in find_images([tmp_path / "photos"])] == ["link/x"]
 
 
 def test_what_is_missing_is_named(tmp_path):

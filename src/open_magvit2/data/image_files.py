@@ -37,7 +37,9 @@ def find_images(paths: Iterable[str | Path]) -> list[ImageFile]:
                 continue
             seen.add(path.resolve())
             inside = path.relative_to(given) if given.is_dir() else Path(path.name)
-            name = _unused(inside.with_suffix("").as_posix(), taken)
+            # Only an image's extension goes: "v1.5" has none.
+            inside = inside.with_suffix("") if inside.suffix.lower() in EXTENSIONS else inside
+            name = _unused(inside.as_posix(), taken)
             taken.add(name.casefold())
             found.append(ImageFile(path, name))
     return found
@@ -62,8 +64,13 @@ def _images_at(given: Path) -> list[Path]:
         raise FileNotFoundError(f"{str(given)!r} does not exist; expected an image or a folder of images")
     if not given.is_dir():
         return [given]
-    images = []
-    for folder, folders, names in os.walk(given):
+    images: list[Path] = []
+    visited: set[str] = set()  # links to folders are followed, once
+    for folder, folders, names in os.walk(given, followlinks=True):
+        if os.path.realpath(folder) in visited:
+            folders.clear()
+            continue
+        visited.add(os.path.realpath(folder))
         folders[:] = [name for name in folders if not name.startswith(".")]
         images += [Path(folder, n) for n in names if n.lower().endswith(EXTENSIONS) and not n.startswith(".")]
     if not images:

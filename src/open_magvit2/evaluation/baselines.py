@@ -98,7 +98,7 @@ def bicubic(pixels: Tensor, max_bits: float) -> Baseline | None:
         return None
     scale = min(1.0, math.sqrt(num_pixels / (original.width * original.height)))
     width = min(max(1, round(original.width * scale)), num_pixels)
-    height = min(max(1, round(original.height * scale)), num_pixels // width)
+    height = min(original.height, num_pixels // width)  # not rounded, to use the bits there are
     reduced = original.resize((width, height), Image.Resampling.BICUBIC)
     enlarged = reduced.resize(original.size, Image.Resampling.BICUBIC)
     return Baseline(from_image(enlarged), 24 * width * height, f"{width} x {height} pixels")

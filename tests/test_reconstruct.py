@@ -1,0 +1,88 @@
+"""scripts/reconstruct.py as a user runs it, with a small random tokenizer."""
+
+import runpy
+import sys
+
+import numpy as np
+import pytest
+from commands import ROOT, run
+from PIL import Image
+from small_checkpoint import save_small_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_small_checkpoint(tmp_path_factory.mktemp("checkpoint") / "small.ckpt")
+
+
+def reconstruct(checkpoint, output, *arguments, check=True):
+    """Run the script; its result."""
+    script = ROOT / "scripts/reconstruct.py"
+    command = [sys.executable, script, "--checkpoint", checkpoint, "--device", "cpu", "--output", output, *arguments]
+    return run(*command, check=check)
+
+
+def write(path, width, height):
+    """A smooth photo of a given size."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[0:height, 0:width]
+    pixels = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=-1).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_every_image_is_written_under_a_name_of_its_own_and_damaged_ones_are_told(checkpoint, tmp_path):
+    photos = tmp_path / "photos"
+    for name in ("one.png", "one.jpg", "trip/two.png"):
+        write(photos / name, 37, 50)
+    (photos / "damaged.png").write_bytes(b"not an image")
+    result = reconstruct(
+        *(checkpoint, tmp_path / "out", photos, write(tmp_path / "one.png", 20, 20)),
+        *("--reconstructions", tmp_path / "alone"),
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "damaged.png" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert ": 4, unreadable files: 1" in result.stdout
+    for folder in ("out", "alone"):
+        found = {path.relative_to(tmp_path / folder).as_posix() for path in (tmp_path / folder).rglob("*.*")}
+        assert found == {"one.png", "one_2.png", "one_3.png", "trip/two.png"}
+    side_by_side = Image.open(tmp_path / "out/trip/two.png")
+    assert side_by_side.size == (2 * 37 + 6, 50 + 4)
+    alone = Image.open(tmp_path / "alone/trip/two.png")
+    assert np.array_equal(np.array(side_by_side)[2:52, 41:78], np.array(alone))
+
+
+def test_tiles_their_seams_and_baselines(checkpoint, tmp_path):
+    photo = write(tmp_path / "wide.png", 230, 90)
+    result = reconstruct(
+        *(checkpoint, tmp_path / "out", photo, "--baselines", "jpeg,bicubic"),
+        *("--tile", "64", "--overlap", "16", "--measure-seams", "--image-size", "80"),
+    )
+    assert "fits one tile" not in result.stdout
+    assert "tiles against whole" in result.stdout
+    assert Image.open(tmp_path / "out/wide.png").width > 4 * 192
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.jpg"], "'nowhere.jpg' does not exist"),
+        (["PHOTO", "--tile", "30"], "take 32"),
+        (["PHOTO", "--overlap", "8"], "need --tile"),
+        (["PHOTO", "--baselines", "webp"], "available: jpeg, bicubic"),
+        (["--built-in", "2", "--baselines", "jpeg"], "not for --built-in"),
+        ([], "give image files or folders"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(checkpoint, tmp_path, arguments, words, monkeypatch, capsys):
+    photo = write(tmp_path / "photo.png", 40, 40)
+    given = [str(photo) if word == "PHOTO" else word for word in arguments]
+    options = ["--checkpoint", str(checkpoint), "--device", "cpu", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["reconstruct.py", *options, *given])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "scripts/reconstruct.py"), run_name="__main__")
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
