@@ -13,7 +13,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "image_tokenizer"
 BASE = ["--config", str(CONFIGS / "base.yaml")]
 # what a machine without GPUs, ImageNet and VGG weights needs to build the trainings
 HERE = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.precision", "32-true"]
-NO_LPIPS = ["--model.init_args.generator_objective.init_args.perceptual_weight", "0"]
+NO_LPIPS = ["--model.init_args.generator_objective.init_args.perceptual_weight", "0", "--model.init_args.metrics", "[]"]
 
 
 @pytest.fixture(autouse=True)

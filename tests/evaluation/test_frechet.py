@@ -71,3 +71,11 @@ def test_constant_features_and_too_few():
         moments(torch.ones(1, 4))
     with pytest.raises(ValueError, match=r"expected features \[n, 4\]"):
         Moments(4).update(torch.ones(1, 5))
+
+
+@pytest.mark.parametrize("dimensions", [3, 512])
+def test_features_that_are_not_finite_give_no_score(dimensions):
+    good = Gaussian(torch.zeros(dimensions, dtype=torch.float64), torch.eye(dimensions, dtype=torch.float64), 10)
+    bad = good._replace(covariance=torch.full((dimensions, dimensions), float("nan"), dtype=torch.float64))
+    assert np.isnan(frechet_distance(good, bad))
+    assert np.isnan(frechet_distance(bad, good))

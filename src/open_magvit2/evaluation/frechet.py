@@ -4,6 +4,7 @@ Dowson and Landau (1982); used on Inception features by Heusel et al., "GANs Tra
 (2017), equation 6. In float32 the matrix root alone is wrong by more than a good tokenizer's rFID.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -94,8 +95,11 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
         first, second: moments of D features each, float64.
 
     Returns:
-        the distance, at least 0.
+        the distance, at least 0; NaN where a moment is not finite, as those of a diverged model are (without this check
+        LAPACK may return NaN and the maximum below 0, a perfect score, or raise, according to the size).
     """
+    if not all(moment.isfinite().all() for g in (first, second) for moment in (g.mean, g.covariance)):
+        return math.nan
     difference = (first.mean - second.mean.to(first.mean.device)).square().sum()
     one, other = _root(first.covariance), _root(second.covariance.to(first.covariance.device))
     root = torch.linalg.svdvals(one @ other.T).sum() if len(one) and len(other) else difference.new_zeros(())

@@ -1,0 +1,191 @@
+"""The comparison of several tokenizers: measured, reused, published, failed, each as such in all three files."""
+
+import json
+import sys
+
+import pytest
+import torch
+import yaml
+from commands import ROOT, run
+from small_checkpoint import save_small_checkpoint
+
+from open_magvit2.data.dataset import TransformedDataset
+from open_magvit2.data.synthetic import SyntheticImages
+from open_magvit2.evaluation import originals, provenance, table, table_page, table_rows
+from open_magvit2.evaluation import protocol as protocols
+from open_magvit2.evaluation.checkpoint import Setting
+from open_magvit2.evaluation.results import Loading
+
+CONFIGS = ROOT / "configs" / "evaluation"
+METRICS = "psnr,codebook_usage"
+BASE = {"tokens": "8x8", "train_data": "nothing", "codebook_size": 64, "image_size": 32, "protocol": "paper"}
+OURS = {**BASE, "family": "open_magvit2", "published": {"rfid": 1.53, "psnr": 21.5, "codebook_utilization": 1.0}}
+ROWS = [
+    {**OURS, "method": "Small | one", "checkpoint": "small.ckpt", "remark": "PSNR per batch"},
+    {**OURS, "method": "Broken", "checkpoint": "broken.ckpt"},
+    {**OURS, "method": "Not here", "checkpoint": "elsewhere.ckpt"},
+    {**BASE, "method": "Foreign", "checkpoint": "foreign.pt", "published": {"rfid": 2.19, "psnr": None}},
+    {**BASE, "method": "Unreleased", "never_released": True, "published": {"rfid": 1.28}, "image_size": 64},
+]
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A table's YAML and a folder of checkpoints: one good, one cut short, one of a family nobody wrote."""
+    path = save_small_checkpoint(tmp_path / "checkpoints" / "small.ckpt")
+    (path.parent / "broken.ckpt").write_bytes(path.read_bytes()[:1000])
+    (path.parent / "foreign.pt").write_bytes(b"who knows")
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump({"rows": ROWS}))
+    return tmp_path
+
+
+def setting(number=5, limit=None):
+    def images(resize, size):
+        dataset = TransformedDataset(
+            SyntheticImages(number, size, split="validation"), originals.make_transform(resize, size)
+        )
+        return dataset, provenance.drawn(f"drawn {size}", number)
+
+    return Setting(images, torch.device("cpu"), Loading(limit, batch_size=4), "off", progress=False)
+
+
+def compare(place, *, metrics=METRICS, changes=(), given=None, **options):
+    rows = table_rows.load(place / "table.yaml", CONFIGS, list(changes), metrics, **options)
+    return table.compare(rows, place / "out", place / "checkpoints", given)
+
+
+def test_every_row_says_where_its_figures_come_from(place):
+    compared = compare(place, given=setting())
+    small, broken, missing, foreign, unreleased = compared
+    assert [row["state"] for row in compared] == ["evaluated", "failed", "published", "published", "published"]
+
+    results = json.loads((place / "out" / small["results"]).read_text())
+    assert small["figures"]["psnr"] == {
+        "value": results["metrics"]["psnr_batch4"],
+        "source": "measured",
+        "name": "psnr_batch4",
+    }
+    assert small["figures"]["codebook_utilization"]["value"] == results["metrics"]["codebook_utilization"]
+    assert small["figures"]["rfid"]["source"] == "published"  # not among the metrics: the authors' stays, and says so
+    assert small["measured"]["num_images"] == 5
+    assert (place / "out" / small["results"]).with_name("report.html").is_file()
+
+    assert "broken.ckpt" in broken["error"]
+    assert broken["figures"]["rfid"] == {"value": 1.53, "source": "published", "name": "rfid"}
+    assert "elsewhere.ckpt is not in" in missing["notes"][0]
+    assert "cannot be loaded yet" in foreign["notes"][0]
+    assert foreign["figures"]["psnr"]["value"] is None
+    assert "never released" in unreleased["notes"][0]
+
+
+def test_a_second_call_reuses_what_is_the_same_and_nothing_else(place, monkeypatch):
+    first = compare(place, given=setting())[0]
+    evaluated = []
+    real = table.evaluate_checkpoint
+    monkeypatch.setattr(
+        table, "evaluate_checkpoint", lambda *arguments: (evaluated.append(arguments[0].name), real(*arguments))[1]
+    )
+    second = compare(place, given=setting())[0]
+    assert "small.ckpt" not in evaluated
+    assert second == {**first, "state": "reused"}
+
+    def evaluates(**options):
+        evaluated.clear()
+        compare(place, **{"given": setting(), **options})
+        return "small.ckpt" in evaluated
+
+    assert evaluates(given=setting(number=6))  # other images
+    assert evaluates(given=setting(limit=3))  # fewer of them
+    assert evaluates(changes=["weights=raw"])  # another protocol
+    assert evaluates(metrics="psnr")
+    assert not evaluates()
+    content = torch.load(place / "checkpoints" / "small.ckpt", weights_only=True)
+    content["state_dict"] = content["current_model_state"]
+    torch.save(content, place / "checkpoints" / "small.ckpt")
+    assert evaluates()  # another file under the same name
+
+
+def test_earlier_results_serve_where_file_and_images_are_not_here(place):
+    first = compare(place, given=setting())[0]
+    (place / "checkpoints" / "small.ckpt").unlink()
+    reused = compare(place)[0]
+    assert reused == {**first, "state": "reused"}
+    other = {**reused, "measured": {**reused["measured"], "fingerprint": "another"}}
+    assert "different images" in table_page.markdown([reused, other])
+    assert "different images" not in table_page.markdown([reused, {**other, "image_size": 64}])
+    assert compare(place, given=setting(number=6))[0]["state"] == "published"
+    (place / "out" / first["results"]).write_text("{ cut short")
+    assert compare(place)[0]["state"] == "published"
+
+
+def test_results_without_a_figure_are_reused_until_its_weights_come(
+    place, no_networks, random_network_files, monkeypatch
+):
+    assert "left out" in " ".join(compare(place, metrics="psnr,lpips_alex", given=setting())[0]["notes"])
+    assert compare(place, metrics="psnr,lpips_alex", given=setting())[0]["state"] == "reused"
+    monkeypatch.setattr(table, "_have_come", lambda reason: "alexnet" in reason)
+    assert compare(place, metrics="psnr,lpips_alex", given=setting())[0]["state"] == "evaluated"
+
+
+def test_the_first_images_check_is_a_rows_own_error(place):
+    given = setting()
+    stopping = Setting(given.images, given.device, given.loading, "stop", progress=False)
+    small = compare(place, given=stopping)[0]
+    assert small["state"] == "failed"
+    assert "SanityError" in small["error"]
+
+
+def test_the_files_mark_every_figure(place):
+    compared = compare(place, given=setting())
+    table.write(place / "out", compared)
+    assert json.loads((place / "out" / "table.json").read_text())["rows"] == compared
+    text = (place / "out" / "table.md").read_text()
+    assert text.index("## 32 x 32") < text.index("## 64 x 64")
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    psnr = f"{compared[0]['figures']['psnr']['value']:.2f}"
+    assert f"**{psnr}** (measured, 5 images)" in lines[2]
+    assert "1.53 (published)" in lines[2]
+    assert lines[2].startswith("| Small \\| one | 2D | 8x8 | nothing | 64 |")
+    assert "broken.ckpt (failed)" in lines[3]
+    assert "never released" in text
+    page = (place / "out" / "table.html").read_text()
+    assert page.count('class="mark measured"') == 2
+    assert page.count('class="mark published"') == 1 + 3 + 3 + 1 + 1
+    assert f'href="{compared[0]["results"].replace("results.json", "report.html")}"' in page
+    assert "http" not in page.replace("https://", "http")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metod": "x"}, "unknown \\['metod'\\]"),
+        ({"tokens": None}, "missing \\['tokens'\\]"),
+        ({"published": {"fid": 1.0}}, "no published figure is called \\['fid'\\]"),
+    ],
+)
+def test_a_wrong_row_is_refused_by_name(tmp_path, change, message):
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump({"rows": [ROWS[0], {**ROWS[2], **change}]}))
+    with pytest.raises(ValueError, match=message):
+        table_rows.load(tmp_path / "table.yaml", CONFIGS)
+
+
+def test_the_table_of_the_field_loads_and_can_be_cut_to_a_size():
+    rows = table_rows.load(CONFIGS / "table.yaml", CONFIGS)
+    assert (len(rows), len(table_rows.load(CONFIGS / "table.yaml", CONFIGS, image_size=128))) == (17, 3)
+    ours = {row.checkpoint for row in rows if row.family == "open_magvit2"}
+    assert ours == {f"imagenet_{size}_{model}.ckpt" for size in (128, 256) for model in "BL"}
+    assert all(row.never_released == (row.checkpoint is None) for row in rows)
+    figures = {(row.method, row.tokens, row.image_size): row.published["rfid"] for row in rows}
+    assert figures["Open-MAGVIT2 L", "16x16", 256] == 1.17
+    assert protocols.load("paper", CONFIGS) == rows[6].protocol
+
+
+def test_by_command_line_a_failed_row_fails_the_command_but_not_the_table(place):
+    command = [sys.executable, ROOT / "scripts" / "evaluate.py", "--table", place / "table.yaml", "--device", "cpu"]
+    command += ["--output", place / "out", "--metrics", METRICS]
+    assert "0 of 5 rows measured" in run(*command, "--checkpoints", place / "nowhere").stdout
+    result = run(*command, "--checkpoints", place / "checkpoints", "--built-in", "5", check=False)
+    assert result.returncode == 1
+    assert "1 of 5 rows measured" in result.stdout
+    states = [row["state"] for row in json.loads((place / "out" / "table.json").read_text())["rows"]]
+    assert states == ["evaluated", "failed", "published", "published", "published"]
