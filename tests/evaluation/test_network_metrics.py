@@ -171,3 +171,20 @@ def test_a_wrong_network_under_the_right_name_is_refused(random_network_files, m
     metrics, absent = create(["rfid"], MetricContext(512, 10))
     assert metrics == {}
     assert "is not the published" in absent["rfid"]
+
+
+def test_lpips_vgg_is_the_packages(random_vgg, random_vgg_file):
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    reconstructions = images.flip(0) * 0.8
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)  # its own heads
+    state = torch.load(random_vgg_file, weights_only=True)
+    names = {name: "features." + name.split(".", 1)[1] for name in package.net.state_dict()}
+    package.net.load_state_dict({name: state[file_name] for name, file_name in names.items()})
+    with torch.no_grad():
+        expected = [package(x[None], y[None]).item() for x, y in zip(images, reconstructions, strict=True)]
+    metric = LPIPS(("vgg",))
+    metric.update(images, reconstructions, torch.zeros(2, 1, dtype=torch.int64), torch.arange(2))
+    metric.compute()
+    assert metric.rows["lpips_vgg"].tolist() == pytest.approx(expected, abs=1e-6)

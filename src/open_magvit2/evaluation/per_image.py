@@ -4,6 +4,7 @@ The idea is EDM2's (Karras et al., 2024): measure per sample, accumulate in floa
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def gather_by_index(sample_index: Tensor, values: Tensor) -> Tensor:
     return rows[order]
 
 
-class PerImageMetric:
+class PerImageMetric(ABC):
     """Base of the metrics that are a figure per image; a subclass names its columns and measures a batch.
 
     After `compute`, `rows` holds the columns over all images in the dataset's order, float64 [N] each on the CPU.
@@ -54,9 +55,9 @@ class PerImageMetric:
     def __init__(self) -> None:
         self.reset()
 
+    @abstractmethod
     def measure(self, image: Tensor, reconstruction: Tensor, indices: Tensor) -> dict[str, Tensor]:
         """One float64 [B] per column, of a batch as `protocols.Metric.update` describes it."""
-        raise NotImplementedError
 
     def summarize(self, rows: dict[str, Tensor]) -> dict[str, float]:
         """The figures of the whole dataset from its columns float64 [N]; by default each column's mean."""
