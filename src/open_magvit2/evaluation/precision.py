@@ -10,8 +10,8 @@ import torch
 def float32(device_type: str, tf32: bool = False) -> Iterator[None]:
     """Inside, networks run in full float32, or with TF32 products if asked; the former settings come back after.
 
-    cuDNN's convolutions use TF32 by default, which moves reconstructions and Inception features by 1e-3 relative, and
-    a validation inside a mixed-precision training would run its metric networks in float16.
+    cuDNN's convolutions use TF32 by default, which rounds their inputs to 10 bits of mantissa, and a validation
+    inside a mixed-precision training would run its metric networks in float16.
 
     Args:
         device_type: "cuda", "cpu", ...: the device whose autocast is switched off.
