@@ -18,6 +18,7 @@ ALLOWED = {
     "data": LEAVES,
     "training": LEAVES,
     "evaluation": LEAVES | {"losses"},
+    "benchmark": {"common", "protocols", "layers", "quantizers", "losses", "data", "training", "evaluation"} | ROOMS,
     **dict.fromkeys(ROOMS, LEAVES | {"layers", "quantizers", "losses", "training"}),
 }
 

@@ -1,0 +1,122 @@
+"""Exact peaks of allocated memory: what a call holds at its fullest moment beyond what was there before it.
+
+Not the process's resident size, which allocators pad and keep: on CUDA the caching allocator's own statistics, on a
+CPU every allocation and release of PyTorch's allocator, as its profiler reports them. Scratch space that libraries
+take from elsewhere (oneDNN's convolutions, cuDNN's handles) is in neither.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
+
+_PART = "part: "
+ELSEWHERE = "elsewhere"
+
+
+class Peak(NamedTuple):
+    """The fullest moment of a call."""
+
+    num_bytes: int  # allocated by the call and not yet released, beyond what was there before
+    by_part: dict[str, int]  # on a CPU: the same bytes by the part (see `part`) that allocated them; they add up
+
+
+def peak_memory(function: Callable[[], Any], device: str | torch.device = "cpu") -> Peak:
+    """Run a function once and say how much memory it held at most above what was there before.
+
+    Memory from before the call that it releases is not subtracted: a training step should begin without gradients
+    (`zero_grad(set_to_none=True)`), or those of the step before hide those of this one.
+
+    Args:
+        function: what to measure; run it once before, so that what it keeps for ever (an optimizer's state, caches)
+            counts as resident.
+        device: where it allocates.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        function()
+        torch.cuda.synchronize(device)
+        return Peak(torch.cuda.max_memory_allocated(device) - before, {})
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    roots = profiler.profiler.kineto_results.experimental_event_tree()
+    return _peak([event for root in roots for event in _allocations(root, ELSEWHERE)])
+
+
+@contextlib.contextmanager
+def part(name: str) -> Iterator[None]:
+    """Inside, what is allocated counts under this name in `Peak.by_part`; an inner part wins over an outer one."""
+    with record_function(_PART + name):
+        yield
+
+
+@contextlib.contextmanager
+def parts(modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Inside, the forward pass of each module is a part of its name: its bytes at the peak are what it has saved."""
+    handles = []
+    for name, module in modules.items():
+        open_parts: list[Any] = []
+
+        def enter(_module: nn.Module, _inputs: Any, name: str = name, stack: list[Any] = open_parts) -> None:
+            stack.append(part(name))
+            stack[-1].__enter__()
+
+        def leave(_module: nn.Module, _inputs: Any, _output: Any, stack: list[Any] = open_parts) -> None:
+            stack.pop().__exit__(None, None, None)
+
+        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Event(NamedTuple):
+    """One allocation, or a release where the size is negative."""
+
+    time: int
+    address: int
+    size: int
+    part: str
+
+
+def _allocations(event: Any, part_name: str) -> Iterator[_Event]:
+    """The allocations below an event of the profiler's tree; walked with a stack, since graphs nest deeply."""
+    waiting = [(event, part_name)]
+    while waiting:
+        event, part_name = waiting.pop()
+        fields = event.extra_fields
+        if hasattr(fields, "alloc_size") and fields.device.type == "cpu":
+            yield _Event(event.start_time_ns, fields.ptr, fields.alloc_size, part_name)
+        if event.name.startswith(_PART):
+            part_name = event.name.removeprefix(_PART)
+        waiting += [(child, part_name) for child in reversed(event.children)]
+
+
+def _peak(events: list[_Event]) -> Peak:
+    """Replay the events in time; a release of what was allocated before them changes nothing."""
+    live: dict[int, _Event] = {}
+    total, peak = 0, 0
+    by_part: Counter[str] = Counter()
+    at_peak: dict[str, int] = {}
+    for event in sorted(events, key=lambda event: event.time):
+        if event.size > 0:
+            live[event.address] = event
+            change, name = event.size, event.part
+        elif event.address in live:
+            allocated = live.pop(event.address)
+            change, name = -allocated.size, allocated.part
+        else:
+            continue
+        total += change
+        by_part[name] += change
+        if total > peak:
+            peak, at_peak = total, dict(by_part)
+    return Peak(peak, {name: size for name, size in at_peak.items() if size})

@@ -1,0 +1,79 @@
+"""The peak of the allocator against sums done by hand."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from open_magvit2.benchmark.memory import ELSEWHERE, part, parts, peak_memory
+
+MIB = 2**20
+SMALL = 2**14  # scalars and such
+
+
+def test_counts_what_is_alive_at_once_not_what_was_allocated_in_all():
+    def function():
+        first = torch.empty(3 * MIB, dtype=torch.uint8)
+        del first
+        second = torch.empty(4 * MIB, dtype=torch.uint8)
+        third = torch.empty(1 * MIB, dtype=torch.uint8)
+        del second, third
+        torch.empty(2 * MIB, dtype=torch.uint8)
+
+    assert peak_memory(function).num_bytes == 5 * MIB
+
+
+def test_what_was_there_before_counts_neither_when_kept_nor_when_released():
+    kept = [torch.empty(8 * MIB, dtype=torch.uint8)]
+
+    def function():
+        kept.clear()
+        torch.empty(2 * MIB, dtype=torch.uint8)
+
+    assert peak_memory(function).num_bytes == 2 * MIB
+
+
+def test_parts_say_who_allocated_what_is_alive_at_the_peak():
+    def function():
+        with part("outer"):
+            a = torch.empty(3 * MIB, dtype=torch.uint8)
+            with part("inner"):
+                b = torch.empty(2 * MIB, dtype=torch.uint8)
+                gone = torch.empty(MIB, dtype=torch.uint8)
+            del gone
+        c = torch.empty(4 * MIB, dtype=torch.uint8)
+        return a, b, c
+
+    peak = peak_memory(function)
+    assert peak.by_part == {"outer": 3 * MIB, "inner": 2 * MIB, ELSEWHERE: 4 * MIB}
+    assert sum(peak.by_part.values()) == peak.num_bytes
+
+
+def test_the_graph_of_a_chain_is_counted_and_recomputation_seen():
+    # ten sigmoids of 1 MiB save ten outputs; recomputed in two halves, an input and five outputs at a time
+    image = torch.randn(MIB // 4, requires_grad=True)
+
+    def sigmoids(x, number):
+        for _ in range(number):
+            x = torch.sigmoid(x)
+        return x
+
+    plain = peak_memory(lambda: sigmoids(image, 10).sum()).num_bytes
+    assert plain == pytest.approx(10 * MIB, abs=SMALL)
+
+    def halves():
+        x = checkpoint(sigmoids, image, 5, use_reentrant=False)
+        return checkpoint(sigmoids, x, 5, use_reentrant=False).sum()
+
+    assert peak_memory(halves).num_bytes == pytest.approx(3 * MIB, abs=SMALL)  # two kept, one passing
+
+
+def test_modules_as_parts_and_no_trace_of_it_afterwards():
+    model = nn.Sequential(nn.Linear(256, 1024), nn.SiLU(), nn.Linear(1024, 256))
+    data = torch.randn(256, 256)
+    with parts({"first": model[0], "last": model[2]}):
+        peak = peak_memory(lambda: model(data))
+    assert peak.by_part["first"] == pytest.approx(MIB, abs=SMALL)
+    assert peak.by_part["last"] == pytest.approx(MIB // 4, abs=SMALL)
+    assert not model[0]._forward_hooks
+    assert not model[0]._forward_pre_hooks
