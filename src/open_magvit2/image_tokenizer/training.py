@@ -25,6 +25,7 @@ from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import TOKENIZER_KEY
 from open_magvit2.losses.objective import DiscriminatorObjective, GeneratorObjective
 from open_magvit2.protocols import Metric, Sample
+from open_magvit2.training import finite
 from open_magvit2.training.schedules import Constant, Schedule
 
 
@@ -96,6 +97,7 @@ class ImageTokenizerTraining(pl.LightningModule):
         self.metrics = list(metrics)
         self.usage_window = usage_window
         self.latest_terms: dict[str, Any] = {}  # this rank's at the last step, on the device; for the progress bar
+        self.latest_scalars: dict[str, float] = {}  # over all ranks, as logged at the last step; empty between logs
         self._usage = CodeHistogram(tokenizer.codebook_size)
         self._validation_usage = CodeHistogram(tokenizer.codebook_size)
 
@@ -125,17 +127,24 @@ class ImageTokenizerTraining(pl.LightningModule):
         micro_batches = self._micro_batches(batch["image"])
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
+        with finite.finite_buffers(self):
+            terms = self._accumulate_gradients(micro_batches)
+        terms |= self._step(optimizers)
+        self._log_training(terms)
+
+    def _accumulate_gradients(self, micro_batches: Sequence[Tensor]) -> dict[str, Any]:
+        """Backward passes of the micro-batches; the terms of their losses, averaged."""
         terms: dict[str, Any] = {}
+        num_images = sum(len(pixels) for pixels in micro_batches)
         for number, pixels in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
-            fraction = len(pixels) / len(batch["image"])
+            fraction = len(pixels) / num_images
             total, new_terms = self._losses(to_float(pixels).to(self.dtype), fraction)
             with self._gradient_sync(last):
                 self.manual_backward(total * fraction)
             for name, term in new_terms.items():
                 terms[name] = terms.get(name, 0.0) + term * fraction
-        terms |= self._step(optimizers)
-        self._log_training(terms)
+        return terms
 
     def _losses(self, image: Tensor, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of both objectives on a micro-batch, and its terms as <network>/<term>."""
@@ -153,6 +162,7 @@ class ImageTokenizerTraining(pl.LightningModule):
             fake_logits,
             self.tokenizer.decoder.last_layer,
         )
+        total = finite.nan_unless_finite(total)
         logged = {f"generator/{name}": term for name, term in terms.items()}
         logged["psnr"] = _psnr(image, output.reconstruction)
         if self.discriminator is not None:
@@ -161,7 +171,7 @@ class ImageTokenizerTraining(pl.LightningModule):
             discriminator_total, terms = self.discriminator_objective(
                 real_logits, fake_logits, self.global_step, fraction
             )
-            total = total + discriminator_total
+            total = total + finite.nan_unless_finite(discriminator_total)
             logged |= {f"discriminator/{name}": term for name, term in terms.items()}
         return total, logged
 
@@ -171,6 +181,8 @@ class ImageTokenizerTraining(pl.LightningModule):
         The learning rate is a function of the step and no state: a run continued with another schedule follows it.
         The discriminator's step passes Lightning by, because there it would count as a second training step and
         update the loss scale a second time. Gradients are unscaled here: Lightning leaves that to a fused optimizer.
+
+        A network whose gradient is not finite keeps its weights; the other one steps, and the step counts.
         """
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         learning_rate = self.learning_rate * self.schedule(self.global_step)
@@ -184,6 +196,8 @@ class ImageTokenizerTraining(pl.LightningModule):
             norm = nn.utils.get_total_norm([p.grad for p in parameters])
             if self.gradient_clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip_norm, norm)
+            if scaler is None:
+                finite.skip_unless_finite(optimizer.optimizer, norm)
             logged[f"{name}/gradient_norm"] = norm
         for optimizer in optimizers[1:]:
             if scaler is None:
@@ -217,14 +231,16 @@ class ImageTokenizerTraining(pl.LightningModule):
         """
         self.latest_terms = terms
         step = self.global_step
-        scalars: dict[str, Any] = {}
+        scalars: dict[str, float] = {}
         if step % self.usage_window == 0:
-            scalars["train/codebook_utilization"] = self._usage.compute()["utilization"]
+            usage = self._usage.compute()
+            scalars |= {f"train/codebook_{name}": usage[name] for name in ("utilization", "entropy_bits")}
             self._usage.reset()
         if step % self.trainer.log_every_n_steps == 0:
             values = torch.tensor([float(term) for term in terms.values()], device=self.device)
             means = distributed.all_reduce_mean(values).tolist()
             scalars |= {f"train/{name}": mean for name, mean in zip(terms, means, strict=True)}
+        self.latest_scalars = scalars
         if scalars:
             for logger in self.loggers:
                 logger.log_metrics(scalars, step=step)

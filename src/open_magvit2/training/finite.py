@@ -1,0 +1,46 @@
+"""Nothing that is not finite gets into a training's state; the host never waits to find out.
+
+A loss that is not finite makes its network's whole gradient NaN. Gradients are summed over the ranks, so every rank
+sees the same NaN in the gradient's norm, and every rank skips that network's step, on the device.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def nan_unless_finite(loss: Tensor) -> Tensor:
+    """A scalar loss as it is, value and gradient; NaN in both where it is infinite or NaN.
+
+    An infinite loss can have a finite gradient, and the absolute value of a NaN has the gradient 0: without this,
+    the ranks that do not see the loss itself would step.
+    """
+    return loss * torch.where(loss.detach().isfinite(), 1.0, float("nan"))
+
+
+def skip_unless_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> None:
+    """Let the optimizer's next step change neither weights nor moments unless the gradient's norm is finite.
+
+    The flag is the one that a loss scaler sets for fused optimizers, which read it in their kernels. With a loss
+    scaler this function is not needed: it sets the flag itself.
+
+    Args:
+        optimizer: a fused one; others ignore the flag or refuse it.
+        gradient_norm: scalar, the same on all ranks. A norm too large for its dtype counts as not finite.
+    """
+    optimizer.found_inf = (~gradient_norm.isfinite()).float()
+
+
+@contextmanager
+def finite_buffers(module: nn.Module) -> Iterator[None]:
+    """Afterwards, elements of the module's buffers that became infinite or NaN inside are what they were before.
+
+    A forward pass updates BatchNorm's running statistics whether its step is taken or not, and a NaN stays in them.
+    """
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    before = [buffer.clone() for buffer in buffers]
+    yield
+    for buffer, old in zip(buffers, before, strict=True):
+        buffer.copy_(torch.where(buffer.isfinite(), buffer, old))
