@@ -7,8 +7,8 @@ in its own), so their sum has exactly the gradients of the two, DDP reduces each
 covers both.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from open_magvit2.common import distributed
 from open_magvit2.common.codebook import CodeHistogram
+from open_magvit2.common.freezing import frozen
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.image_tokenizer.model import ImageTokenizer
@@ -123,16 +124,45 @@ class ImageTokenizerTraining(pl.LightningModule):
 
     def training_step(self, batch: Sample, batch_idx: int) -> None:
         """One training step on this rank's share of the global batch: uint8 images [B, 3, H, W]."""
-        optimizers = _as_list(self.optimizers())
-        micro_batches = self._micro_batches(batch["image"])
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        terms = self.train_on(
+            batch["image"], _as_list(self.optimizers()), self.manual_backward, self._gradient_sync, scaler
+        )
+        self._log_training(terms)
+
+    def train_on(
+        self,
+        pixels: Tensor,
+        optimizers: Sequence[Any],
+        backward: Callable[[Tensor], Any] = Tensor.backward,
+        gradient_sync: Callable[[bool], AbstractContextManager[Any]] = nullcontext,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> dict[str, Any]:
+        """The work of a training step; without a Trainer it runs on these defaults, as benchmarks do.
+
+        Args:
+            pixels: uint8 [B, 3, H, W].
+            optimizers: of `configure_optimizers`, or what Lightning wrapped around them.
+            backward: computes gradients of a total.
+            gradient_sync: context of a micro-batch's backward pass, given whether it is the last.
+            scaler: of the losses in fp16.
+
+        Returns:
+            the terms of the objectives, scalars on the device, as <network>/<term>.
+        """
+        micro_batches = self._micro_batches(pixels)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         with finite.finite_buffers(self):
-            terms = self._accumulate_gradients(micro_batches)
-        terms |= self._step(optimizers)
-        self._log_training(terms)
+            terms = self._accumulate_gradients(micro_batches, backward, gradient_sync)
+        return terms | self._step(optimizers, scaler)
 
-    def _accumulate_gradients(self, micro_batches: Sequence[Tensor]) -> dict[str, Any]:
+    def _accumulate_gradients(
+        self,
+        micro_batches: Sequence[Tensor],
+        backward: Callable[[Tensor], Any],
+        gradient_sync: Callable[[bool], AbstractContextManager[Any]],
+    ) -> dict[str, Any]:
         """Backward passes of the micro-batches; the terms of their losses, averaged."""
         terms: dict[str, Any] = {}
         num_images = sum(len(pixels) for pixels in micro_batches)
@@ -140,8 +170,8 @@ class ImageTokenizerTraining(pl.LightningModule):
             last = number == len(micro_batches) - 1
             fraction = len(pixels) / num_images
             total, new_terms = self._losses(to_float(pixels).to(self.dtype), fraction)
-            with self._gradient_sync(last):
-                self.manual_backward(total * fraction)
+            with gradient_sync(last):
+                backward(total * fraction)
             for name, term in new_terms.items():
                 terms[name] = terms.get(name, 0.0) + term * fraction
         return terms
@@ -152,7 +182,7 @@ class ImageTokenizerTraining(pl.LightningModule):
         self._usage.update(output.indices)
         fake_logits = None
         if self.discriminator is not None:
-            with _frozen(self.discriminator):
+            with frozen(self.discriminator):
                 fake_logits = self.discriminator(output.reconstruction)
         total, terms = self.generator_objective(
             image,
@@ -166,8 +196,8 @@ class ImageTokenizerTraining(pl.LightningModule):
         logged = {f"generator/{name}": term for name, term in terms.items()}
         logged["psnr"] = _psnr(image, output.reconstruction)
         if self.discriminator is not None:
-            fake_logits = self.discriminator(output.reconstruction.detach())
             real_logits = self.discriminator(image)
+            fake_logits = self.discriminator(output.reconstruction.detach())
             discriminator_total, terms = self.discriminator_objective(
                 real_logits, fake_logits, self.global_step, fraction
             )
@@ -175,7 +205,7 @@ class ImageTokenizerTraining(pl.LightningModule):
             logged |= {f"discriminator/{name}": term for name, term in terms.items()}
         return total, logged
 
-    def _step(self, optimizers: list[Any]) -> dict[str, Any]:
+    def _step(self, optimizers: Sequence[Any], scaler: torch.amp.GradScaler | None = None) -> dict[str, Any]:
         """Step both optimizers once; Lightning counts the generator's step alone as the training step.
 
         The learning rate is a function of the step and no state: a run continued with another schedule follows it.
@@ -184,26 +214,25 @@ class ImageTokenizerTraining(pl.LightningModule):
 
         A network whose gradient is not finite keeps its weights; the other one steps, and the step counts.
         """
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         learning_rate = self.learning_rate * self.schedule(self.global_step)
         logged: dict[str, Any] = {"learning_rate": learning_rate}
         for name, optimizer in zip(("generator", "discriminator"), optimizers, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             if scaler is not None:
-                scaler.unscale_(optimizer.optimizer)
+                scaler.unscale_(_unwrapped(optimizer))
             parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             norm = nn.utils.get_total_norm([p.grad for p in parameters])
             if self.gradient_clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip_norm, norm)
             if scaler is None:
-                finite.skip_unless_finite(optimizer.optimizer, norm)
+                finite.skip_unless_finite(_unwrapped(optimizer), norm)
             logged[f"{name}/gradient_norm"] = norm
         for optimizer in optimizers[1:]:
             if scaler is None:
-                optimizer.optimizer.step()
+                _unwrapped(optimizer).step()
             else:
-                scaler.step(optimizer.optimizer)
+                scaler.step(_unwrapped(optimizer))
         optimizers[0].step()
         return logged
 
@@ -272,20 +301,12 @@ def _as_list(item: Any) -> list[Any]:
     return list(item) if isinstance(item, (list, tuple)) else [item]
 
 
+def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer that Lightning wraps."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
 def _psnr(image: Tensor, reconstruction: Tensor) -> Tensor:
     """Mean over images of the PSNR in dB, for the progress bar; evaluation/metrics/psnr.py has the figure to quote."""
     error = (image - at_least_float32(reconstruction.detach()).clamp(-1.0, 1.0)).square().flatten(1).mean(dim=1)
     return (10.0 * torch.log10(4.0 / error.clamp_min(1e-10))).mean()
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Inside, the module's parameters take no gradient; gradients still pass through it to its input."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)

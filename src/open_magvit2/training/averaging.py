@@ -4,11 +4,13 @@ They live in the callback, outside the module that DDP wraps. Validation runs on
 `state_dict`, where whoever loads it finds them first, and the raw weights under `current_model_state`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
 
 
 class ExponentialMovingAverage(WeightAveraging):
@@ -45,7 +47,7 @@ class ExponentialMovingAverage(WeightAveraging):
         if trainer.global_step <= max(1, self.start_step):
             torch._foreach_copy_(averages, weights)
         else:
-            torch._foreach_lerp_(averages, weights, 1.0 - self.decay)
+            move_averages(averages, weights, self.decay)
         for buffer, current in zip(average.buffers(), pl_module.buffers(), strict=True):
             buffer.copy_(current)
         self._latest_update_step = trainer.global_step
@@ -55,3 +57,8 @@ class ExponentialMovingAverage(WeightAveraging):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing: Lightning would overwrite the raw weights, and a checkpoint written after that would lose them."""
+
+
+def move_averages(averages: Sequence[Tensor], weights: Sequence[Tensor], decay: float) -> None:
+    """average <- decay * average + (1 - decay) * weight, in place, for all tensors in few kernels."""
+    torch._foreach_lerp_(averages, weights, 1.0 - decay)
