@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from open_magvit2 import load_tokenizer
-from open_magvit2.data.image_files import find_images, read_image
+from open_magvit2.data.decoding import read_rgb
+from open_magvit2.data.image_files import find_images
 from open_magvit2.data.synthetic import SyntheticImages
 from open_magvit2.evaluation import baselines, pictures, tiling
 from open_magvit2.evaluation.originals import make_transform
@@ -61,7 +62,7 @@ def main() -> None:
     num_unreadable = 0
     for path, name in files:
         try:
-            original = transform(read_image(path), None)
+            original = transform(read_rgb(path), None)
         except ValueError as error:
             print(error, file=sys.stderr)
             num_unreadable += 1

@@ -63,25 +63,6 @@ def test_file_list_keeps_its_order_and_takes_labels_after_a_tab(tmp_path):
     assert [dataset[index].label for index in range(3)] == [7, -1, 0]
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
-def test_every_mode_becomes_rgb(tmp_path, mode):
-    suffix = "tiff" if mode == "CMYK" else "png"
-    path = save(tmp_path / f"image.{suffix}", (255, 255, 255), mode)
-    path.rename(tmp_path / "image.JPEG")  # the content counts, not the name
-    image = ImageFolder(tmp_path)[0].image
-    assert image.mode == "RGB"
-    assert image.size == (12, 9)
-    assert np.asarray(image).min() == 255
-
-
-def test_exif_rotation_is_not_applied(tmp_path):
-    image = Image.new("RGB", (12, 9))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate by 90 degrees to show"
-    image.save(tmp_path / "rotated.jpg", exif=exif)
-    assert ImageFolder(tmp_path)[0].image.size == (12, 9)
-
-
 def test_reading_leaves_no_file_open(tmp_path):
     save(tmp_path / "a.jpg")
     dataset = ImageFolder(tmp_path)
@@ -183,14 +164,54 @@ def test_damaged_images_are_named(tmp_path, kind, suffix):
     Image.effect_noise((64, 64), 80).convert("RGB").save(path)
     whole = path.read_bytes()
     path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"<html>404 not found</html>"}[kind])
-    with pytest.raises(ValueError, match=rf"cannot read image 0 at '.*bad\.{suffix}' \(\d+ bytes\).*replace the file"):
+    with pytest.raises(ValueError, match=rf"cannot read image 0 at '.*bad\.{suffix}': .* bytes\)\. Replace"):
         ImageFolder(tmp_path)[0]
 
 
 def test_broken_links_and_vanished_files_are_named(tmp_path):
     (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    with pytest.raises(FileNotFoundError, match=r"image 0 at '.*link\.jpg' is gone or a broken link"):
-        ImageFolder(tmp_path)[0]
+    gone = save(tmp_path / "there.jpg")
+    dataset = ImageFolder(tmp_path)
+    gone.unlink()
+    with pytest.raises(ValueError, match=r"image 0 at '.*link\.jpg': broken link"):
+        dataset[0]
+    with pytest.raises(ValueError, match=r"image 1 at '.*there\.jpg': the file is gone"):
+        dataset[1]
+
+
+def excluding(tmp_path, *lines, **options):
+    listed = tmp_path / "exclude.txt"
+    listed.write_bytes(b"".join(os.fsencode(line) + b"\n" for line in lines))
+    return ImageFolder(tmp_path / "images", exclude=listed, **options)
+
+
+def test_excluded_images_are_left_out_and_labels_stay(tmp_path, caplog):
+    root = tmp_path / "images"
+    for name in ("n01/a b.png", "n02/é.png", "n02/b.png", os.fsdecode(b"n03/\xff.png"), "n03/c.png"):
+        save(root / name)
+    dataset = excluding(tmp_path, "n01/a b.png\tempty file", "", f"{root}/n02/é.png", os.fsdecode(b"n03/\xff.png"))
+    assert relative_paths(dataset, root) == ["n02/b.png", "n03/c.png"]
+    assert [dataset[index].label for index in range(2)] == [1, 2]
+    assert (dataset.classes, dataset.num_excluded) == (["n01", "n02", "n03"], 3)
+    assert not caplog.records
+    assert (len(excluding(tmp_path)), ImageFolder(root).num_excluded) == (5, 0)  # an empty list: nothing was broken
+    (tmp_path / "list.txt").write_text("n03/c.png\t7\nn01/a b.png\n")
+    listed = excluding(tmp_path, "n01/a b.png", file_list=tmp_path / "list.txt")
+    assert (relative_paths(listed, root), listed[0].label) == (["n03/c.png"], 7)
+
+
+def test_excluded_names_that_do_not_exist_are_counted(tmp_path, caplog):
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "images" / name)
+    assert len(excluding(tmp_path, "a.png", "y.png", "x.png")) == 1
+    assert "2 of the 3 paths in" in caplog.text
+    assert "e.g. 'x.png'" in caplog.text
+    with pytest.raises(ValueError, match=r"none of the 2 paths in .* is an image .*relative to root"):
+        excluding(tmp_path, "train/a.png", "train/b.png")
+    with pytest.raises(ValueError, match="excludes all 2 images"):
+        excluding(tmp_path, "a.png", "b.png")
+    with pytest.raises(FileNotFoundError, match="exclude list .* does not exist"):
+        ImageFolder(tmp_path / "images", exclude=tmp_path / "nowhere.txt")
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs ../shared/data/imagenet_mini")

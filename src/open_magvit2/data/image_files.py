@@ -5,9 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
-from open_magvit2.data.image_folder import EXTENSIONS, UNREADABLE
+from open_magvit2.data.image_folder import EXTENSIONS
 
 
 class ImageFile(NamedTuple):
@@ -43,19 +41,6 @@ def find_images(paths: Iterable[str | Path]) -> list[ImageFile]:
             taken.add(name.casefold())
             found.append(ImageFile(path, name))
     return found
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """Decode an image file as RGB, as stored: EXIF rotation is not applied, as nowhere here.
-
-    Raises:
-        ValueError: if it cannot be read; the message names it.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except UNREADABLE as error:
-        raise ValueError(f"cannot read {str(path)!r} as an image: {type(error).__name__}: {error}") from error
 
 
 def _images_at(given: Path) -> list[Path]:

@@ -2,21 +2,17 @@
 
 import logging
 import os
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image
 
 from open_magvit2.data.dataset import ImageDataset, RawImage
+from open_magvit2.data.decoding import UnreadableImageError, read_rgb
 
 logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test")
-
-# What Pillow's readers raise on damaged files; a bug of ours (KeyError, AttributeError, ...) must not look like one.
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class ImageFolder(ImageDataset):
@@ -28,22 +24,30 @@ class ImageFolder(ImageDataset):
         file list: with `file_list`, a UTF-8 text file with one path a line relative to `root`, optionally followed by
             a tab and a label >= 0 (a tab, since names may hold spaces). Empty lines are skipped, the order is kept.
 
-    Extensions .jpeg .jpg .png .webp .bmp in any case; hidden files and other files are ignored in folders. Pixels are
-    taken as stored: EXIF rotation is not applied, as in the reference.
+    Extensions .jpeg .jpg .png .webp .bmp in any case; hidden files and other files are ignored in folders. What the
+    files hold is decoded by content, not by name: `decoding.py` says what becomes of each kind.
 
     Args:
         root: the folder.
         file_list: path of the list of files, or None to take all images in the folder.
+        exclude: path of a list of images to leave out, one path a line relative to `root` (or beginning with it) up to
+            a tab, as scripts/check_dataset.py writes it; a training's skipped_images.txt is one as well.
 
     Attributes:
-        classes: the sorted class names; empty for flat folders and lists.
+        classes: the sorted class names; empty for flat folders and lists. `exclude` does not change them.
+        num_excluded: images left out.
 
     Raises:
-        FileNotFoundError: if the folder, the list or the first file of the list does not exist.
-        ValueError: if there are no images, or not where they are expected.
+        FileNotFoundError: if the folder, a list or the first file of the list does not exist.
+        ValueError: if there are no images, or not where they are expected; if `exclude` names none of them.
     """
 
-    def __init__(self, root: str | os.PathLike[str], file_list: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        file_list: str | os.PathLike[str] | None = None,
+        exclude: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.root = os.path.expanduser(os.fspath(root))
         if not os.path.isdir(self.root):
             found = "a file" if os.path.exists(self.root) else "nothing"
@@ -56,36 +60,38 @@ class ImageFolder(ImageDataset):
             paths, labels = self._scan()
         else:
             paths, labels = _read_file_list(self.root, os.path.expanduser(os.fspath(file_list)))
+        num_found = len(paths)
+        if exclude is not None:
+            paths, labels = _leave_out(self.root, os.path.expanduser(os.fspath(exclude)), paths, labels)
+        self.num_excluded = num_found - len(paths)
         self._paths = PackedStrings(paths)
         self._labels = np.array(labels, dtype=np.int32)
-        logger.info("%d images in %d classes below %s", len(paths), len(self.classes), self.root)
+        excluded = f", {self.num_excluded} more excluded" if self.num_excluded else ""
+        logger.info("%d images in %d classes below %s%s", len(paths), len(self.classes), self.root, excluded)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def read(self, index: int) -> RawImage:
-        """Decode image `index` as RGB, as stored.
+        """Decode image `index` as RGB.
 
         Raises:
-            FileNotFoundError: if the file has vanished or is a broken link.
-            ValueError: if it is truncated, no image, or may not be read.
+            UnreadableImageError: if the file is gone, truncated, no image, or may not be read.
         """
         path = os.path.join(self.root, self._paths[index])
         try:
-            # Decoding inside the `with`: Pillow is lazy and would otherwise keep the file open.
-            with open(path, "rb") as file:
-                image = Image.open(file)
-                image.load()
-                image = image if image.mode == "RGB" else image.convert("RGB")
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"image {index} at {path!r} is gone or a broken link; restore it") from error
-        except UNREADABLE as error:
-            size = f"{os.path.getsize(path)} bytes" if os.path.isfile(path) else "not a file"
-            raise ValueError(
-                f"cannot read image {index} at {path!r} ({size}): {type(error).__name__}: {error}. "
-                "Expected a whole, readable image; replace the file or leave it out with a file_list"
+            return RawImage(read_rgb(path), int(self._labels[index]), path)
+        except UnreadableImageError as error:
+            raise UnreadableImageError(
+                f"cannot read image {index} at {path!r}: {error.cause}. Replace the file or leave it out with "
+                "`exclude`; scripts/check_dataset.py finds all such files and writes the list",
+                path,
+                error.cause,
             ) from error
-        return RawImage(image, int(self._labels[index]), path)
+
+    def relative_path(self, index: int) -> str:
+        """Where image `index` lies below `root`."""
+        return self._paths[index]
 
     def _scan(self) -> tuple[list[str], list[int]]:
         """Relative paths in order with their labels; sets `classes` if there are class folders."""
@@ -182,21 +188,15 @@ def _nearest_folder(path: str) -> str:
 
 def _read_file_list(root: str, file_list: str) -> tuple[list[str], list[int]]:
     """Paths and labels of a file list (see `ImageFolder`)."""
-    if not os.path.isfile(file_list):
-        raise FileNotFoundError(f"file list {file_list!r} does not exist; expected a text file with one path a line")
     paths, labels = [], []
-    with open(file_list, encoding="utf-8-sig", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, start=1):
-            path, tab, label = line.rstrip("\n").partition("\t")
-            if not path.strip():
-                continue
-            if tab and not label.strip().isdecimal():
-                raise ValueError(
-                    f"line {number} of {file_list!r} has label {label!r}; expected a path, or a path, a tab and a "
-                    "whole number >= 0"
-                )
-            paths.append(path)
-            labels.append(int(label) if tab else -1)
+    for number, path, label in _read_lines("file list", file_list):
+        if label is not None and not label.strip().isdecimal():
+            raise ValueError(
+                f"line {number} of {file_list!r} has label {label!r}; expected a path, or a path, a tab and a "
+                "whole number >= 0"
+            )
+        paths.append(path)
+        labels.append(-1 if label is None else int(label))
     if not paths:
         raise ValueError(f"file list {file_list!r} is empty; expected one path a line, relative to {root!r}")
     # Only the first: it shows a wrong root at once, while asking for a million files takes minutes on network disks.
@@ -206,3 +206,33 @@ def _read_file_list(root: str, file_list: str) -> tuple[list[str], list[int]]:
             "expected paths relative to root"
         )
     return paths, labels
+
+
+def _leave_out(root: str, exclude: str, paths: list[str], labels: list[int]) -> tuple[list[str], list[int]]:
+    """The paths and labels that a list (see `ImageFolder`) does not name."""
+    prefix = root.rstrip("/") + "/"
+    names = {path.removeprefix(prefix) for _, path, _ in _read_lines("exclude list", exclude)}
+    kept = [(path, label) for path, label in zip(paths, labels, strict=True) if path not in names]
+    absent = names.difference(paths)
+    if absent:
+        example = f"e.g. {min(absent)!r}"
+        if absent == names:
+            raise ValueError(
+                f"none of the {len(names)} paths in {exclude!r} is an image of the dataset below {root!r}, {example}; "
+                "expected paths relative to root: is the list of another folder?"
+            )
+        logger.warning("%d of the %d paths in %s are not in the dataset, %s", len(absent), len(names), exclude, example)
+    if not kept:
+        raise ValueError(f"{exclude!r} excludes all {len(paths)} images below {root!r}")
+    return [path for path, _ in kept], [label for _, label in kept]
+
+
+def _read_lines(kind: str, path: str) -> Iterator[tuple[int, str, str | None]]:
+    """(line number, path, what follows the tab or None) of the lines of a list that are not empty."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{kind} {path!r} does not exist; expected a text file with one path a line")
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, start=1):
+            name, tab, rest = line.rstrip("\n").partition("\t")
+            if name.strip():
+                yield number, name, rest if tab else None
