@@ -9,6 +9,7 @@ from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 
 from open_magvit2.training.averaging import ExponentialMovingAverage
 from open_magvit2.training.callbacks import ReconstructionImages, Throughput, TrainingCheckpoint
+from open_magvit2.training.health import TrainingHealth
 from open_magvit2.training.progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
@@ -27,11 +28,12 @@ class TrainingCLI(LightningCLI):
     """`fit` and `validate` of any LightningModule and LightningDataModule named in the config.
 
     The callbacks below are sections of the config of their own, so that a config changes one value of one of them
-    without repeating the list: averaging, checkpoint, progress, images.
+    without repeating the list: averaging, health, checkpoint, progress, images.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ExponentialMovingAverage, "averaging")
+        parser.add_lightning_class_args(TrainingHealth, "health")  # after the averages, which it saves when it stops
         parser.add_lightning_class_args(TrainingCheckpoint, "checkpoint")
         parser.add_lightning_class_args(TrainingProgress, "progress")
         parser.add_lightning_class_args(ReconstructionImages, "images")

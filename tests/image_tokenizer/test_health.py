@@ -1,0 +1,171 @@
+"""Steps that are skipped are counted and, too many in a row, end the run; spikes and collapse are said once."""
+
+import csv
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins import MixedPrecision
+from small_training import data, module, trainer
+
+from open_magvit2 import load_tokenizer
+from open_magvit2.training.averaging import ExponentialMovingAverage
+from open_magvit2.training.health import TrainingHealth, TrainingStopped
+
+
+class Poison(Callback):
+    """Makes a gradient NaN at some steps."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+
+    def on_after_backward(self, trainer, pl_module):
+        if trainer.global_step in self.steps:
+            next(pl_module.tokenizer.parameters()).grad.fill_(float("nan"))
+
+
+def fit(folder: Path, *callbacks: Callback, training=None, ckpt_path=None, **options):
+    """Eight steps, logged at every second one."""
+    options = {"max_steps": 8, "log_every_n_steps": 2, "limit_val_batches": 0, **options}
+    run = trainer(folder, logger=CSVLogger(folder, name="", version=""), callbacks=list(callbacks), **options)
+    run.fit(training or module(discriminator=False, usage_window=2), data(), ckpt_path=ckpt_path)
+    run.logger.save()
+    return run
+
+
+def logged(folder: Path, name: str) -> list[float]:
+    """The values of a scalar in the order they were logged."""
+    with open(folder / "metrics.csv") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def said(caplog) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name.endswith("health") and r.levelno == logging.WARNING]
+
+
+def test_skipped_steps_are_counted_and_said(tmp_path, caplog):
+    run = fit(tmp_path, Poison(0, 2, 3, 6), TrainingHealth(), max_steps=7)
+    assert run.global_step == 7
+    assert logged(tmp_path, "train/skipped_steps") == [1, 3, 3, 4]
+    messages = said(caplog)
+    assert [message.split(" since")[0] for message in messages] == [
+        "step 2: 1 step(s)",
+        "step 4: 2 step(s)",
+        "step 7: 1 step(s)",
+    ]
+    assert "25 in a row stop" in messages[0]
+
+
+def test_counts_go_on_after_a_resumption(tmp_path):
+    run = fit(tmp_path, Poison(1, 3), TrainingHealth(stop_after_skipped=3), max_steps=4)
+    run.save_checkpoint(tmp_path / "first.ckpt")
+    with pytest.raises(TrainingStopped, match="in the last 3 steps"):  # one before, two after
+        fit(
+            tmp_path,
+            *(Poison(4, 5), TrainingHealth(stop_after_skipped=3)),
+            max_steps=8,
+            ckpt_path=tmp_path / "first.ckpt",
+        )
+
+
+def test_too_many_in_a_row_stop_with_a_message_and_a_state_that_continues(tmp_path):
+    averaging = ExponentialMovingAverage(decay=0.5)
+    callbacks = [Poison(*range(2, 7)), averaging, TrainingHealth(stop_after_skipped=3)]
+    with pytest.raises(TrainingStopped) as caught:
+        fit(tmp_path, *callbacks)
+    message, path = str(caught.value), tmp_path / "stopped-at-6.ckpt"  # three since step 4, read at step 6
+    for part in (
+        "stopped at step 6",
+        "in the last 4 steps",
+        "of the generator",
+        "learning_rate",
+        f"--ckpt_path {path}",
+    ):
+        assert part in message
+    for weights in ("raw", "averaged"):
+        assert all(p.isfinite().all() for p in load_tokenizer(path, weights=weights).parameters())
+    run = fit(tmp_path, ExponentialMovingAverage(decay=0.5), TrainingHealth(), ckpt_path=path)
+    assert run.global_step == 8
+
+
+def test_scattered_skips_and_a_run_that_recovers_do_not_stop(tmp_path):
+    run = fit(tmp_path, Poison(0, 1, 2, 4, 5, 6), TrainingHealth(stop_after_skipped=4))
+    assert run.global_step == 8
+
+
+def test_overflows_under_a_loss_scale_are_counted_apart_and_are_no_warning(tmp_path, caplog):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    run = fit(tmp_path, Poison(1, 2, 4), TrainingHealth(), plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)])
+    assert run.global_step == 8
+    assert logged(tmp_path, "train/overflows") == [1, 2, 3, 3]
+    assert logged(tmp_path, "train/skipped_steps") == []
+    assert scaler.get_scale() == 2.0**7
+    assert said(caplog) == []
+
+
+def test_a_loss_scale_that_keeps_falling_stops_too(tmp_path):
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
+    with pytest.raises(TrainingStopped, match="in the last 6 steps"):
+        fit(tmp_path, Poison(*range(8)), TrainingHealth(stop_after_skipped=5), plugins=[plugin])
+
+
+class Jump(Callback):
+    """The reconstruction loss that is logged jumps at some steps."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step in self.steps:
+            pl_module.latest_scalars["train/generator/reconstruction"] *= 10
+
+
+def test_a_spike_is_said_once_with_what_to_try(tmp_path, caplog):
+    fit(tmp_path, Jump(6, 7, 9), TrainingHealth(spike_window=5), log_every_n_steps=1, max_steps=9)
+    messages = said(caplog)
+    assert [message.split(":")[0] for message in messages] == ["step 6", "step 9"]  # 7 belongs to the spike of 6
+    assert "train/generator/reconstruction is" in messages[0]
+    assert "learning_rate" in messages[0]
+
+
+def test_a_spike_can_stop(tmp_path):
+    health = TrainingHealth(spike_window=3, on_spike="stop")
+    with pytest.raises(TrainingStopped, match=r"stopped at step 5: train/generator/reconstruction is .* 3 times"):
+        fit(tmp_path, Jump(5), health, log_every_n_steps=1)
+    assert (tmp_path / "stopped-at-5.ckpt").is_file()
+
+
+def test_a_training_without_trouble_says_nothing(tmp_path, caplog):
+    fit(tmp_path, TrainingHealth(spike_window=3), log_every_n_steps=1)
+    assert said(caplog) == []
+
+
+def collapsed():
+    """A tokenizer all of whose latents are positive: one code."""
+    training = module(discriminator=False, usage_window=2, learning_rate=1e-6)
+    torch.nn.init.constant_(training.tokenizer.encoder.conv_out.bias, 50.0)
+    return training
+
+
+def test_a_collapsed_codebook_is_said_once_with_what_to_try(tmp_path, caplog):
+    fit(tmp_path, TrainingHealth(codebook_from_step=3, lowest_utilization=0.02), training=collapsed())
+    (message,) = said(caplog)
+    for part in ("step 4", "1.56% of its 64 codes", "0.00 of 6.00 bits", "codebook_entropy", "entropy_annealing"):
+        assert part in message
+    assert set(logged(tmp_path, "train/codebook_entropy_bits")) == {0.0}
+
+
+def test_a_collapsed_codebook_can_stop(tmp_path):
+    with pytest.raises(TrainingStopped, match="stopped at step 2: the codebook has collapsed"):
+        fit(tmp_path, TrainingHealth(codebook_from_step=0, on_collapse="stop"), training=collapsed())
+
+
+def test_settings_out_of_range_and_unknown_terms_are_refused(tmp_path):
+    for wrong in ({"stop_after_skipped": 0}, {"spike_factor": 1.0}, {"lowest_entropy": 2.0}, {"spike_window": 0}):
+        with pytest.raises(ValueError, match=f"health.{next(iter(wrong))} must"):
+            TrainingHealth(**wrong)
+    with pytest.raises(ValueError, match=r"names 'generator/reconstructoin'.*known: .*generator/reconstruction"):
+        fit(tmp_path, TrainingHealth(spike_terms=["generator/reconstructoin"]))
