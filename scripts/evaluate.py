@@ -39,9 +39,10 @@ def image_source(given: argparse.Namespace) -> ImageSource | None:
 
 def main() -> None:
     given, compared = command_line.parse(__doc__), []
-    with processes(given.device) as device:
+    with command_line.short_errors(), processes(given.device) as device:
         loading, source = Loading(given.limit, given.batch_size, given.num_workers), image_source(given)
-        setting = Setting(source, device, loading, given.check) if source else None
+        cross = given.allow_cross_resolution
+        setting = Setting(source, device, loading, given.check, allow_cross_resolution=cross) if source else None
         if given.table:
             rows = table_rows.load(given.table, PROTOCOLS, given.set, given.metrics, given.image_size)
             compared = table.compare(rows, given.output, given.checkpoints, setting)

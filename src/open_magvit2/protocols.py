@@ -46,9 +46,22 @@ class Quantizer(Protocol):
         """The constructor arguments, as plain numbers, strings and lists: a checkpoint carries them."""
 
 
+class CheckpointFacts(TypedDict, total=False):
+    """What is known of the file a tokenizer came from; results of an evaluation carry it."""
+
+    train_image_size: int | None  # side of the images it was trained on
+    global_step: int | None  # of its training
+    checkpoint_format: str
+    ignored_tensors: dict[str, int]  # how many tensors beside the tokenizer's, by the first part of their names
+    warnings: list[str]  # what a reader of its figures must know
+
+
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What evaluation, reconstruction and stage II need of any image tokenizer."""
+    """What evaluation, reconstruction and stage II need of any image tokenizer.
+
+    One that was loaded from a file may carry `checkpoint_facts: CheckpointFacts` as well.
+    """
 
     codebook_size: int
     downsampling: int

@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from open_magvit2.evaluation.frechet import Gaussian, Moments, frechet_distance
+from open_magvit2.evaluation.frechet import Gaussian, Moments, frechet_distance, gaussian_of
 
 
 def moments(features, batch_size=100):
@@ -24,7 +24,7 @@ def draw(number, size, seed, scale=1.0):
 def test_moments_equal_numpys_for_any_batch_size():
     features = draw(2500, 20, seed=1)
     for batch_size in (1, 7, 1024, 2500):
-        mean, covariance, number = moments(features, batch_size)
+        mean, covariance, number, _ = moments(features, batch_size)
         assert number == 2500
         np.testing.assert_allclose(mean, features.numpy().mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(covariance, np.cov(features.numpy(), rowvar=False), rtol=1e-9, atol=1e-12)
@@ -56,6 +56,7 @@ def test_deficient_rank_is_exact(first_number, second_number):
     traces = (a**2).sum() / (len(a) - 1) + (b**2).sum() / (len(b) - 1)
     expected = difference + traces - 2 * nuclear
     assert frechet_distance(moments(first), moments(second)) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(gaussian_of(first), gaussian_of(second)) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("number", [20, 1000])

@@ -120,10 +120,15 @@ def test_averages_by_default_raw_on_request(tmp_path):
         (lambda s: s.update({"encoder.extra": torch.zeros(1)}), "raw", "unexpected in the file:\n.*encoder.extra"),
         (lambda s: s.update({"decoder.conv_out.bias": torch.zeros(4)}), "raw", r"file \(4,\), model \(3,\)"),
         (lambda s: [s.pop(n) for n in list(s) if n.startswith("model_ema")], "averaged", "weights='raw'"),
-        (lambda s: [s.update({f"module.{n}": s.pop(n)}) for n in list(s)], "raw", "neither a checkpoint of ours"),
+        (lambda s: [s.update({f"net.{n}": s.pop(n)}) for n in list(s)], "raw", "neither a checkpoint of ours"),
+        (
+            lambda s: s.update({f"module.{n}": s[n] for n in list(s)}),
+            "raw",
+            "twice, with and without 'module.'",
+        ),
         (lambda s: s.clear(), "raw", "neither a checkpoint of ours"),
     ],
-    ids=["missing", "missing average", "extra", "shape", "no averages", "prefix", "empty"],
+    ids=["missing", "missing average", "extra", "shape", "no averages", "foreign prefix", "twice", "empty"],
 )
 def test_files_that_do_not_fit_are_refused_by_name(tmp_path, change, weights, message):
     state = tiny_state()

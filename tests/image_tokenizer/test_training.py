@@ -181,6 +181,7 @@ def test_training_that_ends_between_validations_is_saved_with_both_weights(tmp_p
     assert torch.load(file, weights_only=True)["global_step"] == 5
     assert torch.equal(parameters(load_tokenizer(file, weights="raw")), record.raw[4])
     assert not torch.allclose(parameters(load_tokenizer(file)), record.raw[4])
+    assert load_tokenizer(file).checkpoint_facts["train_image_size"] == data().image_size == 32
 
 
 def test_a_continued_run_follows_the_new_learning_rate(tmp_path):

@@ -1,8 +1,25 @@
 """The flags of scripts/evaluate.py, for one checkpoint and for a table of them."""
 
 import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
 
 from open_magvit2.evaluation import tokenizers
+from open_magvit2.evaluation.sanity import SanityError
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def short_errors() -> Iterator[None]:
+    """What a user can mend ends the program with its message alone, not with a stack trace."""
+    try:
+        yield
+    except (ValueError, OSError, SanityError) as error:
+        logger.debug("where it was refused", exc_info=True)
+        sys.exit(f"error: {error}")
 
 
 def parse(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
@@ -25,7 +42,12 @@ def parse(description: str, arguments: list[str] | None = None) -> argparse.Name
     source.add_argument("--images", help="folder of images, or of class folders")
     source.add_argument("--built-in", type=int, metavar="N", help="N held-out built-in images instead")
     add("--file-list", help="text file of paths below --images")
-    add("--image-size", type=int, help="side of the images, unless the protocol keeps their own; of a table: its rows")
+    add(
+        "--image-size",
+        type=int,
+        help="side of the images; default: the training's; of a table: its rows of this size",
+    )
+    add("--allow-cross-resolution", action="store_true", help="evaluate at another size than the training's")
     add("--limit", type=int, metavar="N", help="N images evenly spaced; figures are named after it")
     add("--batch-size", type=int, default=16)
     add("--num-workers", type=int, default=0)

@@ -21,6 +21,15 @@ class Gaussian(NamedTuple):
     mean: Tensor  # float64 [D]
     covariance: Tensor  # float64 [D, D], with the sample correction n / (n - 1)
     number: int  # n, how many features
+    root: Tensor | None = None  # float64 [R, D] with root^T root = covariance, where it is known
+
+
+def gaussian_of(features: Tensor) -> Gaussian:
+    """Moments of a few features float [n, D] on one process; their distances need no eigenvalues of [D, D] matrices."""
+    values = features.to(torch.float64)
+    mean = values.mean(dim=0)
+    root = (values - mean) / math.sqrt(len(values) - 1)
+    return Gaussian(mean, root.T @ root, len(values), root)
 
 
 class Moments:
@@ -101,14 +110,16 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     if not all(moment.isfinite().all() for g in (first, second) for moment in (g.mean, g.covariance)):
         return math.nan
     difference = (first.mean - second.mean.to(first.mean.device)).square().sum()
-    one, other = _root(first.covariance), _root(second.covariance.to(first.covariance.device))
+    one, other = _root(first), _root(second).to(first.mean.device)
     root = torch.linalg.svdvals(one @ other.T).sum() if len(one) and len(other) else difference.new_zeros(())
     traces = one.square().sum() + other.square().sum()
     return max(0.0, (difference + traces - 2.0 * root).item())
 
 
-def _root(covariance: Tensor) -> Tensor:
+def _root(gaussian: Gaussian) -> Tensor:
     """R [r, D] with R^T R = C, r being the rank of C in float64: eigenvalues below rounding are left out."""
-    values, vectors = torch.linalg.eigh(covariance)
+    if gaussian.root is not None:
+        return gaussian.root
+    values, vectors = torch.linalg.eigh(gaussian.covariance)
     keep = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     return values[keep].sqrt()[:, None] * vectors[:, keep].T

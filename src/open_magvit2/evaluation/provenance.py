@@ -67,7 +67,7 @@ def device_name(device: torch.device) -> str:
 
 
 def model(tokenizer: Tokenizer, family: str, checkpoint: str | Path, weights_used: str) -> dict[str, Any]:
-    """A tokenizer's file and size."""
+    """A tokenizer's file and size, with what its loader noticed (`protocols.CheckpointFacts`)."""
     parameters = tokenizer.parameters() if isinstance(tokenizer, torch.nn.Module) else []
     return {
         "family": family,
@@ -77,6 +77,8 @@ def model(tokenizer: Tokenizer, family: str, checkpoint: str | Path, weights_use
         "num_params": sum(p.numel() for p in parameters),
         "codebook_size": tokenizer.codebook_size,
         "downsampling": tokenizer.downsampling,
+        "train_image_size": None,
+        **getattr(tokenizer, "checkpoint_facts", {}),
     }
 
 

@@ -116,9 +116,16 @@ def markdown_row(results: dict[str, Any], method: str, train_data: str = "-", to
         rfid if rfid == "-" else rfid + of,
         psnr if psnr == "-" else psnr + of,
         figure("codebook_utilization", 1, 100.0, " %"),
-        Path(model["checkpoint_path"]).name,
+        Path(model["checkpoint_path"]).name + trained_elsewhere(results),
     ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def trained_elsewhere(results: dict[str, Any]) -> str:
+    """What to say after the name of a tokenizer's file where it was trained at another size; else nothing."""
+    if not results["protocol"].get("cross_resolution"):
+        return ""
+    return f" (trained at {results['model']['train_image_size']})"
 
 
 def _plain(value: Any, name: str, replaced: list[tuple[str, str]]) -> Any:

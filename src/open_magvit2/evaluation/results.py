@@ -88,6 +88,7 @@ def run(
     found = evaluate(tokenizer, loader, chosen, device, protocol.tf32, progress, check)
     suffix = subset_suffix(limit) if limit else ""
     warnings = found.sanity.pop("warnings", []) + _warnings(protocol, dataset_facts, len(dataset), limit)
+    warnings += _model_warnings(model_facts, found.image_size, found.tokens_per_image)
     results = {
         "kind": "tokenizer-reconstruction",
         "created_utc": provenance.now(),
@@ -96,7 +97,12 @@ def run(
         "metrics_std_err": {name + suffix: value for name, value in found.standard_errors.items()},
         "metrics_absent": absent,
         "subset": suffix.lstrip("_") or None,
-        "protocol": {**protocol.as_dict(), "image_size": image_size, "transform": _describe(protocol, image_size)},
+        "protocol": {
+            **protocol.as_dict(),
+            "image_size": image_size,
+            "transform": _describe(protocol, image_size),
+            "cross_resolution": _is_cross_resolution(model_facts, image_size),
+        },
         "num_images": found.num_images,
         "tokens_per_image": found.tokens_per_image,
         "dataset": {**dataset_facts, "pixel_fingerprint": pixels},
@@ -148,4 +154,21 @@ def _warnings(protocol: Protocol, dataset_facts: dict[str, Any], number: int, li
     if protocol.changes:
         changes = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in protocol.changes.items() if name != "name")
         found.append(f"not the protocol {protocol.changes['name'][0]}: {changes}")
+    return found
+
+
+def _is_cross_resolution(facts: dict[str, Any], image_size: int | None) -> bool | None:
+    """Whether the tokenizer was trained at another size; None where that is not known."""
+    trained = facts.get("train_image_size")
+    return None if trained is None else trained != image_size
+
+
+def _model_warnings(facts: dict[str, Any], image_size: list[int] | None, tokens: list[int] | None) -> list[str]:
+    """What its file tells of the tokenizer, and that it was trained at another size."""
+    found = [f"checkpoint: {warning}" for warning in facts.get("warnings", [])]
+    trained = facts.get("train_image_size")
+    if trained is not None and image_size != [trained, trained]:
+        size = " x ".join(map(str, image_size)) if image_size else "their own sizes"
+        grid = f", {' x '.join(map(str, tokens))} tokens an image" if tokens else ""
+        found.append(f"cross-resolution: trained at {trained} x {trained}, evaluated at {size}{grid}")
     return found

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open_magvit2.evaluation.frechet import Gaussian, frechet_distance
+from open_magvit2.evaluation.frechet import frechet_distance, gaussian_of
 from open_magvit2.evaluation.metrics.rfid import ReconstructionFID
 from open_magvit2.evaluation.one_by_one import one_by_one
 from open_magvit2.evaluation.per_image import PerImageMetric
@@ -117,8 +117,7 @@ def check_metrics(metrics: dict[str, Metric], image: Tensor) -> list[str]:
                 if expected is not None and bool((values - expected).abs().max() > 1e-6):
                     wrong.append(f"{name} of identical images is {values.mean().item():.6g}, not {expected:g}")
         elif isinstance(metric, ReconstructionFID) and len(image) > 1:
-            features = metric.network(image, metric.preprocessing).features.to(torch.float64)
-            itself = Gaussian(features.mean(dim=0), torch.cov(features.T), len(features))
+            itself = gaussian_of(metric.network(image, metric.preprocessing).features)
             distance = frechet_distance(itself, itself)
             if not distance <= 1e-6 * max(1.0, itself.covariance.trace().item()):
                 wrong.append(f"{metric.name} of identical images is {distance:.6g}, not 0")

@@ -190,7 +190,8 @@ def _fill(row: Row, plan: _Plan, folder: Path, setting: Setting | None) -> dict[
 def _evaluate(row: Row, plan: _Plan, setting: Setting) -> _Plan:
     """Measure a row and write its files; what goes wrong becomes the row's."""
     try:
-        run = evaluate_checkpoint(plan.checkpoint, row.family, row.protocol, row.side, setting)
+        meant = replace(setting, allow_cross_resolution=setting.allow_cross_resolution or row.cross_resolution)
+        run = evaluate_checkpoint(plan.checkpoint, row.family, row.protocol, row.side, meant)
         if rank() == 0:
             report.write(plan.results.parent, run, row.method, row.train_data)
     except Exception as error:
@@ -230,6 +231,8 @@ def _add_measured(filled: dict[str, Any], results: dict[str, Any]) -> None:
         "fingerprint": results["dataset"]["fingerprint"],
         "created_utc": results["created_utc"],
     }
+    if protocol.get("cross_resolution"):
+        filled["notes"].append(f"cross-resolution: trained at {model['train_image_size']}")
     filled["notes"] += [f"{name} was left out: {reason}" for name, reason in results["metrics_absent"].items()]
     filled["notes"] += [f"check failed: {error}" for error in results["sanity"].get("errors", [])]
 

@@ -24,6 +24,7 @@ class Row:
         checkpoint: name of the file; None if it has none.
         never_released: whether the weights were never published.
         family: module of `evaluation.tokenizers` that loads the file; None: not written yet.
+        cross_resolution: whether the tokenizer was trained at another size, and the row means it.
         weights: "averaged" or "raw"; None: as the protocol says.
         protocol: to measure it by.
     """
@@ -40,6 +41,7 @@ class Row:
     checkpoint: str | None = None
     never_released: bool = False
     family: str | None = None
+    cross_resolution: bool = False
     weights: str | None = None
 
     @property

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from open_magvit2.image_tokenizer.decoder import Decoder
 from open_magvit2.image_tokenizer.encoder import Encoder
-from open_magvit2.protocols import Quantizer
+from open_magvit2.protocols import CheckpointFacts, Quantizer
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
 
@@ -47,6 +47,7 @@ class ImageTokenizer(nn.Module):
         adaptive_normalization: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpoint_facts = CheckpointFacts()  # filled in by whoever loads weights
         self.quantizer = LookupFreeQuantizer() if quantizer is None else quantizer
         self._architecture = {
             "channels": channels,

@@ -5,6 +5,7 @@ moving averages under `model_ema.` with every dot of the name removed. Removing 
 made from the model's and looked up, never parsed.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +15,22 @@ import torch
 from torch import Tensor
 
 from open_magvit2.common import checkpoints
+from open_magvit2.image_tokenizer import weight_checks
 from open_magvit2.image_tokenizer.model import ImageTokenizer
-from open_magvit2.protocols import Quantizer
+from open_magvit2.protocols import CheckpointFacts, Quantizer
 from open_magvit2.quantizers.lookup_free import BitOrder, LookupFreeQuantizer
+
+logger = logging.getLogger(__name__)
 
 Weights = Literal["averaged", "raw"]
 
 TOKENIZER_KEY = "open_magvit2_tokenizer"  # our checkpoints carry `ImageTokenizer.config()` under it
+IMAGE_SIZE_KEY = "open_magvit2_image_size"  # and the side of the images they were trained on, or None
 _PREFIX = "tokenizer."  # of the tokenizer within the LightningModule
 _RAW_STATE_KEY = "current_model_state"  # Lightning's WeightAveraging: the averages are then in `state_dict`
+
+# Published files do not say the size of the images they were trained on; their number of levels does.
+_PUBLISHED_IMAGE_SIZES = {4: 128, 5: 256}
 
 # our name -> published name
 _PUBLISHED_NAMES = (
@@ -75,19 +83,26 @@ def load_tokenizer(
     state = content.get("state_dict")
     if not isinstance(state, dict):
         raise ValueError(f"{path} has no state_dict; it holds {sorted(content)[:10]}: not a tokenizer checkpoint")
+    content["state_dict"], wrapped = weight_checks.without_wrappers(state)
+    if _RAW_STATE_KEY in content:
+        content[_RAW_STATE_KEY], _ = weight_checks.without_wrappers(content[_RAW_STATE_KEY])
+    facts = CheckpointFacts(global_step=content.get("global_step"), warnings=[])
+    if wrapped:
+        facts["warnings"].append(f"'module.' or '_orig_mod.' was taken out of {wrapped} names of the file")
     if TOKENIZER_KEY in content:
-        tokenizer = from_config(content[TOKENIZER_KEY], quantizer)
-        tensors = _own_tensors(content, weights, path)
-    elif "encoder.conv_in.weight" in state:
-        config = published_config(state, bit_order)
-        tokenizer = from_config(config, quantizer)
-        tensors = _published_tensors(tokenizer, state, weights, path)
+        tokenizer = _load_own(content, weights, path, quantizer, facts)
+    elif "encoder.conv_in.weight" in content["state_dict"]:
+        tokenizer = _load_published(content["state_dict"], weights, path, quantizer, bit_order, facts)
     else:
         raise ValueError(
             f"{path} is neither a checkpoint of ours (no {TOKENIZER_KEY!r}) nor a published one (no encoder.conv_in."
             f"weight); its weights start with {list(state)[:3]}"
         )
-    checkpoints.load_strictly(tokenizer, tensors, f"{path} ({weights} weights)")
+    if weight_checks.look_untrained(tokenizer.state_dict()):
+        facts["warnings"].append("untrained weights: every normalisation is as it was initialised")
+    for warning in facts["warnings"]:
+        logger.warning("%s: %s", path, warning)
+    tokenizer.checkpoint_facts = facts
     return tokenizer.eval().requires_grad_(False).to(device)
 
 
@@ -144,26 +159,72 @@ def published_config(state: Mapping[str, Tensor], bit_order: BitOrder | None = N
     }
 
 
-def _own_tensors(content: Mapping[str, Any], weights: Weights, path: str | Path) -> dict[str, Tensor]:
-    averaged = _RAW_STATE_KEY in content
-    if weights == "averaged" and not averaged:
+def _load_own(
+    content: Mapping[str, Any], weights: Weights, path: str | Path, quantizer: Quantizer | None, facts: CheckpointFacts
+) -> ImageTokenizer:
+    """The tokenizer of a checkpoint of ours; `facts` are filled in."""
+    if weights == "averaged" and _RAW_STATE_KEY not in content:
         raise ValueError(f"{path} holds no averaged weights (trained without averaging); load it with weights='raw'")
-    state = content[_RAW_STATE_KEY] if averaged and weights == "raw" else content["state_dict"]
-    return checkpoints.with_prefix(state, _PREFIX)
+    config = content[TOKENIZER_KEY]
+    tokenizer = from_config(config, quantizer)
+    raw = content.get(_RAW_STATE_KEY, content["state_dict"])
+    states = {"averaged": content["state_dict"], "raw": raw}
+    tensors = {name: checkpoints.with_prefix(state, _PREFIX) for name, state in states.items()}
+    hint = _architecture_hint(config, tensors[weights])
+    checkpoints.load_strictly(tokenizer, tensors[weights], f"{path} ({weights} weights)", hint)
+    if weights == "averaged":
+        facts["warnings"] += weight_checks.check_averages(tensors["averaged"], tensors["raw"], None, str(path))
+    facts["checkpoint_format"] = "open_magvit2"
+    facts["train_image_size"] = content.get(IMAGE_SIZE_KEY)
+    facts["ignored_tensors"] = weight_checks.count_by_part(
+        name for name in states[weights] if not name.startswith(_PREFIX)
+    )
+    return tokenizer
 
 
-def _published_tensors(
-    tokenizer: ImageTokenizer, state: Mapping[str, Tensor], weights: Weights, path: str | Path
-) -> dict[str, Tensor]:
-    """Our names to the file's tensors; whatever is neither ours nor known to stand beside keeps its published name."""
+def _load_published(
+    state: Mapping[str, Tensor],
+    weights: Weights,
+    path: str | Path,
+    quantizer: Quantizer | None,
+    bit_order: BitOrder | None,
+    facts: CheckpointFacts,
+) -> ImageTokenizer:
+    """The tokenizer of a published file; `facts` are filled in."""
+    config = published_config(state, bit_order)
+    tokenizer = from_config(config, quantizer)
     ours = {name: published_name(name) for name in tokenizer.state_dict()}
-    raw = {published: name for name, published in ours.items()}
-    averaged = {"model_ema." + published.replace(".", ""): name for name, published in ours.items()}
-    if weights == "averaged" and not any(name in state for name in averaged):
-        raise ValueError(f"{path} holds no averaged weights (model_ema.*); load it with weights='raw'")
-    wanted, beside = (averaged, raw) if weights == "averaged" else (raw, averaged)
-    return {
-        wanted.get(name, name): value
-        for name, value in state.items()
-        if name not in beside and not _IGNORED.match(name)
+    names = {
+        "raw": {published: name for name, published in ours.items()},
+        "averaged": {"model_ema." + published.replace(".", ""): name for name, published in ours.items()},
     }
+    if weights == "averaged" and not any(name in state for name in names["averaged"]):
+        raise ValueError(f"{path} holds no averaged weights (model_ema.*); load it with weights='raw'")
+    wanted, beside = names[weights], names["raw" if weights == "averaged" else "averaged"]
+    # Whatever is neither ours nor known to stand beside keeps its published name, and is refused by it.
+    ignored = {name for name in state if name in beside or _IGNORED.match(name)}
+    tensors = {wanted.get(name, name): value for name, value in state.items() if name not in ignored}
+    checkpoints.load_strictly(tokenizer, tensors, f"{path} ({weights} weights)")
+    if weights == "averaged":
+        raw = {name: state[published] for published, name in beside.items() if published in state}
+        updates = state.get("model_ema.num_updates")
+        num_updates = None if updates is None else int(updates)
+        facts["warnings"] += weight_checks.check_averages(tensors, raw, num_updates, str(path))
+    facts["checkpoint_format"] = "published"
+    facts["train_image_size"] = _PUBLISHED_IMAGE_SIZES.get(len(config["channel_multipliers"]))
+    facts["ignored_tensors"] = weight_checks.count_by_part(ignored)
+    return tokenizer
+
+
+def _architecture_hint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """What the file's configuration says otherwise than the shapes of its tensors; empty where both agree."""
+    published = {published_name(name): value for name, value in tensors.items()}
+    try:
+        found = published_config(published)
+    except (KeyError, ValueError):
+        return ""  # too little of an encoder is there: the list of missing names says it
+    found["num_bits"] = found["quantizer"]["init_args"]["num_bits"]
+    said = {**config, "num_bits": config["quantizer"]["init_args"].get("num_bits")}
+    names = ("channels", "channel_multipliers", "num_residual_blocks", "adaptive_normalization", "num_bits")
+    different = [f"{name} {said[name]}, its tensors {found[name]}" for name in names if said[name] != found[name]]
+    return f"The file's configuration says {'; '.join(different)}." if different else ""

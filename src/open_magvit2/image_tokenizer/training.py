@@ -23,7 +23,7 @@ from open_magvit2.common.freezing import frozen
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.image_tokenizer.model import ImageTokenizer
-from open_magvit2.image_tokenizer.pretrained import TOKENIZER_KEY
+from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KEY
 from open_magvit2.losses.objective import DiscriminatorObjective, GeneratorObjective
 from open_magvit2.protocols import Metric, Sample
 from open_magvit2.training import finite
@@ -293,8 +293,9 @@ class ImageTokenizerTraining(pl.LightningModule):
         self.log("step", float(self.global_step))  # the loggers' step axis; Lightning's own is one step behind here
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the file say how to build its tokenizer."""
+        """Let the file say how to build its tokenizer, and the size of the images it was trained on."""
         checkpoint[TOKENIZER_KEY] = self.tokenizer.config()
+        checkpoint[IMAGE_SIZE_KEY] = getattr(self.trainer.datamodule, "image_size", None)
 
 
 def _as_list(item: Any) -> list[Any]:

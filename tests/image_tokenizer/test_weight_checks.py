@@ -1,0 +1,142 @@
+"""Right names with the wrong content: wrapped modules, averages that were never filled, another architecture."""
+
+import pytest
+import torch
+from small_checkpoint import save_small_checkpoint
+
+from open_magvit2 import load_tokenizer
+from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.image_tokenizer.pretrained import TOKENIZER_KEY, published_name
+from open_magvit2.image_tokenizer.weight_checks import check_averages, without_wrappers
+from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
+
+NORM = "tokenizer.encoder.norm_out.weight"
+
+
+def changed(path, change):
+    """Apply a change to the content of a checkpoint file."""
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    return path
+
+
+def renamed(content, rename):
+    for key in ("state_dict", "current_model_state"):
+        content[key] = {rename(name): value for name, value in content[key].items()}
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: "module." + name,
+        lambda name: "_orig_mod." + name,
+        lambda name: name.replace("tokenizer.", "tokenizer._orig_mod.module."),
+        lambda name: name.replace("encoder.", "encoder.module."),
+    ],
+    ids=["DDP", "compiled", "both inside", "a part"],
+)
+def test_wrapped_modules_load_as_what_they_wrap(tmp_path, rename, caplog):
+    path = save_small_checkpoint(tmp_path / "small.ckpt")
+    plain = load_tokenizer(path).state_dict()
+    wrapped = load_tokenizer(changed(path, lambda content: renamed(content, rename)))
+    assert all(torch.equal(value, plain[name]) for name, value in wrapped.state_dict().items())
+    assert any("was taken out of" in warning for warning in wrapped.checkpoint_facts["warnings"])
+    assert "was taken out of" in caplog.text
+
+
+def test_only_whole_parts_of_a_name_are_wrappers():
+    names = ["submodule.a", "a.module_b", "module", "a.module"]
+    assert without_wrappers(dict.fromkeys(names))[0].keys() == set(names)
+
+
+def in_published_form(tokenizer, averages):
+    raw = {published_name(name): value for name, value in tokenizer.state_dict().items()}
+    return {**raw, **{"model_ema." + published_name(n).replace(".", ""): v for n, v in averages.items()}}
+
+
+def trained(tokenizer):
+    """Weights as after a step of training: every one has moved."""
+    return {name: value + 0.01 for name, value in tokenizer.state_dict().items()}
+
+
+def test_averages_that_were_never_filled_are_refused(tmp_path):
+    """The reference fills them with a fresh initialisation where a file has none, and evaluates that."""
+    path = tmp_path / "published.ckpt"
+    initial = ImageTokenizer(LookupFreeQuantizer(6), 32, (1, 2), num_residual_blocks=1)
+    fresh = ImageTokenizer(LookupFreeQuantizer(6), 32, (1, 2), num_residual_blocks=1).state_dict()
+    initial.load_state_dict(trained(initial))
+    torch.save({"state_dict": in_published_form(initial, fresh)}, path)
+    with pytest.raises(ValueError, match=r"published.ckpt were never filled.*weights='raw'"):
+        load_tokenizer(path)
+    assert load_tokenizer(path, "raw").checkpoint_facts["warnings"] == []
+    state = in_published_form(initial, trained(initial)) | {"model_ema.num_updates": torch.tensor(0)}
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(ValueError, match="never filled"):
+        load_tokenizer(path)
+
+
+def test_the_same_in_our_own_form(tmp_path):
+    path = save_small_checkpoint(tmp_path / "small.ckpt")
+    assert load_tokenizer(path).checkpoint_facts["warnings"] == [
+        "untrained weights: every normalisation is as it was initialised"
+    ]
+
+    def train_raw_alone(content):
+        content["current_model_state"] = {name: v + 0.01 for name, v in content["current_model_state"].items()}
+
+    changed(path, train_raw_alone)
+    with pytest.raises(ValueError, match="never filled"):
+        load_tokenizer(path)
+    changed(path, lambda content: content.update(state_dict=content["current_model_state"]))
+    assert "equal the raw ones" in load_tokenizer(path).checkpoint_facts["warnings"][0]
+
+
+def test_averages_of_a_part_are_compared_where_both_are():
+    value = {"a.weight": torch.full((3,), 0.9)}
+    assert check_averages(value, {}, None, "x") == check_averages(value, value, 5, "x")
+    assert check_averages(value, {"a.weight": torch.full((3,), 0.8)}, 5, "x") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_residual_blocks": 2}, "num_residual_blocks 2, its tensors 1"),
+        ({"channels": 16}, "channels 16, its tensors 8"),
+        ({"channel_multipliers": [1, 1]}, r"channel_multipliers \[1, 1\], its tensors \[1, 1, 1\]"),
+        ({"adaptive_normalization": True}, "adaptive_normalization True, its tensors False"),
+        ({"num_bits": 9}, "num_bits 9, its tensors 6"),
+    ],
+)
+def test_another_model_size_is_named(tmp_path, change, message):
+    path = save_small_checkpoint(tmp_path / "small.ckpt")
+
+    def claim(content):
+        config = content[TOKENIZER_KEY]
+        (config["quantizer"]["init_args"] if "num_bits" in change else config).update(change)
+
+    with pytest.raises(ValueError, match=r"does not fit the model[\s\S]*The file's configuration says " + message):
+        load_tokenizer(changed(path, claim))
+
+
+def test_facts_of_the_file(tmp_path):
+    path = save_small_checkpoint(tmp_path / "small.ckpt", image_size=48)
+    beside = {f"{part}.{n}": torch.zeros(1) for part in ("discriminator", "teacher") for n in "ab"}
+    changed(path, lambda content: content.update(global_step=7, state_dict=content["state_dict"] | beside))
+    facts = load_tokenizer(path).checkpoint_facts
+    assert facts["train_image_size"] == 48
+    assert facts["global_step"] == 7
+    assert facts["checkpoint_format"] == "open_magvit2"
+    assert facts["ignored_tensors"] == {"discriminator": 2, "teacher": 2}
+
+
+@pytest.mark.parametrize(("levels", "size"), [(4, 128), (5, 256), (3, None)])
+def test_published_files_are_known_by_their_levels(tmp_path, levels, size):
+    tokenizer = ImageTokenizer(LookupFreeQuantizer(6), 32, (1,) * levels, num_residual_blocks=1)
+    path = tmp_path / "published.ckpt"
+    state = in_published_form(tokenizer, trained(tokenizer)) | {"loss.discriminator.main.0.bias": torch.zeros(1)}
+    torch.save({"state_dict": state}, path)
+    facts = load_tokenizer(path).checkpoint_facts
+    assert facts["train_image_size"] == size
+    assert facts["checkpoint_format"] == "published"
+    assert facts["ignored_tensors"]["loss"] == 1
