@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from open_magvit2.common import weights
 from open_magvit2.common.images import to_uint8
@@ -59,6 +58,9 @@ class Inception:
     """
 
     def __init__(self, path: Path) -> None:
+        # Here, since it takes seconds to import and most commands do without it.
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
         self.network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
         )

@@ -1,0 +1,43 @@
+#!/usr/bin/env python
+"""Measure speed and memory of the hot paths: benchmark.json, benchmark.md and pictures (docs/performance.md).
+
+python scripts/benchmark.py --output outputs/benchmark               # a GPU at full sizes, else small ones on the CPU
+python scripts/benchmark.py --output outputs/benchmark --only entropy,start_up
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from open_magvit2.benchmark.run import SECTIONS, choose, run
+from open_magvit2.benchmark.settings import Settings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--output", required=True, type=Path, help="folder; sections measured there before stay until measured again")
+    add("--only", metavar="SECTIONS", help=f"comma-separated, of {', '.join(SECTIONS)}; default: all")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--size", choices=["small", "full"], help="default: full on a GPU, small (minutes on two cores) on a CPU")
+    add("--repeats", type=int, default=5, help="measurements behind each median (default: 5)")
+    add("--images", type=Path, help="folder of photos for loading and tokenizing; default: images drawn by code")
+    given = parser.parse_args()
+    device = torch.device(given.device)
+    full = device.type == "cuda" if given.size is None else given.size == "full"
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        chosen = choose(given.only)
+    except ValueError as error:
+        parser.error(str(error))
+    settings = Settings(device, full, given.repeats, given.images, Path(__file__).resolve().parents[1])
+    failed = run(settings, given.output, chosen)
+    print(f"written to {given.output}: benchmark.json, benchmark.md and pictures; failed sections: {failed or 'none'}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The machine a figure was measured on: without it an absolute time says nothing."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from open_magvit2.evaluation import provenance
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU's name, or the processor's with the number of cores this process may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {num_cores()} cores, {torch.get_num_threads()} threads"
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    # What the kernel thinks new programs can get, and no more than the container may.
+    available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    limits = [int(available.split()[1]) * 1024]
+    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+        limits.append(int(limit.read_text()) - int(used.read_text()))
+    return min(limits)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Everything that can move a figure, for benchmark.json."""
+    return {
+        "device": device_name(device),
+        "cores": num_cores(),
+        "torch_threads": torch.get_num_threads(),
+        "load_average": list(os.getloadavg()),
+        "versions": provenance.versions(),
+        "git": provenance.git(),
+        "command": provenance.command(),
+        "started_utc": provenance.now(),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "CPU"

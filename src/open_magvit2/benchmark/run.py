@@ -1,0 +1,92 @@
+"""Runs the sections of the benchmark one after the other, and writes what there is after each.
+
+A section is a module of this folder with `TITLE` and `measure(settings) -> list[Row]`.
+"""
+
+import importlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from open_magvit2.benchmark import machine, pictures, report
+from open_magvit2.benchmark.settings import Settings
+from open_magvit2.evaluation import provenance
+
+logger = logging.getLogger(__name__)
+
+SECTIONS = ("entropy", "start_up")
+
+
+def choose(only: str | None) -> list[str]:
+    """The sections named in a comma-separated list, or all, in the order of `SECTIONS`.
+
+    Raises:
+        ValueError: naming the sections there are.
+    """
+    wanted = SECTIONS if only is None else [name.strip() for name in only.split(",")]
+    unknown = sorted(set(wanted) - set(SECTIONS))
+    if unknown:
+        raise ValueError(f"no section is called {', '.join(unknown)}; there are: {', '.join(SECTIONS)}")
+    return [name for name in SECTIONS if name in wanted]
+
+
+def run(settings: Settings, output: Path, sections: Sequence[str] = SECTIONS) -> list[str]:
+    """Measure, and write benchmark.json, benchmark.md and pictures into a folder after every section.
+
+    Sections already in the folder's benchmark.json stay there, each with the machine and date it was measured on, until
+    they are measured again. A section that fails carries its error and does not stop the others.
+
+    Args:
+        settings: device, sizes, repeats.
+        output: the folder.
+        sections: names, of `SECTIONS`.
+
+    Returns:
+        names of the sections that failed.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "benchmark.json"
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"sections": {}}
+    failed = []
+    for name in sections:
+        logger.info("measuring %s", name)
+        found = _measure(name, settings)
+        if found["error"]:
+            failed.append(name)
+        kept = {key: content["sections"].get(key) for key in SECTIONS} | {name: found}
+        content["sections"] = {key: section for key, section in kept.items() if section}
+        report.write_atomically(path, json.dumps(content, indent=1) + "\n")
+        report.write_atomically(output / "benchmark.md", report.markdown(content["sections"]))
+        for file, drawing in pictures.draw(content["sections"]).items():
+            report.write_atomically(output / file, drawing)
+    return failed
+
+
+def _measure(name: str, settings: Settings) -> dict[str, Any]:
+    """One section with everything that tells what its rows were measured on."""
+    module = importlib.import_module(f"{__package__}.{name}")
+    described = machine.describe(settings.device)
+    stamp = {
+        "device": described["device"],
+        "torch": described["versions"]["torch"],
+        "date": described["started_utc"],
+    }
+    start, error, rows = time.monotonic(), None, []
+    try:
+        rows = [{**row, **stamp} for row in module.measure(settings)]
+    except Exception as reason:  # of whatever kind: a benchmark of hours keeps the other sections and says which failed
+        logger.exception("section %s failed", name)
+        error = f"{type(reason).__name__}: {reason}"
+    return {
+        "title": module.TITLE,
+        "rows": rows,
+        "error": error,
+        "full": settings.full,
+        "repeats": settings.repeats,
+        "wall_seconds": round(time.monotonic() - start, 1),
+        "finished_utc": provenance.now(),
+        "machine": described,
+    }

@@ -1,0 +1,41 @@
+"""What a benchmark runs on and how thoroughly, and the form of what it finds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# One line of a table. "table" says of which; the other keys are its columns, in order, the unit in the name.
+Row = dict[str, Any]
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Shared by all sections.
+
+    Attributes:
+        device: to measure on.
+        full: the sizes of the published recipe; otherwise small ones, minutes on two cores.
+        repeats: measurements behind every median.
+        images: folder of photos; None draws images by code, where a section can do with those.
+        repository: the checkout whose scripts and configs are measured.
+    """
+
+    device: torch.device
+    full: bool
+    repeats: int = 5
+    images: Path | None = None
+    repository: Path = Path()
+
+
+def not_measured(reason: str) -> str:
+    """What a table shows in place of a figure: never a guess."""
+    return f"{NOT_MEASURED}: {reason}"
+
+
+def gib(num_bytes: float) -> float:
+    """Bytes in GiB."""
+    return num_bytes / 2**30

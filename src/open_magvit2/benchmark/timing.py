@@ -1,0 +1,87 @@
+"""Times that can be compared: warmed up, interleaved, medians; CPU seconds of the process, or CUDA events.
+
+Variants are timed in turns, each round in another order, so that whatever else the machine does falls on all alike. On
+a CPU the clock counts the seconds that all threads of this process computed, not those it waited for a neighbour.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+_SHORTEST_SECONDS = 0.02  # shorter calls are repeated within one measurement: below, the clocks' own ticks show
+_MOST_CALLS = 1000
+
+
+class Timing(NamedTuple):
+    """Seconds of one call."""
+
+    median: float
+    fastest: float
+    slowest: float
+    repeats: int  # measurements behind the median
+
+
+def clock_name(device: torch.device) -> str:
+    """What the seconds of `interleaved` are: for the heads of tables."""
+    return "GPU s" if device.type == "cuda" else "CPU s"
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int = 5, warm_up: int = 1
+) -> dict[str, Timing]:
+    """Time functions against each other.
+
+    Args:
+        functions: by name; what they return is thrown away.
+        device: where they compute: "cuda" is timed by events on the current stream, anything else by CPU seconds.
+        repeats: measurements of each.
+        warm_up: calls of each before anything is timed.
+
+    Raises:
+        ValueError: if there is nothing to measure.
+    """
+    if not functions or repeats < 1 or warm_up < 1:
+        raise ValueError(f"expected functions, repeats and warm_up, got {len(functions)}, {repeats} and {warm_up}")
+    calls = {name: _calls_per_measurement(function, device, warm_up) for name, function in functions.items()}
+    measured: dict[str, list[float]] = {name: [] for name in functions}
+    for name in _turns(list(functions), repeats):
+        measured[name].append(_seconds(functions[name], device, calls[name]))
+    return {
+        name: Timing(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
+        for name, seconds in measured.items()
+    }
+
+
+def _turns(names: list[str], repeats: int) -> Iterator[str]:
+    """Every name once a round, each round beginning with the next one and every second round backwards."""
+    for number in range(repeats):
+        first = number % len(names)
+        turn = names[first:] + names[:first]
+        yield from turn if number % 2 == 0 else reversed(turn)
+
+
+def _calls_per_measurement(function: Callable[[], Any], device: torch.device, warm_up: int) -> int:
+    for _ in range(warm_up):
+        function()
+    seconds = _seconds(function, device, 1)
+    return max(1, min(_MOST_CALLS, round(_SHORTEST_SECONDS / max(seconds, 1e-6))))
+
+
+def _seconds(function: Callable[[], Any], device: torch.device, calls: int) -> float:
+    """Mean seconds of a call over `calls` in a row."""
+    if device.type == "cuda":
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        begin.record()
+        for _ in range(calls):
+            function()
+        end.record()
+        torch.cuda.synchronize(device)
+        return begin.elapsed_time(end) / 1000 / calls
+    start = time.process_time()
+    for _ in range(calls):
+        function()
+    return (time.process_time() - start) / calls

@@ -1,0 +1,55 @@
+"""What a benchmark leaves behind: whole files after every section, and figures that say where they come from."""
+
+import json
+
+import pytest
+import torch
+
+from open_magvit2.benchmark import entropy, report, run, start_up
+from open_magvit2.benchmark.settings import Settings, not_measured
+
+CPU = Settings(torch.device("cpu"), full=False, repeats=1)
+
+
+def test_cells_are_three_digits_and_say_what_is_not_there():
+    assert [report.cell(value) for value in (None, 0.0123456, 12.345, 1234.5, 65536, "x", True)] == [
+        *("-", "0.0123", "12.3", "1,234", "65,536", "x", "True")
+    ]
+    rows = [{"table": "t", "a": 1, "b": 2.0, "device": "cpu"}, {"table": "t", "a": 3, "c": not_measured("no GPU")}]
+    assert report.table(rows) == "| a | b | c |\n| --- | --- | --- |\n| 1 | 2 | - |\n| 3 | - | not measured: no GPU |\n"
+
+
+def test_sections_are_written_one_by_one_and_kept(monkeypatch, tmp_path):
+    def second(settings):
+        # a run that is cut off here keeps the first section
+        assert json.loads((tmp_path / "benchmark.json").read_text())["sections"]["entropy"]["rows"]
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(entropy, "measure", lambda settings: [{"table": "first", "N": 1}])
+    monkeypatch.setattr(start_up, "measure", second)
+    assert run.run(CPU, tmp_path, ["entropy", "start_up"]) == ["start_up"]
+    sections = json.loads((tmp_path / "benchmark.json").read_text())["sections"]
+    row = sections["entropy"]["rows"][0]
+    assert row["torch"].startswith(torch.__version__.split("+")[0])
+    assert row["device"]
+    assert row["date"].startswith("20")
+    assert sections["start_up"]["error"] == "RuntimeError: out of luck"
+    text = (tmp_path / "benchmark.md").read_text()
+    assert "**Failed: RuntimeError: out of luck**" in text
+    assert row["device"] in text
+
+    # another run replaces what it measures and nothing else
+    monkeypatch.setattr(start_up, "measure", lambda settings: [{"table": "second", "CPU s": 2.5}])
+    assert run.run(CPU, tmp_path, ["start_up"]) == []
+    again = json.loads((tmp_path / "benchmark.json").read_text())["sections"]
+    assert again["entropy"] == sections["entropy"]
+    assert again["start_up"]["error"] is None
+    assert list(again) == ["entropy", "start_up"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+def test_sections_are_chosen_by_name_in_their_own_order():
+    assert run.choose("start_up, entropy") == ["entropy", "start_up"]
+    assert run.choose(None) == list(run.SECTIONS)
+    with pytest.raises(ValueError, match=r"no section is called speed; there are: entropy"):
+        run.choose("entropy,speed")

@@ -1,0 +1,49 @@
+"""The clocks of the benchmark: what they count, and that nothing is timed cold or in blocks."""
+
+import time
+
+import pytest
+import torch
+
+from open_magvit2.benchmark.timing import interleaved
+
+CPU = torch.device("cpu")
+
+
+def compute(seconds: float) -> None:
+    """Keep this process busy for so many CPU seconds."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        sum(range(100))
+
+
+def test_counts_computing_and_not_waiting():
+    found = interleaved({"waits": lambda: time.sleep(0.05), "computes": lambda: compute(0.03)}, CPU, repeats=3)
+    assert found["waits"].median < 0.01
+    assert found["computes"].median == pytest.approx(0.03, rel=0.1)
+    assert found["computes"].repeats == 3
+    assert found["computes"].fastest <= found["computes"].median <= found["computes"].slowest
+
+
+def test_warms_up_first_and_then_takes_turns():
+    calls = []
+    functions = {name: lambda name=name: (calls.append(name), compute(0.02)) for name in "abc"}
+    interleaved(functions, CPU, repeats=4, warm_up=2)
+    assert calls[:9] == ["a"] * 3 + ["b"] * 3 + ["c"] * 3  # warm-up, and one call to learn how long one takes
+    rounds = [calls[9 + 3 * i : 12 + 3 * i] for i in range(4)]
+    assert all(sorted(turn) == ["a", "b", "c"] for turn in rounds)
+    assert len({turn[0] for turn in rounds}) > 1
+
+
+def test_short_calls_are_repeated_within_a_measurement():
+    calls = []
+    found = interleaved({"short": lambda: (calls.append(0), compute(0.001))}, CPU, repeats=2)
+    assert len(calls) > 2 * 10
+    assert found["short"].median == pytest.approx(0.001, rel=0.3)
+
+
+def test_refuses_to_measure_nothing_or_cold():
+    with pytest.raises(ValueError, match="warm_up"):
+        interleaved({"a": compute}, CPU, warm_up=0)
+    with pytest.raises(ValueError, match="functions"):
+        interleaved({}, CPU)
