@@ -17,6 +17,7 @@ class Sample(TypedDict):
     label: int  # class index; -1 where the dataset has no classes
     path: str  # where the image comes from, for error messages and reports
     index: int  # position in the dataset: 0 .. len(dataset) - 1
+    skipped: str  # files that could not be read and whose place this image takes, "path<tab>cause" a line; mostly ""
 
 
 class QuantizerOutput(NamedTuple):

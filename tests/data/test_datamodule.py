@@ -149,6 +149,12 @@ def test_wrong_numbers_are_refused_by_name(name, value):
         module(**{name: value})
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_outside_its_range_is_refused(share):
+    with pytest.raises(ValueError, match=rf"max_skipped_share must lie in \[0, 1\), got {share}"):
+        module(max_skipped_share=share)
+
+
 def test_errors_of_workers_keep_their_message(tmp_path):
     for number in range(4):
         (tmp_path / f"{number}.jpg").write_text("broken")

@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 class ImageDataModule(pl.LightningDataModule):
     """Loaders for training and validation; a batch is a collated `Sample`.
 
-    image uint8 [B, 3, image_size, image_size] in [0, 255], label int64 [B], path list of B strings, index int64 [B].
+    image uint8 [B, 3, image_size, image_size] in [0, 255], label int64 [B], index int64 [B], path and skipped lists of
+    B strings.
     The images stay uint8 on the host (a quarter of the traffic); the LightningModule normalises them on the device.
 
     A training batch is what ONE rank consumes in one training step, global_batch_size / number of devices images; the
@@ -33,6 +34,13 @@ class ImageDataModule(pl.LightningDataModule):
         prefetch_factor: batches each worker keeps ready.
         flip: mirror every second training image.
         seed: of the order, the crops and the flips.
+        max_skipped_share: of the training images that may turn out unreadable. Each is replaced by another one, named
+            in the run's skipped_images.txt and counted as data/skipped; training fails once there are more. 0 fails at
+            the first. A validation image that cannot be read always fails.
+
+    Attributes:
+        replace_unreadable: whether training images are replaced; off until somebody who counts them turns it on, as
+            the callback `training.skipped_images.SkippedImages` does.
     """
 
     def __init__(
@@ -46,6 +54,7 @@ class ImageDataModule(pl.LightningDataModule):
         prefetch_factor: int = 2,
         flip: bool = False,
         seed: int = 0,
+        max_skipped_share: float = 0.001,
     ) -> None:
         super().__init__()
         for name, value, lowest in (
@@ -57,6 +66,8 @@ class ImageDataModule(pl.LightningDataModule):
         ):
             if value < lowest:
                 raise ValueError(f"{name} must be at least {lowest}, got {value}")
+        if not 0.0 <= max_skipped_share < 1.0:
+            raise ValueError(f"max_skipped_share must lie in [0, 1), got {max_skipped_share}")
         self.train = train
         self.validation = validation
         self.image_size = image_size
@@ -66,6 +77,8 @@ class ImageDataModule(pl.LightningDataModule):
         self.prefetch_factor = prefetch_factor
         self.flip = flip
         self.seed = seed
+        self.max_skipped_share = max_skipped_share
+        self.replace_unreadable = False
 
     def setup(self, stage: str) -> None:
         """Refuse a batch size that does not fit the devices or the dataset before anything else starts."""
@@ -85,7 +98,8 @@ class ImageDataModule(pl.LightningDataModule):
         """Batches of one rank's share of a training step, in a new order every epoch."""
         sampler = self._training_sampler()
         transform = TrainingTransform(self.image_size, self.flip)
-        return self._loader(TransformedDataset(self.train, transform, self.seed), sampler, sampler.batch_size)
+        dataset = TransformedDataset(self.train, transform, self.seed, self.replace_unreadable)
+        return self._loader(dataset, sampler, sampler.batch_size)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """This rank's share of the validation images, each exactly once over all ranks, always the same pixels."""

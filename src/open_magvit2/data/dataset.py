@@ -9,8 +9,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from open_magvit2.data.decoding import UnreadableImageError
 from open_magvit2.data.randomness import random_stream
 from open_magvit2.protocols import Sample
+
+# Unreadable images in a row after which it is the disk and not the images.
+_MOST_ATTEMPTS = 100
 
 Transform = Callable[[Image.Image, np.random.Generator], Tensor]  # RGB image -> uint8 [3, H, W]
 
@@ -35,7 +39,7 @@ class ImageDataset(Dataset[RawImage], ABC):
         """Decode image `index` in [0, len(self)); the same index always gives the same image.
 
         Raises:
-            ValueError: if the image cannot be decoded; the message names its path.
+            UnreadableImageError: if the image cannot be decoded; the message names its path.
         """
 
     def __getitem__(self, index: int) -> RawImage:
@@ -50,13 +54,18 @@ class TransformedDataset(Dataset[Sample]):
     Args:
         dataset: the raw images.
         transform: turns an RGB image and a random generator into uint8 [3, H, W].
-        seed: of the transform's randomness.
+        seed: of the transform's randomness, and of what replaces unreadable images.
+        replace_unreadable: put another image, drawn for (seed, epoch, index), in the place of one that cannot be read,
+            and name that under the sample's "skipped". For training alone: a figure must be over all its images.
     """
 
-    def __init__(self, dataset: ImageDataset, transform: Transform, seed: int = 0) -> None:
+    def __init__(
+        self, dataset: ImageDataset, transform: Transform, seed: int = 0, replace_unreadable: bool = False
+    ) -> None:
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
+        self.replace_unreadable = replace_unreadable
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -65,8 +74,36 @@ class TransformedDataset(Dataset[Sample]):
         """The sample of `key = epoch * len(self) + index`; a plain index is its sample in epoch 0.
 
         Epoch and index travel in one number because workers of earlier epochs live on and see nothing but the keys.
+
+        Raises:
+            UnreadableImageError: if the image cannot be read, or so many in a row that the disk must be gone.
         """
         epoch, index = divmod(key, len(self.dataset))
-        image, label, path = self.dataset[index]
+        skipped: list[UnreadableImageError] = []
+        shown = index
+        while True:
+            try:
+                image, label, path = self.dataset[shown]
+                break
+            except UnreadableImageError as error:
+                if not self.replace_unreadable:
+                    raise
+                skipped.append(error)
+                if len(skipped) == _MOST_ATTEMPTS:
+                    raise UnreadableImageError(
+                        f"{_MOST_ATTEMPTS} images in a row could not be read, the last one: {error.cause}, "
+                        f"{error.path!r}. Is the disk still there?",
+                        error.path,
+                        error.cause,
+                    ) from error
+            if len(skipped) == 1:
+                replacements = random_stream("replacement", self.seed, epoch, index)
+            shown = int(replacements.integers(len(self.dataset)))
         generator = random_stream("transform", self.seed, epoch, index)
-        return Sample(image=self.transform(image, generator), label=label, path=path, index=index)
+        return Sample(
+            image=self.transform(image, generator),
+            label=label,
+            path=path,
+            index=shown,
+            skipped="\n".join(f"{error.path}\t{error.cause}" for error in skipped),
+        )

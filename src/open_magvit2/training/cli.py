@@ -11,6 +11,7 @@ from open_magvit2.training.averaging import ExponentialMovingAverage
 from open_magvit2.training.callbacks import ReconstructionImages, Throughput, TrainingCheckpoint
 from open_magvit2.training.health import TrainingHealth
 from open_magvit2.training.progress import TrainingProgress
+from open_magvit2.training.skipped_images import SkippedImages
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(TrainingProgress, "progress")
         parser.add_lightning_class_args(ReconstructionImages, "images")
         parser.add_lightning_class_args(Throughput, "throughput")
+        parser.add_lightning_class_args(SkippedImages, "skipped_images")
 
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses ends the program with that one message, not a stack trace."""

@@ -1,0 +1,114 @@
+"""Training images that could not be read and were replaced: named in the run's folder, counted, limited.
+
+The samples bring the names along (`protocols.Sample`), so that the count follows from the batches that were trained
+on, not from what a worker process had loaded ahead: a resumed run counts what an uninterrupted one does.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from open_magvit2.common import distributed
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "skipped_images.txt"
+
+
+class TooManySkippedError(RuntimeError):
+    """More training images are unreadable than the data module's max_skipped_share allows."""
+
+
+class SkippedImages(Callback):
+    """Lets a data module replace unreadable training images, and answers for each of them.
+
+    At the trainer's log steps it logs data/skipped, the number of different files skipped so far over all ranks and
+    epochs; adds those that are new to skipped_images.txt in the run's folder, a line each: path, tab, cause; and raises
+    `TooManySkippedError` on all ranks once they are more than the data module's `max_skipped_share` of its images.
+    """
+
+    def __init__(self) -> None:
+        self._causes: dict[str, str] = {}  # by path; the same on all ranks
+        self._new: dict[str, str] = {}  # what this rank met since the ranks last compared
+        self._active = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Turn replacing on, before the loaders are made."""
+        data = getattr(trainer, "datamodule", None)
+        self._active = stage == "fit" and getattr(data, "max_skipped_share", 0.0) > 0.0
+        if self._active:
+            data.replace_unreadable = True
+            self._num_images, self._max_share = len(data.train), data.max_skipped_share
+            self._device = trainer.strategy.root_device
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A continued run writes a file of its own that is whole as well."""
+        self._path = Path(trainer.log_dir or trainer.default_root_dir) / FILE_NAME
+        if self._causes and trainer.is_global_zero:
+            self._write(self._causes, "w")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self._active:
+            return
+        for line in "\n".join(batch["skipped"]).split("\n"):
+            path, _, cause = line.partition("\t")
+            if path and path not in self._causes:
+                self._new[path] = cause
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            self._compare_ranks()
+            for run_logger in trainer.loggers:
+                run_logger.log_metrics({"data/skipped": len(self._causes)}, step=trainer.global_step)
+            self._check_share()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run may end between two log steps."""
+        if self._active:
+            self._compare_ranks()
+            self._check_share()
+
+    def state_dict(self) -> dict[str, Any]:
+        """A collective call, as saving a checkpoint is: what other ranks met belongs into rank 0's file."""
+        if self._active:
+            self._compare_ranks()
+        return {"causes": dict(self._causes)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._causes = dict(state_dict["causes"])
+
+    def _compare_ranks(self) -> None:
+        """Make what each rank met known to all; one small sum where there is nothing new."""
+        if not distributed.all_reduce_sum(torch.tensor(len(self._new), device=self._device)):
+            return
+        met = {path: cause for new in distributed.all_gather_object(self._new) for path, cause in new.items()}
+        self._new = {}
+        self._causes |= met
+        if distributed.rank() == 0:
+            self._write(met, "a" if len(self._causes) > len(met) else "w")
+            path, cause = next(iter(met.items()))
+            others = f" and {len(met) - 1} more" if len(met) > 1 else ""
+            logger.warning("skipped %s (%s)%s; %s: %s", path, cause, others, self._so_far(), self._path)
+
+    def _so_far(self) -> str:
+        number = len(self._causes)
+        return f"{number} of {self._num_images} training images so far ({number / self._num_images:.2%})"
+
+    def _check_share(self) -> None:
+        if len(self._causes) > self._max_share * self._num_images:
+            path, cause = next(iter(self._causes.items()))
+            raise TooManySkippedError(
+                f"too many training images cannot be read: {self._so_far()}, more than max_skipped_share "
+                f"{self._max_share:g} allows. The first is {path} ({cause}), all are in {self._path}. "
+                "Replace the files, or leave them out with `exclude` (scripts/check_dataset.py finds all of them and "
+                "writes the list), or raise data.init_args.max_skipped_share"
+            )
+
+    def _write(self, causes: dict[str, str], mode: str) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._path, mode, encoding="utf-8", errors="surrogateescape") as file:
+            file.writelines(f"{path}\t{cause}\n" for path, cause in causes.items())
