@@ -167,9 +167,10 @@ TEXT_BOMB = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000))
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image of the formats"),
         (png_that_claims(60_000, 60_000), "DecompressionBombError: .*3600000000 pixels"),
         (png_that_claims(MAX_PIXELS // 1000 + 1, 1000), "DecompressionBombError"),
+        (png(np.zeros((1, 2001), dtype=np.uint8), 0), "2001 x 1 pixels: .* 2000 times as long as wide"),
         (png(np.zeros((2, 2), dtype=np.uint8), 0, TEXT_BOMB), "Decompressed data too large"),
     ],
-    ids=["empty", "text", "truncated JPEG", "truncated PNG", "EPS", "bomb", "just too large", "text bomb"],
+    ids=["empty", "text", "truncated JPEG", "truncated PNG", "EPS", "bomb", "just too large", "too long", "text bomb"],
 )
 def test_what_is_no_image_is_named_with_its_cause(path, content, cause):
     path.write_bytes(content)

@@ -27,6 +27,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # 179 million, where Pillow refuses as well: a small file may claim any size. ImageNet's largest image has 60 million.
 MAX_PIXELS = 2 * 89_478_485
 
+# Resized to a shorter side of 256, an image of this ratio takes half a GiB, and one of 60,000 x 1 would take 16.
+MAX_ASPECT_RATIO = 2000
+
 # What Pillow's readers raise on damaged files; a bug of ours (KeyError, AttributeError, ...) must not look like one.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -70,8 +73,12 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         # Decoding inside the `with`: Pillow is lazy and would otherwise keep the file open.
         with open(path, "rb", opener=_open_without_waiting) as file:
             image = Image.open(file, formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+            shorter, longer = sorted(image.size)
+            if shorter * longer > MAX_PIXELS or longer > MAX_ASPECT_RATIO * shorter:
+                raise ValueError(
+                    f"{image.width} x {image.height} pixels: more than {MAX_PIXELS} in all, or {MAX_ASPECT_RATIO} "
+                    "times as long as wide"
+                )
             image.load()
             yield image
     except UNREADABLE as error:

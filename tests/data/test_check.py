@@ -1,0 +1,141 @@
+"""The check of a folder names every broken file and counts what is odd; its list makes the folder whole."""
+
+import faulthandler
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import run
+from image_bytes import png, png_that_claims
+from PIL import Image
+
+from open_magvit2.data import check
+from open_magvit2.data.check import check_folder
+from open_magvit2.data.decoding import UnreadableImageError
+from open_magvit2.data.image_folder import ImageFolder
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts/check_dataset.py"
+BROKEN = {
+    "n01/cut.JPEG": "truncated",
+    "n01/zero.png": "empty file (0 bytes)",
+    "n02/page.jpg": "no image of the formats",
+    "n02/link.png": "broken link",
+    os.fsdecode(b"n03/bomb \xe9.png"): "DecompressionBombError",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two whole photos in each of three classes, broken files, and one file of each oddity in a fourth."""
+    root = tmp_path / "train"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    for number in range(6):
+        path = root / f"n0{number // 2 + 1}/photo {number}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.roll(noise, number)).save(path)
+    content = path.read_bytes()
+    (root / "n01/cut.JPEG").write_bytes(content[: len(content) // 2])
+    (root / "n01/zero.png").touch()
+    (root / "n02/page.jpg").write_text("<html>404</html>")
+    (root / "n02/link.png").symlink_to(root / "nowhere.png")
+    with open(os.path.join(os.fsencode(root), b"n03/bomb \xe9.png"), "wb") as file:
+        file.write(png_that_claims(60_000, 60_000))
+    odd = root / "n04"
+    odd.mkdir()
+    (odd / "png.JPEG").write_bytes(png(noise, 2))
+    (odd / "deep.png").write_bytes(png(noise[..., 0].astype(np.uint16), 0))
+    (odd / "alpha.png").write_bytes(png(np.concatenate([noise, noise[..., :1]], -1), 6))
+    Image.new("RGB", (9, 300)).save(odd / "narrow.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise).save(odd / "rotated.jpg", exif=exif)
+    shutil.copy(path, odd / "copy.jpg")
+    return root
+
+
+def test_everything_is_found_and_counted(folder):
+    images = ImageFolder(folder)
+    report = check_folder(images, image_size=32, duplicates=True, num_workers=2, progress=False)
+    assert report.num_images == len(images) == 17
+    assert report.broken.keys() == BROKEN.keys()
+    for name, cause in BROKEN.items():
+        assert cause in report.broken[name]
+    assert report.class_sizes == {"n01": 2, "n02": 2, "n03": 2, "n04": 6}
+    assert report.formats == {"JPEG": 8, "PNG": 4}
+    assert report.modes == {"RGB": 10, "RGBA": 1, "I;16": 1}
+    assert report.shorter_sides == {64: 11, 9: 1}
+    assert report.examples == {
+        check.DIFFERENT_FORMAT: ["n04/png.JPEG"],
+        check.TRANSPARENT: ["n04/alpha.png"],
+        check.SMALL: ["n04/narrow.png"],
+        check.ROTATED: ["n04/rotated.jpg"],
+    }
+    assert report.duplicates == [["n03/photo 5.JPEG", "n04/copy.jpg"]]
+
+
+def test_the_list_leaves_out_what_cannot_be_read_and_nothing_else(folder, tmp_path):
+    images = ImageFolder(folder)
+    check_folder(images, progress=False).write_exclude_list(tmp_path / "lists/broken.txt")
+    whole = ImageFolder(folder, exclude=tmp_path / "lists/broken.txt")
+    assert (len(whole), whole.num_excluded) == (12, 5)
+    assert all(whole[index].image for index in range(12))
+    unreadable = 0
+    for index in range(len(images)):
+        try:
+            images[index]
+        except UnreadableImageError:
+            unreadable += 1
+    assert unreadable == 5
+
+
+def test_a_file_that_kills_or_stops_the_decoder_is_named_and_survived(folder):
+    class Deadly(ImageFolder):
+        """Stands for a decoder that crashes, or loops, on two of the files."""
+
+        parent = os.getpid()
+
+        def relative_path(self, index):
+            path = super().relative_path(index)
+            if os.getpid() != self.parent and path == "n01/photo 1.JPEG":
+                faulthandler.disable()  # pytest's, which would print where
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if os.getpid() != self.parent and path == "n02/photo 2.JPEG":
+                time.sleep(60)
+            return path
+
+    report = check_folder(Deadly(folder), num_workers=2, time_limit=2.0, progress=False)
+    assert len(report.broken) == 7
+    assert report.broken["n01/photo 1.JPEG"] == "killed its process by SIGSEGV"
+    assert report.broken["n02/photo 2.JPEG"] == "took longer than 2 s"
+
+
+def test_a_name_that_a_list_cannot_hold_is_refused(tmp_path):
+    (tmp_path / "a\nb.png").touch()
+    report = check_folder(ImageFolder(tmp_path), progress=False)
+    with pytest.raises(ValueError, match=r"'a\\nb\.png' has a line break"):
+        report.write_exclude_list(tmp_path / "list.txt")
+    assert not (tmp_path / "list.txt").exists()
+
+
+def test_by_command_line(folder, tmp_path):
+    listed = tmp_path / "broken.txt"
+    command = [sys.executable, SCRIPT, folder, "--num-workers", "2"]
+    found = run(*command, "--image-size", "32", "--write-list", listed, check=False)
+    assert found.returncode == 1
+    assert "17 images, 12 whole, 5 broken" in found.stdout
+    assert "broken: n01/cut.JPEG: " in found.stdout
+    assert r"broken: n03/bomb \udce9.png: " in found.stdout
+    assert "5 broken images listed in" in found.stdout
+    assert "17/17" in found.stderr  # the progress bar
+    assert len(listed.read_bytes().splitlines()) == 5
+    again = run(*command, "--exclude", listed)
+    assert "12 images, 12 whole, 0 broken" in again.stdout
+    wrong = run(*command[:2], tmp_path / "nowhere", check=False)
+    assert wrong.returncode == 2
+    assert "does not exist" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
