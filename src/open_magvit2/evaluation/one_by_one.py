@@ -1,4 +1,4 @@
-"""Networks on a CPU, image by image: a batch's size must not move a figure, not even in the eighth digit."""
+"""On a CPU, image by image: a batch's size must not move a figure, and what is made of an image stays in the cache."""
 
 from collections.abc import Callable
 

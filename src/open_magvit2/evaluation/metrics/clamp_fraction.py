@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from open_magvit2.evaluation.metrics import MetricContext
+from open_magvit2.evaluation.one_by_one import one_by_one
 from open_magvit2.evaluation.per_image import PerImageMetric
 
 
@@ -13,8 +14,8 @@ class ClampFraction(PerImageMetric):
     columns = ("clamp_fraction",)
 
     def measure(self, image: Tensor, reconstruction: Tensor, indices: Tensor) -> dict[str, Tensor]:
-        outside = (reconstruction.abs() > 1.0).flatten(1)
-        return {"clamp_fraction": outside.count_nonzero(dim=1).to(torch.float64) / outside.shape[1]}
+        (number,) = one_by_one(lambda x: ((x.abs() > 1.0).flatten(1).count_nonzero(dim=1),), reconstruction)
+        return {"clamp_fraction": number.to(torch.float64) / reconstruction[0].numel()}
 
 
 def create(context: MetricContext) -> ClampFraction:

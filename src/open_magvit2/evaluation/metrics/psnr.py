@@ -9,6 +9,7 @@ from torch import Tensor
 
 from open_magvit2.evaluation import pixels
 from open_magvit2.evaluation.metrics import MetricContext
+from open_magvit2.evaluation.one_by_one import one_by_one
 from open_magvit2.evaluation.per_image import PerImageMetric
 
 
@@ -48,9 +49,14 @@ class PSNR(PerImageMetric):
 
 def mean_squared_error(first: Tensor, second: Tensor) -> Tensor:
     """Per-image mean squared difference, float64 [B], of uint8 images [B, 3, H, W]; exact, a sum of integers."""
+    (sums,) = one_by_one(_sum_of_squares, first, second)
+    return sums / first[0].numel()
+
+
+def _sum_of_squares(first: Tensor, second: Tensor) -> tuple[Tensor]:
     # Squares are whole numbers below 2^16, so float32 holds them, and float64 their sum, without rounding.
     squares = first.to(torch.float32).sub_(second).square_()
-    return squares.flatten(1).sum(dim=1, dtype=torch.float64) / squares[0].numel()
+    return (squares.flatten(1).sum(dim=1, dtype=torch.float64),)
 
 
 def decibels(error: Tensor) -> Tensor:
