@@ -19,7 +19,7 @@ def global_batches(num_replicas, epoch=0, start=0, num_samples=50, global_batch_
         sampler = TrainingSampler(num_samples, global_batch_size, num_replicas, rank, seed)
         sampler.move_to(epoch, start)
         keys = list(sampler)
-        assert len(keys) == len(sampler)
+        assert len(keys) == sampler.num_steps_left * sampler.batch_size
         size = sampler.batch_size
         shards.append([keys[first : first + size] for first in range(0, len(keys), size)])
     return [joined(parts) for parts in zip(*shards, strict=True)]
@@ -73,9 +73,26 @@ def test_start_holds_for_its_own_epoch_only():
     sampler = TrainingSampler(50, 12)
     sampler.move_to(epoch=2, start=36)
     sampler.set_epoch(2)  # Lightning does this when the resumed epoch starts
-    assert len(list(sampler)) == len(sampler) == 12
+    assert len(list(sampler)) == 12
+    assert len(sampler) == 48  # Lightning counts a whole epoch's batches, the ones before the start included
     sampler.set_epoch(3)
     assert len(list(sampler)) == len(sampler) == 48
+
+
+@pytest.mark.parametrize("start", [0, 12, 20])  # 20: where another batch size left off
+def test_advancing_by_steps_is_iterating_over_them(start):
+    here = TrainingSampler(50, 12)
+    here.move_to(1, start)
+    orders = [list(here)]
+    for epoch in (2, 3):
+        here.set_epoch(epoch)
+        orders.append(list(here))
+    batches = [order[first : first + 12] for order in orders for first in range(0, len(order), 12)]
+    for step, batch in enumerate(batches):
+        sampler = TrainingSampler(50, 12)
+        sampler.move_to(1, start)
+        sampler.advance(step)
+        assert list(sampler)[:12] == batch
 
 
 @pytest.mark.parametrize(("num_samples", "num_replicas"), [(10, 1), (10, 3), (11, 4), (4, 4)])

@@ -10,6 +10,7 @@ from PIL import Image
 from small_tokenizers import CoarseTokenizer, IdentityTokenizer, make_images, make_loader
 from torchvision import transforms
 
+from open_magvit2.common import environment
 from open_magvit2.data.transforms import ValidationTransform
 from open_magvit2.evaluation import originals, protocol, provenance, tokenizers
 from open_magvit2.evaluation.loading import EvenSubset, PaddedTokenizer
@@ -116,7 +117,7 @@ def test_fingerprints_follow_names_and_contents(tmp_path):
     assert changed["fingerprint"] != facts["fingerprint"]
     (tmp_path / "list.txt").write_text("b/3.png\t0\n\na/2.png\t1\n")
     assert provenance.folder(tmp_path, tmp_path / "list.txt")["num_files"] == 2
-    assert provenance.versions()["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
+    assert environment.versions()["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
 
 
 def test_tokenizer_families_are_found_by_module_name(tmp_path):

@@ -17,7 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from open_magvit2 import load_tokenizer
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.training.averaging import ExponentialMovingAverage
-from open_magvit2.training.callbacks import ReconstructionImages, Throughput, TrainingCheckpoint
+from open_magvit2.training.callbacks import ReconstructionImages, Throughput
+from open_magvit2.training.checkpointing import TrainingCheckpoint
 from open_magvit2.training.schedules import StepDrop
 
 
@@ -173,7 +174,7 @@ def test_moving_averages_follow_their_formula_are_validated_and_saved(tmp_path):
 
 def test_training_that_ends_between_validations_is_saved_with_both_weights(tmp_path):
     record = RecordWeights()
-    checkpoint = TrainingCheckpoint(dirpath=tmp_path, save_last=True, monitor="validation/psnr_image")
+    checkpoint = TrainingCheckpoint(dirpath=str(tmp_path), monitor="validation/psnr_image")
     callbacks = [record, ExponentialMovingAverage(decay=0.5), checkpoint]
     options = {"max_steps": 5, "val_check_interval": 4, "callbacks": callbacks, "enable_checkpointing": True}
     trainer(tmp_path, **options).fit(module(metrics=[PSNR()]), data())

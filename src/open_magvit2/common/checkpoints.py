@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 _LISTED = 10  # names shown of each kind of difference
+_ABSENT = object()  # equal to nothing in a file
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -80,6 +81,31 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | 
         parts += _listing("of another shape", shapes)
         raise ValueError("\n".join([*parts, hint] if hint else parts))
     module.load_state_dict(dict(state), strict=True)
+
+
+def differences(first: Any, second: Any, path: str = "") -> list[str]:
+    """Where two contents of checkpoints differ: paths such as state_dict.weight; tensors are compared bit by bit.
+
+    Args:
+        first, second: dictionaries and lists of tensors and plain values, to any depth.
+        path: put before every path that is returned.
+    """
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        keys = [*first, *(key for key in second if key not in first)]
+        pairs = [(key, first.get(key, _ABSENT), second.get(key, _ABSENT)) for key in keys]
+    elif isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)) and len(first) == len(second):
+        pairs = [(index, *both) for index, both in enumerate(zip(first, second, strict=True))]
+    else:
+        return [] if _same_bits(first, second) else [path]
+    return [name for key, *both in pairs for name in differences(*both, f"{path}.{key}" if path else str(key))]
+
+
+def _same_bits(first: Any, second: Any) -> bool:
+    if not (torch.is_tensor(first) and torch.is_tensor(second)):
+        return type(first) is type(second) and first == second
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    return torch.equal(*(value.cpu().contiguous().flatten().view(torch.uint8) for value in (first, second)))
 
 
 def _listing(title: str, names: Iterable[str]) -> list[str]:

@@ -35,6 +35,16 @@ class CodeHistogram:
         self._counts: Tensor | None = None  # int64 [U], their counts
 
     @torch.no_grad()
+    def restore(self, codes: Tensor, counts: Tensor) -> None:
+        """Go on from what `merged` returned: int64 [U] each, on the device of the updates to come."""
+        self.reset()
+        if self.codebook_size > LARGEST_TABLE:
+            self._codes, self._counts = codes, counts
+        else:
+            self._table = torch.zeros(self.codebook_size + 1, dtype=torch.int64, device=codes.device)
+            self._table[codes] = counts
+
+    @torch.no_grad()
     def update(self, indices: Tensor) -> None:
         """Count a batch of indices int64, any shape, on the device they are on."""
         if indices.is_floating_point():

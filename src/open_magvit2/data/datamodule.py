@@ -1,8 +1,11 @@
 """One DataModule: two datasets, sharded over the ranks, as loaders of uint8 batches."""
 
 import logging
+import signal
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader, Sampler
 
 from open_magvit2.data.dataset import ImageDataset, TransformedDataset
@@ -79,6 +82,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.seed = seed
         self.max_skipped_share = max_skipped_share
         self.replace_unreadable = False
+        self._start = (0, 0, 0)  # epoch, images of it, training steps: where this run began or continued
 
     def setup(self, stage: str) -> None:
         """Refuse a batch size that does not fit the devices or the dataset before anything else starts."""
@@ -97,6 +101,7 @@ class ImageDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of one rank's share of a training step, in a new order every epoch."""
         sampler = self._training_sampler()
+        sampler.move_to(*self._start[:2])
         transform = TrainingTransform(self.image_size, self.flip)
         dataset = TransformedDataset(self.train, transform, self.seed, self.replace_unreadable)
         return self._loader(dataset, sampler, sampler.batch_size)
@@ -109,6 +114,50 @@ class ImageDataModule(pl.LightningDataModule):
         return self._loader(
             TransformedDataset(self.validation, transform, self.seed), sampler, self.validation_batch_size
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next training step begins, counted in steps that are over: workers may have loaded far beyond."""
+        num_steps = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        sampler = self._sampler_after(num_steps)
+        return {"epoch": sampler.epoch, "start": sampler.start, "steps": num_steps, **self._order()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at the image after the last one trained on, with another global batch as well.
+
+        Another dataset or seed has another order, in which that image means nothing: then the next epoch begins.
+        """
+        order, saved = self._order(), {key: state_dict[key] for key in self._order()}
+        sampler = self._training_sampler()
+        if order == saved:
+            sampler.move_to(state_dict["epoch"], state_dict["start"])
+            sampler.advance(0)
+        else:
+            logger.warning(
+                "the checkpoint was made on other data (saved %s, now %s): the rest of its epoch %d is dropped and the "
+                "next one begins",
+                saved,
+                order,
+                state_dict["epoch"],
+            )
+            sampler.move_to(state_dict["epoch"] + 1, 0)
+        self._start = (sampler.epoch, sampler.start, state_dict["steps"])
+
+    def epoch_and_batch(self, num_steps: int) -> tuple[int, int]:
+        """The epoch after so many training steps, and how many of its batches are done, as Lightning counts them."""
+        sampler = self._sampler_after(num_steps)
+        return sampler.epoch, len(sampler) // sampler.batch_size - sampler.num_steps_left
+
+    def _sampler_after(self, num_steps: int) -> TrainingSampler:
+        """The training sampler where it stands after so many steps of the whole run."""
+        epoch, start, steps_before = self._start
+        sampler = self._training_sampler()
+        sampler.move_to(epoch, start)
+        sampler.advance(num_steps - steps_before)
+        return sampler
+
+    def _order(self) -> dict[str, int]:
+        """What the order of training images depends on, beside the epoch."""
+        return {"num_samples": len(self.train), "seed": self.seed}
 
     def _training_sampler(self) -> TrainingSampler:
         num_replicas, rank = self._replicas_and_rank()
@@ -126,7 +175,22 @@ class ImageDataModule(pl.LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
+            worker_init_fn=_outlive_one_signal,
+            generator=torch.Generator(),  # its own: a loader must not draw from the global one, see resumption.py
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
             persistent_workers=self.num_workers > 0 and isinstance(sampler, TrainingSampler),
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
+
+
+def _outlive_one_signal(worker: int) -> None:
+    """Let a worker live on after the first SIGTERM or SIGUSR1.
+
+    A cluster that ends a job signals all its processes; the training process needs its workers to end the step.
+    """
+
+    def once(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, once)

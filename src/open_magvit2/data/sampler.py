@@ -76,12 +76,25 @@ class TrainingSampler(Sampler[int]):
         self.epoch = epoch
         self.start = start
 
+    @property
+    def num_steps_left(self) -> int:
+        """Training steps from `start` to the end of the epoch."""
+        return (self.num_samples - self.start) // self.global_batch_size
+
+    def advance(self, num_steps: int) -> None:
+        """Move on by so many training steps, over the ends of epochs; never left at the end of one."""
+        if num_steps < self.num_steps_left:
+            self.start += num_steps * self.global_batch_size
+            return
+        epochs, steps = divmod(num_steps - self.num_steps_left, self.num_samples // self.global_batch_size)
+        self.move_to(self.epoch + 1 + epochs, steps * self.global_batch_size)
+
     def __len__(self) -> int:
-        """Images this rank still gets in this epoch."""
-        return (self.num_samples - self.start) // self.global_batch_size * self.batch_size
+        """Images this rank gets in a whole epoch, wherever the next iteration starts: Lightning counts with it."""
+        return self.num_samples // self.global_batch_size * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        num_steps = len(self) // self.batch_size
+        num_steps = self.num_steps_left
         order = random_stream("shuffle", self.seed, self.epoch).permutation(self.num_samples)
         order = order[self.start : self.start + num_steps * self.global_batch_size]
         indices = order.reshape(num_steps, self.num_replicas, self.batch_size)[:, self.rank].reshape(-1)

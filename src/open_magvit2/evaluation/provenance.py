@@ -1,64 +1,20 @@
-"""What a figure was made from: files by checksum, versions, revision, command. Without it a number is hearsay."""
+"""What a figure was made from: files by checksum; `common/environment.py` has the program. Else a number is hearsay."""
 
 import hashlib
-import importlib.metadata
 import platform
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import PIL.features
 import torch
 from torch.utils.data import Dataset
 
 from open_magvit2.common import weights
 from open_magvit2.protocols import Metric, Sample, Tokenizer
 
-_PACKAGES = ("torch", "torchvision", "torchmetrics", "torch-fidelity", "lpips", "numpy", "scipy", "pillow")
 _NUM_FINGERPRINT_IMAGES = 64
-
-
-def now() -> str:
-    """The time in UTC, to the second, ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of everything that can move a figure; None for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package.replace("-", "_")] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package.replace("-", "_")] = None
-    found["libjpeg_turbo"] = PIL.features.version("libjpeg_turbo")
-    found["cuda"] = torch.version.cuda
-    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
-    found["cudnn"] = None if cudnn is None else str(cudnn)
-    return found
-
-
-def git() -> dict[str, Any]:
-    """The revision of this source and whether it has changes; None where it is no checkout."""
-    here = Path(__file__).parent
-    try:
-        revision, changes = (
-            subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, timeout=20, check=True).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {"revision": None, "dirty": None}
-    return {"revision": revision.strip(), "dirty": bool(changes.strip())}
-
-
-def command() -> list[str]:
-    """The command line of this process."""
-    return [Path(sys.executable).name, *sys.argv]
 
 
 def device_name(device: torch.device) -> str:

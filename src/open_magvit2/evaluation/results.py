@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset
 
+from open_magvit2.common import environment
 from open_magvit2.common.distributed import rank, world_size
 from open_magvit2.evaluation import metrics as metric_modules
 from open_magvit2.evaluation import provenance
@@ -91,7 +92,7 @@ def run(
     warnings += _model_warnings(model_facts, found.image_size, found.tokens_per_image)
     results = {
         "kind": "tokenizer-reconstruction",
-        "created_utc": provenance.now(),
+        "created_utc": environment.now(),
         "status": "sanity_failed" if found.sanity.get("errors") else "ok",
         "metrics": {name + suffix: value for name, value in found.metrics.items()},
         "metrics_std_err": {name + suffix: value for name, value in found.standard_errors.items()},
@@ -118,9 +119,9 @@ def run(
             "compute_seconds": found.compute_seconds,
             "images_per_s": found.images_per_s,
         },
-        "versions": provenance.versions(),
-        "git": provenance.git(),
-        "command": provenance.command(),
+        "versions": environment.versions(),
+        "git": environment.git(),
+        "command": environment.command(),
         "sanity": {**found.sanity, "warnings": warnings},
     }
     if rank() == 0:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from open_magvit2.common import weights
+from open_magvit2.common import environment, weights
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
-from open_magvit2.evaluation import provenance, report, table_page, tokenizers
+from open_magvit2.evaluation import report, table_page, tokenizers
 from open_magvit2.evaluation.checkpoint import Setting, evaluate_checkpoint
 from open_magvit2.evaluation.results import subset_suffix
 from open_magvit2.evaluation.sanity import SanityError
@@ -62,7 +62,7 @@ def write(folder: str | Path, compared: list[dict[str, Any]]) -> str:
         the Markdown, and where the files are, for the terminal.
     """
     folder = Path(folder)
-    content = {"kind": "tokenizer-comparison", "created_utc": provenance.now(), "rows": compared}
+    content = {"kind": "tokenizer-comparison", "created_utc": environment.now(), "rows": compared}
     written = report.write_results(folder / "table.json", content)
     text = table_page.markdown(written["rows"])
     report.write_atomically(folder / "table.md", text)

@@ -29,6 +29,8 @@ from open_magvit2.protocols import Metric, Sample
 from open_magvit2.training import finite
 from open_magvit2.training.schedules import Constant, Schedule
 
+_USAGE_KEY = "codebook_usage"  # of a checkpoint
+
 
 class ImageTokenizerTraining(pl.LightningModule):
     """Trains an `ImageTokenizer` against a discriminator.
@@ -101,6 +103,7 @@ class ImageTokenizerTraining(pl.LightningModule):
         self.latest_scalars: dict[str, float] = {}  # over all ranks, as logged at the last step; empty between logs
         self._usage = CodeHistogram(tokenizer.codebook_size)
         self._validation_usage = CodeHistogram(tokenizer.codebook_size)
+        self._saved_usage: dict[str, Tensor] | None = None  # from a checkpoint, until the device is known
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generator and, if there is one, for the discriminator."""
@@ -111,7 +114,10 @@ class ImageTokenizerTraining(pl.LightningModule):
         ]
 
     def on_fit_start(self) -> None:
-        """Refuse a batch that cannot be cut, before the first image is read."""
+        """Refuse a batch that cannot be cut, before the first image is read; go on counting codes."""
+        if self._saved_usage is not None and self.global_rank == 0:  # the counts are of all ranks together
+            self._usage.restore(*(self._saved_usage[name].to(self.device) for name in ("codes", "counts")))
+        self._saved_usage = None
         global_batch_size = getattr(self.trainer.datamodule, "global_batch_size", None)
         if global_batch_size is not None:
             share = global_batch_size // self.trainer.world_size
@@ -293,9 +299,14 @@ class ImageTokenizerTraining(pl.LightningModule):
         self.log("step", float(self.global_step))  # the loggers' step axis; Lightning's own is one step behind here
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the file say how to build its tokenizer, and the size of the images it was trained on."""
+        """Say how to build the tokenizer and the size of its training images; keep the codes counted so far."""
         checkpoint[TOKENIZER_KEY] = self.tokenizer.config()
         checkpoint[IMAGE_SIZE_KEY] = getattr(self.trainer.datamodule, "image_size", None)
+        checkpoint[_USAGE_KEY] = dict(zip(("codes", "counts"), self._usage.merged(), strict=True))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the counts of codes; they move to the device in `on_fit_start`, when it is known."""
+        self._saved_usage = checkpoint.get(_USAGE_KEY)
 
 
 def _as_list(item: Any) -> list[Any]:

@@ -48,9 +48,14 @@ class ExponentialMovingAverage(WeightAveraging):
             torch._foreach_copy_(averages, weights)
         else:
             move_averages(averages, weights, self.decay)
-        for buffer, current in zip(average.buffers(), pl_module.buffers(), strict=True):
-            buffer.copy_(current)
+        self.copy_buffers(pl_module)
         self._latest_update_step = trainer.global_step
+
+    @torch.no_grad()
+    def copy_buffers(self, pl_module: pl.LightningModule) -> None:
+        """Let the average have this rank's buffers."""
+        for buffer, current in zip(self._average_model.module.buffers(), pl_module.buffers(), strict=True):
+            buffer.copy_(current)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing: the average moves with steps."""

@@ -1,21 +1,13 @@
-"""What a training writes beside its losses: checkpoints, images per second, pictures of reconstructions."""
+"""What a training writes beside its losses: images per second, pictures of reconstructions."""
 
 import time
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from open_magvit2.common import images
-
-
-class TrainingCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, which also saves the last step of a training that ends between two of its saves."""
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.save_last and self._last_global_step_saved != trainer.global_step:
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 class Throughput(Callback):

@@ -1,19 +1,27 @@
 """The command line of every training: LightningCLI with our callbacks, refusing unknown keys by name."""
 
 import logging
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from jsonargparse import Namespace
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 
+from open_magvit2.common import environment
+from open_magvit2.training import atomic_checkpoints
 from open_magvit2.training.averaging import ExponentialMovingAverage
-from open_magvit2.training.callbacks import ReconstructionImages, Throughput, TrainingCheckpoint
+from open_magvit2.training.callbacks import ReconstructionImages, Throughput
+from open_magvit2.training.checkpointing import TrainingCheckpoint
 from open_magvit2.training.health import TrainingHealth
 from open_magvit2.training.progress import TrainingProgress
+from open_magvit2.training.resumption import ExactResumption
 from open_magvit2.training.skipped_images import SkippedImages
 
 logger = logging.getLogger(__name__)
+
+PROVENANCE_KEY = "provenance"  # of a checkpoint
 
 
 class _Parser(LightningArgumentParser):
@@ -23,6 +31,24 @@ class _Parser(LightningArgumentParser):
         noise = ("Does not validate against any", "Subtypes:", "Errors:", "<class 'NoneType'>", "Given value")
         lines = [line for line in message.splitlines() if not any(words in line for words in noise)]
         self.exit(2, "error: " + "\n".join(lines).strip() + "\nAll options: scripts/train.py fit --help\n")
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Writes config.yaml beside the logs, and into every checkpoint the configuration and the program it ran in."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._provenance = {
+            "config": self.parser.dump(self.config, skip_none=False),
+            "versions": environment.versions(),
+            "git": environment.git(),
+            "command": environment.command(),
+        }
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.is_global_zero:  # the rank that writes the file
+            checkpoint[PROVENANCE_KEY] = self._provenance
 
 
 class TrainingCLI(LightningCLI):
@@ -44,6 +70,8 @@ class TrainingCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses ends the program with that one message, not a stack trace."""
         try:
+            if self.subcommand is not None and self.config[self.subcommand].ckpt_path == "last":
+                _continue_last(self.config[self.subcommand])
             super().instantiate_classes()
         except (ValueError, OSError) as error:
             logger.debug("where it was refused", exc_info=True)
@@ -53,6 +81,9 @@ class TrainingCLI(LightningCLI):
         """A checkpoint to continue from is read without executing code, unless the user says otherwise."""
         if self.subcommand is not None and self.config[self.subcommand].weights_only is None:
             self.config[self.subcommand].weights_only = True
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would read the whole file for hyperparameters, which ours do not hold."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -76,9 +107,10 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
         pl.LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
+        save_config_callback=_SaveConfig,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
-        trainer_defaults={"use_distributed_sampler": False},
+        trainer_defaults={"use_distributed_sampler": False, "callbacks": [ExactResumption()]},
         parser_class=_Parser,
         args=args,
         run=run,
@@ -98,4 +130,43 @@ def register_strategy() -> None:
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
         start_method="popen",
+    )
+
+
+def _continue_last(config: Namespace) -> None:
+    """Replace `ckpt_path: last` by the newest whole checkpoint of earlier runs, whose folder the run goes on in.
+
+    They are looked for in checkpoint.dirpath, or in the folders of the logger's name; where there is none, training
+    begins, so that one command both starts and continues a run.
+    """
+    if config.checkpoint.dirpath is not None:
+        root, pattern = Path(config.checkpoint.dirpath), "*.ckpt"
+    else:
+        version = _logger_arguments(config).get("version")
+        root = _logger_root(config)
+        folder = "version_*" if version is None else version if isinstance(version, str) else f"version_{version}"
+        pattern = f"{folder}/**/*.ckpt"
+    found = atomic_checkpoints.newest_whole(root.glob(pattern))
+    config.ckpt_path = None if found is None else str(found)
+    if found is None:
+        logger.warning("no checkpoint in %s: training begins", root / pattern)
+        return
+    logger.warning("continuing from %s", found)
+    arguments = _logger_arguments(config)
+    if config.checkpoint.dirpath is None and "version" in arguments and arguments["version"] is None:
+        arguments["version"] = int(found.relative_to(root).parts[0].removeprefix("version_"))
+
+
+def _logger_arguments(config: Namespace) -> Namespace:
+    """The first logger's arguments; empty if the config leaves the logger to Lightning."""
+    described = config.trainer.logger
+    described = described[0] if isinstance(described, list) and described else described
+    return described.init_args if isinstance(described, Namespace) else Namespace()
+
+
+def _logger_root(config: Namespace) -> Path:
+    """The folder that holds a folder for each of the logger's runs, as TensorBoard's and the CSV logger lay them."""
+    arguments = _logger_arguments(config)
+    return Path(arguments.get("save_dir") or config.trainer.default_root_dir or ".") / str(
+        arguments.get("name", "lightning_logs") or ""
     )

@@ -1,0 +1,199 @@
+"""When a training is saved: by steps, by minutes, around validation, on a signal, at the end; and which files stay."""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.trainer.states import TrainerFn
+
+from open_magvit2.training import atomic_checkpoints
+from open_magvit2.training.preemption import Agreement, Preempted, SignalWatch
+from open_magvit2.training.resumption import validation_follows
+
+logger = logging.getLogger(__name__)
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+_NOTHING, _SAVE, _STOP = range(3)  # what a rank asks for after a step; the largest wins
+
+
+class TrainingCheckpoint(Checkpoint):
+    """Writes step_<training step>.ckpt; last.ckpt and best.ckpt are links to the newest and to the best one.
+
+    Besides the times below it saves before every validation, after it (now with its result), and at the end.
+
+    Args:
+        dirpath: folder of the files; None for checkpoints/ in the logger's folder.
+        every_steps: save after every so many training steps; None does not.
+        every_minutes: save when so many minutes have passed since the last time; None does not.
+        keep_last: how many step_*.ckpt are kept.
+        monitor: figure of validation by which best.ckpt is chosen, as it is logged; None keeps none.
+        mode: whether the largest ("max") or smallest ("min") figure is the best.
+        signals: on these, on any rank, save at the end of the training step and leave with exit code 75.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | None = None,
+        every_steps: int | None = 5000,
+        every_minutes: float | None = 30.0,
+        keep_last: int = 2,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "max",
+        signals: Sequence[str] = ("SIGTERM", "SIGUSR1"),
+    ) -> None:
+        for name, value in (("every_steps", every_steps), ("keep_last", keep_last)):
+            if value is not None and value < 1:
+                raise ValueError(f"checkpoint.{name} must be at least 1, got {value}")
+        if every_minutes is not None and every_minutes < 0:
+            raise ValueError(f"checkpoint.every_minutes must not be negative, got {every_minutes}")
+        if mode not in ("min", "max"):
+            raise ValueError(f"checkpoint.mode must be min or max, got {mode!r}")
+        self.dirpath = dirpath  # known to others after `setup`
+        self.every_steps = every_steps
+        self.every_minutes = every_minutes
+        self.keep_last = keep_last
+        self.monitor = monitor
+        self.mode = mode
+        self.best_score: float | None = None
+        self._watch = SignalWatch(signals)
+        self._saved_step = 0  # nothing is saved before the first step
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Choose the folder, and write atomically unless the user chose another way of writing."""
+        if stage != "fit":
+            return
+        folder = Path(self.dirpath) if self.dirpath is not None else _default_folder(trainer)
+        self.dirpath = trainer.strategy.broadcast(str(folder.absolute()))
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = atomic_checkpoints.AtomicCheckpointIO()
+        if trainer.is_global_zero:
+            atomic_checkpoints.remove_partial_files(Path(self.dirpath))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._agreement = Agreement()
+        self._last_time = time.monotonic()
+        self._watch.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        request = _STOP if self._watch.received else _SAVE if trainer.is_global_zero and self._is_time() else _NOTHING
+        request = self._agreement.largest(request)
+        by_steps = self.every_steps is not None and trainer.global_step % self.every_steps == 0
+        if request != _NOTHING or by_steps or validation_follows(trainer):
+            self.save(trainer)
+        if request == _STOP:
+            self._leave(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            # ranks may have a batch more or less than others: they ask each other during those that all have
+            self._shared_batches = -self._agreement.largest(-int(sum(trainer.num_val_batches)))
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or batch_idx >= self._shared_batches:
+            return
+        if self._agreement.largest(_STOP if self._watch.received else _NOTHING) == _STOP:
+            self._leave(trainer)  # the file from before this validation has everything
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        improved = self._update_best(trainer)
+        path = self.save(trainer)
+        if improved and trainer.is_global_zero:
+            atomic_checkpoints.alias(path, BEST)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step != self._saved_step:
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> Path:
+        """Write the present state; a collective call under DDP, between training steps.
+
+        Returns:
+            the file, which the first rank has written.
+        """
+        step = trainer.global_step
+        path = Path(self.dirpath) / f"step_{step:09d}.ckpt"
+        for run_logger in trainer.loggers:
+            run_logger.save()  # a kill after this loses no logged loss that a resumed run will not log again
+        trainer.save_checkpoint(path, weights_only=False)
+        self._saved_step, self._last_time = step, time.monotonic()
+        if trainer.is_global_zero:
+            atomic_checkpoints.alias(path, LAST)
+            files = sorted(path.parent.glob("step_*.ckpt"), key=lambda file: (file.stat().st_mtime_ns, file.name))
+            for old in files[: -self.keep_last]:
+                old.unlink()
+        return path
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score, "monitor": self.monitor, "mode": self.mode, "dirpath": self.dirpath}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        mine = self.state_dict()
+        if all(state_dict[key] == mine[key] for key in ("monitor", "mode", "dirpath")):
+            self.best_score = state_dict["best_score"]
+        elif state_dict["best_score"] is not None:
+            logger.info(
+                "best.ckpt begins anew: it was the %s of %s in %s, and is the %s of %s in %s",
+                *(state[key] for state in (state_dict, mine) for key in ("mode", "monitor", "dirpath")),
+            )
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._watch.stop()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._watch.stop()
+
+    def _is_time(self) -> bool:
+        return self.every_minutes is not None and time.monotonic() - self._last_time >= 60 * self.every_minutes
+
+    def _update_best(self, trainer: pl.Trainer) -> bool:
+        """Whether this validation is the best so far; a figure that is not finite never is."""
+        if self.monitor is None:
+            return False
+        figures = trainer.callback_metrics
+        if self.monitor not in figures:
+            raise ValueError(
+                f"checkpoint.monitor is {self.monitor!r}, which validation does not log; it logs "
+                f"{', '.join(sorted(figures)) or 'nothing'}. Name one of these, or null to keep no best.ckpt"
+            )
+        score = float(figures[self.monitor])
+        if not math.isfinite(score):
+            logger.warning("%s is %s at step %d: no best checkpoint", self.monitor, score, trainer.global_step)
+            return False
+        if self.best_score is None or (score > self.best_score if self.mode == "max" else score < self.best_score):
+            self.best_score = score
+            return True
+        return False
+
+    def _leave(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            name = self._watch.received.name if self._watch.received else "a signal on another rank"
+            logger.warning(
+                "%s: stopping, saved at step %d in %s; --ckpt_path last continues it",
+                name,
+                self._saved_step,
+                self.dirpath,
+            )
+        raise Preempted
+
+
+def _default_folder(trainer: pl.Trainer) -> Path:
+    """checkpoints/ in the folder of the first logger's run."""
+    run_logger = trainer.logger
+    if run_logger is None:
+        return Path(trainer.default_root_dir) / "checkpoints"
+    folder = getattr(run_logger, "log_dir", None)
+    if folder is None:
+        folder = Path(run_logger.save_dir or trainer.default_root_dir) / str(run_logger.name) / str(run_logger.version)
+    return Path(folder) / "checkpoints"

@@ -1,0 +1,73 @@
+"""Signals that ask a training to stop (SLURM's preemption, a cloud's notice), and the ranks' agreement on them."""
+
+import logging
+import signal
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from open_magvit2.common import distributed
+
+logger = logging.getLogger(__name__)
+
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h, "try again later": stopped by a signal, the state is saved
+
+
+class Preempted(SystemExit):
+    """Ends the program with `EXIT_CODE` after the state has been saved."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_CODE)
+
+
+class SignalWatch:
+    """Notes a signal instead of dying of it, so that a training step can end first.
+
+    Args:
+        names: of signals, e.g. SIGTERM.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        unknown = [name for name in names if name not in signal.Signals.__members__]
+        if unknown:
+            raise ValueError(f"no such signals: {', '.join(unknown)}; expected names such as SIGTERM, SIGUSR1")
+        self.signals = [signal.Signals[name] for name in names]
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def start(self) -> None:
+        """Take the signals over, from Lightning as well; only the main thread of a program can do that."""
+        try:
+            self._previous = {number: signal.signal(number, self._note) for number in self.signals}
+        except ValueError:
+            logger.warning("training does not run in the main thread: %s will not save it", self.signals)
+
+    def stop(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+
+
+class Agreement:
+    """The largest of a number over all ranks, by messages between the hosts: nothing waits for a device.
+
+    To be built, and asked, by all ranks alike.
+    """
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo") if distributed.is_distributed() else None
+
+    def largest(self, number: int) -> int:
+        """A collective call under DDP; the number itself on a single process."""
+        if self._group is None:
+            return number
+        tensor = torch.tensor([number])
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group)
+        return int(tensor)
