@@ -18,7 +18,9 @@ ALLOWED = {
     "data": LEAVES,
     "training": LEAVES,
     "evaluation": LEAVES | {"losses"},
-    "benchmark": {"common", "protocols", "layers", "quantizers", "losses", "data", "training", "evaluation"} | ROOMS,
+    "tokens": LEAVES,
+    "benchmark": {"common", "protocols", "layers", "quantizers", "losses", "data", "training", "evaluation", "tokens"}
+    | ROOMS,
     **dict.fromkeys(ROOMS, LEAVES | {"layers", "quantizers", "losses", "training"}),
 }
 

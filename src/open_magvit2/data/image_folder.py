@@ -72,6 +72,10 @@ class ImageFolder(ImageDataset):
     def __len__(self) -> int:
         return len(self._paths)
 
+    def relative_paths(self) -> list[str]:
+        """The images' paths relative to `root`, in order."""
+        return [self._paths[index] for index in range(len(self))]
+
     def read(self, index: int) -> RawImage:
         """Decode image `index` as RGB.
 

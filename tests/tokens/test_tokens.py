@@ -1,0 +1,199 @@
+"""Tokens in files: round trip, resumption to the same bytes, and every way a folder can be wrong."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, run
+from PIL import Image
+from small_checkpoint import save_small_checkpoint
+
+import open_magvit2
+from open_magvit2.common.images import to_float, to_uint8
+from open_magvit2.data.dataset import TransformedDataset
+from open_magvit2.data.image_folder import ImageFolder
+from open_magvit2.data.transforms import ValidationTransform
+from open_magvit2.tokens.reading import TokenShards, detokenize
+from open_magvit2.tokens.writing import make_index, tokenize
+
+CPU = torch.device("cpu")
+SCRIPT = ROOT / "scripts" / "tokenize_images.py"
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_small_checkpoint(tmp_path_factory.mktemp("checkpoint") / "small.ckpt")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint):
+    return open_magvit2.load_tokenizer(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Eleven pictures in two class folders."""
+    root = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for number in range(11):
+        path = root / ("a" if number < 6 else "b b") / f"{number:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        coarse = generator.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((40 + number, 36), Image.Resampling.BICUBIC).save(path)
+    return root
+
+
+@pytest.fixture
+def write(tokenizer, checkpoint, photos):
+    """Tokenize into a folder, four images a shard, three a batch."""
+    images = ImageFolder(photos)
+    dataset = TransformedDataset(images, ValidationTransform(SIZE))
+
+    def write_into(folder: Path, dataset=dataset, **changes) -> int:
+        paths = images.relative_paths()
+        index = make_index(
+            tokenizer, paths, **{"image_size": SIZE, "checkpoint": checkpoint, "shard_size": 4} | changes
+        )
+        return tokenize(tokenizer, dataset, paths, index, folder, CPU, batch_size=3, progress=False)
+
+    write_into.dataset = dataset
+    return write_into
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_tokens_and_images_are_those_of_reconstruct(write, tokenizer, photos, tmp_path):
+    assert write(tmp_path / "tokens") == 11
+    shards = TokenShards(tmp_path / "tokens", verify=True)
+    assert shards.paths == [f"a/{n:02d}.png" for n in range(6)] + [f"b b/{n:02d}.png" for n in range(6, 11)]
+    assert detokenize(tokenizer, shards, tmp_path / "out", CPU, batch_size=4, progress=False) == 11
+    for position, path in enumerate(shards.paths):
+        image = to_float(write.dataset[position]["image"])[None]
+        reconstruction, indices = tokenizer.reconstruct(image)
+        assert torch.equal(shards[position], indices[0])
+        pixels = torch.from_numpy(np.array(Image.open(tmp_path / "out" / f"{path}.png"))).permute(2, 0, 1)
+        # another batch size may round a pixel on the edge between two levels to the other side
+        assert (pixels.int() - to_uint8(reconstruction)[0].int()).abs().max() <= 1
+
+
+def test_what_was_there_is_kept_and_what_was_cut_off_is_made_again_to_the_same_bytes(write, tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    write(whole)
+
+    class Fails:
+        """The dataset, until the disk fails."""
+
+        def __len__(self):
+            return len(write.dataset)
+
+        def __getitem__(self, position):
+            if position == 6:
+                raise OSError("disk gone")
+            return write.dataset[position]
+
+    with pytest.raises(OSError, match="disk gone"):
+        write(resumed, dataset=Fails())
+    assert sorted(contents(resumed)) == ["index.json", "paths.txt", "tokens-00000.npy"]
+    with pytest.raises(ValueError, match="not complete: run the same command again"):
+        TokenShards(resumed)
+    (resumed / ".tokens-00001.npy.123").write_bytes(b"half a shard of a process that was killed")
+    assert write(resumed) == 7
+    assert contents(resumed) == contents(whole)
+    assert write(resumed) == 0
+    assert contents(resumed) == contents(whole)
+
+
+def test_tokens_made_otherwise_are_not_mixed(write, tmp_path):
+    write(tmp_path)
+    with pytest.raises(ValueError, match=r"precision: fp32 here, bf16 asked for.*another folder"):
+        write(tmp_path, precision="bf16")
+    with pytest.raises(ValueError, match=r"shard_size: 4 here, 5 asked for"):
+        write(tmp_path, shard_size=5)
+    with pytest.raises(ValueError, match=r"image_size must be a multiple of 4, got 30"):
+        write(tmp_path, image_size=30)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "tokens-00001.npy").unlink(), "tokens-00001.npy is missing"),
+        (lambda f: (f / "tokens-00001.npy").write_bytes(b"\x93NUMPY"), "tokens-00001.npy is damaged"),
+        (lambda f: np.save(f / "tokens-00002.npy", np.zeros((3, 8, 7), np.int32)), r"holds int32 \(3, 8, 7\)"),
+        (lambda f: np.save(f / "tokens-00002.npy", np.zeros((3, 8, 8), np.int64)), r"holds int64"),
+        (lambda f: np.save(f / "tokens-00002.npy", np.zeros((3, 8, 8), np.int32)), "its SHA-256 is"),
+        (lambda f: (f / "paths.txt").write_text("a/00.png\n"), "paths.txt is not the list"),
+        (lambda f: (f / "index.json").write_text("{"), "no index of tokens"),
+        (lambda f: (f / "index.json").write_text('{"version": 2}'), "is of version 2, this code reads 1"),
+        (lambda f: (f / "index.json").unlink(), "there is no index.json"),
+    ],
+)
+def test_a_damaged_folder_is_refused_by_what_is_wrong(write, tmp_path, damage, message):
+    write(tmp_path)
+    damage(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        TokenShards(tmp_path, verify=True)
+
+
+def test_tokens_outside_the_codebook_are_found_when_they_are_read(write, tmp_path):
+    write(tmp_path)
+    tokens = np.load(tmp_path / "tokens-00002.npy")
+    tokens[1, 0, 0] = 64
+    np.save(tmp_path / "tokens-00002.npy", tokens)
+    shards = TokenShards(tmp_path)
+    assert shards[8].max() < 64
+    with pytest.raises(ValueError, match=r"expected \[0, 64\); the shard is damaged"):
+        shards[9]
+    with pytest.raises(IndexError):
+        shards[11]
+
+
+def test_paths_stay_in_the_folder(write, tokenizer, tmp_path):
+    write(tmp_path / "tokens")
+    shards = TokenShards(tmp_path / "tokens")
+    shards.paths[3] = "../outside"
+    with pytest.raises(ValueError, match="1 paths lead out of the folder"):
+        detokenize(tokenizer, shards, tmp_path / "out", CPU, progress=False)
+
+
+def test_by_command_line_killed_resumed_with_two_processes_and_back(write, checkpoint, photos, tmp_path):
+    reference = tmp_path / "reference"
+    write(reference)
+    flags = ["--checkpoint", checkpoint, "--images", photos, "--image-size", SIZE, "--device", "cpu"]
+    flags += ["--shard-size", "4", "--batch-size", "3", "--num-workers", "0", "--output", tmp_path / "tokens"]
+    command = [str(word) for word in (sys.executable, SCRIPT, *flags)]
+    killed = Popen(command, stdout=DEVNULL, stderr=DEVNULL)
+    while killed.poll() is None and not (tmp_path / "tokens" / "tokens-00000.npy").is_file():
+        time.sleep(0.005)
+    killed.kill()
+    killed.wait()
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
+    run(*torchrun, SCRIPT, *flags)
+    assert contents(tmp_path / "tokens") == contents(reference)
+    back = run(
+        *(sys.executable, SCRIPT, "--checkpoint", checkpoint, "--tokens", tmp_path / "tokens"),
+        *("--output", tmp_path / "pictures", "--precision", "bf16"),
+    )
+    assert "11 images now" in back.stdout
+    assert Image.open(tmp_path / "pictures" / "b b" / "10.png.png").size == (SIZE, SIZE)
+    other = save_small_checkpoint(tmp_path / "other.ckpt")
+    content = torch.load(other, weights_only=True)
+    content["state_dict"]["tokenizer.decoder.conv_in.bias"] += 1
+    torch.save(content, other)
+    refused = run(
+        *(sys.executable, SCRIPT, "--checkpoint", other, "--tokens", tmp_path / "tokens"),
+        *("--output", tmp_path / "pictures"),
+        check=False,
+    )
+    assert refused.returncode != 0
+    assert "are of the averaged weights of a checkpoint of SHA-256" in refused.stderr
+    index = json.loads((tmp_path / "tokens" / "index.json").read_text())
+    assert index["complete"]
+    assert index["grid"] == [8, 8]
