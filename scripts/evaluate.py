@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from open_magvit2.common.distributed import rank
+from open_magvit2.data.check import leave_out_broken
 from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.image_folder import ImageFolder
 from open_magvit2.data.synthetic import SyntheticImages
@@ -27,6 +28,7 @@ def image_source(given: argparse.Namespace) -> ImageSource | None:
     """The images of the command line in the form a protocol asks for, or None if there are none."""
     if given.images:
         images, facts = ImageFolder(given.images, given.file_list), provenance.folder(given.images, given.file_list)
+        facts["skipped"] = leave_out_broken(images, max(given.num_workers, 1)) if given.skip_broken else {}
         return lambda resize, size: (TransformedDataset(images, originals.make_transform(resize, size)), facts)
 
     def draw(resize: str, size: int | None) -> tuple[TransformedDataset, dict[str, Any]]:

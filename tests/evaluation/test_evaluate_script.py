@@ -1,6 +1,8 @@
 """scripts/evaluate.py as a user runs it: folders, file lists, subsets, one process and two, and its refusals."""
 
 import json
+import re
+import shutil
 import sys
 
 import pytest
@@ -90,3 +92,26 @@ def test_refusals_name_the_cause(checkpoint, folder, tmp_path, flags, message):
     assert result.returncode != 0
     assert message in result.stderr
     assert not (tmp_path / "results.json").exists()
+
+
+def test_broken_files_are_refused_or_counted_beside_the_figures(checkpoint, folder, tmp_path):
+    whole = tmp_path / "whole"
+    shutil.copytree(folder, whole)
+    flags = ["--image-size", "32", "--check", "record"]
+    expected = evaluate(checkpoint, tmp_path / "expected", "--images", whole, *flags)
+    broken = shutil.copytree(whole, tmp_path / "broken")
+    (broken / "a" / "1b.png").touch()
+    (broken / "b" / "cut.png").write_bytes((broken / "b" / "5.png").read_bytes()[:300])
+    refused = evaluate(checkpoint, tmp_path / "refused", "--images", broken, *flags, check=False)
+    assert refused.returncode == 1
+    assert re.search(r"error: cannot read image 2 at '.*a/1b\.png': empty file .*--skip-broken", refused.stderr)
+    assert not (tmp_path / "refused").exists()
+    found = evaluate(checkpoint, tmp_path / "found", "--images", broken, *flags, "--skip-broken")
+    assert found["num_images"] == 7
+    assert found["metrics"] == expected["metrics"]
+    skipped = found["dataset"]["skipped"]
+    assert list(skipped) == ["a/1b.png", "b/cut.png"]
+    assert skipped["a/1b.png"] == "empty file (0 bytes)"
+    assert any("2 files could not be read and were left out" in text for text in found["sanity"]["warnings"])
+    assert "2 files could not be read and were left out" in (tmp_path / "found/report.html").read_text()
+    assert expected["dataset"]["skipped"] == {}

@@ -90,8 +90,9 @@ def main(folder: Path, output: Path, num_workers: int) -> None:
     run = trainer(output, devices=2, strategy="ddp", callbacks=callbacks, enable_checkpointing=True)
     run.fit(module, datamodule=data(folder, num_workers))
     shown, skipped = all_gather_object(module.shown), all_gather_object(module.skipped)
+    known = all_gather_object(callbacks[0].state_dict()["causes"])
     if run.is_global_zero:
-        (output / "seen.json").write_text(json.dumps({"shown": shown, "skipped": skipped}))
+        (output / "seen.json").write_text(json.dumps({"shown": shown, "skipped": skipped, "known": known}))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ def test_two_ranks_with_two_workers_each_count_what_one_process_counts(folder, t
     assert counts(tmp_path / "two") == counts(tmp_path / "one")
     assert len(listed(tmp_path / "two")) == len(BROKEN)
     assert sorted(listed(tmp_path / "two")) == sorted(listed(tmp_path / "one"))
+    assert seen["known"][0] == seen["known"][1] == dict(listed(tmp_path / "one"))  # so both end if they are too many
     for step in (3, 9):  # between two log steps: a checkpoint holds what both ranks have met by then
         saved = torch.load(tmp_path / f"two/step={step}.ckpt", weights_only=True)["callbacks"]["SkippedImages"]
         met = {path for shard in seen["skipped"] for number, path in shard if number <= step}

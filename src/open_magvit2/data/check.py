@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from open_magvit2.common.distributed import all_gather_object, rank
 from open_magvit2.data.decoding import UNREADABLE, UnreadableImageError, opened, to_rgb
 from open_magvit2.data.image_folder import ImageFolder
 from open_magvit2.data.isolation import Failure, map_isolated
@@ -159,6 +160,18 @@ def check_folder(
     if duplicates:
         report.duplicates = _equal_files(images, digests)
     return report
+
+
+def leave_out_broken(images: ImageFolder, num_workers: int = 1) -> dict[str, str]:
+    """Check a folder and leave its broken images out; a collective call under DDP, rank 0 looks for all.
+
+    Returns:
+        relative path -> cause, of what was left out.
+    """
+    found = check_folder(images, num_workers=num_workers).broken if rank() == 0 else None
+    broken = dict(sorted(all_gather_object(found)[0].items()))
+    images.leave_out(broken)
+    return broken
 
 
 def _inspect(path: str, image_size: int, with_digest: bool) -> _Facts | Failure:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -60,14 +60,13 @@ class ImageFolder(ImageDataset):
             paths, labels = self._scan()
         else:
             paths, labels = _read_file_list(self.root, os.path.expanduser(os.fspath(file_list)))
-        num_found = len(paths)
-        if exclude is not None:
-            paths, labels = _leave_out(self.root, os.path.expanduser(os.fspath(exclude)), paths, labels)
-        self.num_excluded = num_found - len(paths)
+        self.num_excluded = 0
         self._paths = PackedStrings(paths)
         self._labels = np.array(labels, dtype=np.int32)
+        if exclude is not None:
+            self.leave_out(_read_exclude_list(self.root, os.path.expanduser(os.fspath(exclude)), paths))
         excluded = f", {self.num_excluded} more excluded" if self.num_excluded else ""
-        logger.info("%d images in %d classes below %s%s", len(paths), len(self.classes), self.root, excluded)
+        logger.info("%d images in %d classes below %s%s", len(self), len(self.classes), self.root, excluded)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -87,8 +86,8 @@ class ImageFolder(ImageDataset):
             return RawImage(read_rgb(path), int(self._labels[index]), path)
         except UnreadableImageError as error:
             raise UnreadableImageError(
-                f"cannot read image {index} at {path!r}: {error.cause}. Replace the file or leave it out with "
-                "`exclude`; scripts/check_dataset.py finds all such files and writes the list",
+                f"cannot read image {index} at {path!r}: {error.cause}. Replace the file or leave it out (`exclude` "
+                "in a config, --skip-broken in evaluation); scripts/check_dataset.py finds all such files",
                 path,
                 error.cause,
             ) from error
@@ -96,6 +95,21 @@ class ImageFolder(ImageDataset):
     def relative_path(self, index: int) -> str:
         """Where image `index` lies below `root`."""
         return self._paths[index]
+
+    def leave_out(self, relative_paths: Collection[str]) -> None:
+        """Forget some images, before anything else asks for one: the others move up.
+
+        Raises:
+            ValueError: if none remains.
+        """
+        names = set(relative_paths)
+        paths = [self._paths[index] for index in range(len(self))]
+        kept = [index for index, path in enumerate(paths) if path not in names]
+        if not kept:
+            raise ValueError(f"all {len(paths)} images below {self.root!r} are left out")
+        self.num_excluded += len(paths) - len(kept)
+        self._paths = PackedStrings([paths[index] for index in kept])
+        self._labels = self._labels[kept]
 
     def _scan(self) -> tuple[list[str], list[int]]:
         """Relative paths in order with their labels; sets `classes` if there are class folders."""
@@ -212,11 +226,10 @@ def _read_file_list(root: str, file_list: str) -> tuple[list[str], list[int]]:
     return paths, labels
 
 
-def _leave_out(root: str, exclude: str, paths: list[str], labels: list[int]) -> tuple[list[str], list[int]]:
-    """The paths and labels that a list (see `ImageFolder`) does not name."""
+def _read_exclude_list(root: str, exclude: str, paths: list[str]) -> set[str]:
+    """The relative paths that a list (see `ImageFolder`) names."""
     prefix = root.rstrip("/") + "/"
     names = {path.removeprefix(prefix) for _, path, _ in _read_lines("exclude list", exclude)}
-    kept = [(path, label) for path, label in zip(paths, labels, strict=True) if path not in names]
     absent = names.difference(paths)
     if absent:
         example = f"e.g. {min(absent)!r}"
@@ -226,9 +239,7 @@ def _leave_out(root: str, exclude: str, paths: list[str], labels: list[int]) -> 
                 "expected paths relative to root: is the list of another folder?"
             )
         logger.warning("%d of the %d paths in %s are not in the dataset, %s", len(absent), len(names), exclude, example)
-    if not kept:
-        raise ValueError(f"{exclude!r} excludes all {len(paths)} images below {root!r}")
-    return [path for path, _ in kept], [label for _, label in kept]
+    return names
 
 
 def _read_lines(kind: str, path: str) -> Iterator[tuple[int, str, str | None]]:

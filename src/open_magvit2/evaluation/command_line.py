@@ -42,6 +42,7 @@ def parse(description: str, arguments: list[str] | None = None) -> argparse.Name
     source.add_argument("--images", help="folder of images, or of class folders")
     source.add_argument("--built-in", type=int, metavar="N", help="N held-out built-in images instead")
     add("--file-list", help="text file of paths below --images")
+    add("--skip-broken", action="store_true", help="leave out files that cannot be read, and say so; default: refuse")
     add(
         "--image-size",
         type=int,

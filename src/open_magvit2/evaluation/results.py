@@ -144,6 +144,8 @@ def _describe(protocol: Protocol, image_size: int | None) -> str:
 def _warnings(protocol: Protocol, dataset_facts: dict[str, Any], number: int, limit: int | None) -> list[str]:
     """What a reader must know beside the figures."""
     found = []
+    if skipped := dataset_facts.get("skipped"):
+        found.append(f"{len(skipped):,} files could not be read and were left out: see dataset.skipped in results.json")
     if number != protocol.num_images:
         part = f"a subset of {number:,}" if limit else f"{number:,}"
         found.append(
