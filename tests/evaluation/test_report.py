@@ -76,13 +76,13 @@ def test_markdown_row_has_the_fields_columns(written):
 
 def test_the_page_is_whole_and_self_contained(written):
     page = (written[0] / "report.html").read_text()
-    assert page.count("<img") == 3 * page.count("<figcaption><b>") == 3 * 12
+    assert page.count("<img") == 3 * page.count("<figcaption title=") == 3 * 12
     assert "Coarse &lt;tokenizer&gt;" in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     for group in ("Best", "Median", "Worst"):
         assert f"<h3>{group}</h3>" in page
-    assert "psnr_batch8" in page
+    assert "psnr_<wbr>batch8" in page
 
 
 def test_a_subset_is_named(tmp_path):
@@ -125,7 +125,7 @@ def test_native_size_and_perfect_images(tmp_path):
 def test_three_images(tmp_path):
     run = evaluate(tmp_path, number=3)
     report.write(tmp_path / "out", run, "three")
-    assert (tmp_path / "out" / "report.html").read_text().count("<figcaption><b>") == 3
+    assert (tmp_path / "out" / "report.html").read_text().count("<figcaption title=") == 3
 
 
 def test_metrics_without_weights_are_absent_with_the_reason(tmp_path, no_networks):
@@ -149,6 +149,10 @@ def test_the_gallery_shows_no_image_twice():
 def test_charts_say_what_they_show():
     assert "2 infinite left out" in charts.histogram(torch.tensor([1.0, 2.0, np.inf, np.inf]), "dB")
     assert "4 of 8 codes used, 1 cover half" in charts.code_usage(torch.tensor([5, 2, 1, 1]), 8)
+    histogram = charts.code_histogram(torch.tensor([5, 2, 1, 1]), 8)
+    assert "4 codes never occur, the most used one 5 times" in histogram
+    heights = [float(height) for height in re.findall(r'height="([\d.]+)"/>', histogram)]
+    assert heights == pytest.approx([h * heights[0] / 4 for h in (4, 2, 1, 1)], abs=0.1)  # never, 1, 2 to 3, 4 to 7
     assert charts.bit_balance(torch.tensor([0.5, 0.1])).count('class="bar"') == 2
     assert charts.mutual_information(torch.eye(3)).count('class="bar"') == 9
 

@@ -27,7 +27,7 @@ def histogram(values: Tensor, label: str, num_bins: int = 24) -> str:
     left_out = len(values) - len(finite)
     note = f"{label} ({left_out} infinite left out)" if left_out else label
     width = (_WIDTH - _LEFT - _RIGHT) / num_bins
-    parts = _axes(note, "images", (low, high), (0.0, max(counts)))
+    parts = _axes(note, "images", (low, high), max(counts))
     for b, count in enumerate(counts):
         height = count / max(counts) * _plot_height()
         parts.append(_bar(_LEFT + b * width + 0.5, _HEIGHT - _BOTTOM - height, width - 1, height))
@@ -40,6 +40,28 @@ def histogram(values: Tensor, label: str, num_bins: int = 24) -> str:
     return _svg(parts, f"Histogram of {label}: {len(finite)} images from {low:.2f} to {high:.2f}, mean {mean:.2f}")
 
 
+def code_histogram(counts: Tensor, codebook_size: int) -> str:
+    """How many codes occur how often: never, once, 2 or 3 times, 4 to 7 times, and so on.
+
+    Args:
+        counts: int64 [U], how often each used code occurs, in any order.
+        codebook_size: number of codes there are.
+    """
+    bins = counts.to(torch.float64).log2().floor().to(torch.int64).bincount().tolist()
+    heights = [codebook_size - len(counts), *bins]
+    ranges = ["never"] + [f"{2**b:,}" for b in range(len(bins))]
+    parts = _frame("times a code occurs, from", "codes", max(heights))
+    width = _plot_width() / len(heights)
+    step = math.ceil(len(heights) / 8)
+    for b, (number, label) in enumerate(zip(heights, ranges, strict=True)):
+        height = number / max(heights) * _plot_height()
+        parts.append(_bar(_LEFT + b * width + 0.5, _HEIGHT - _BOTTOM - height, width - 1, height))
+        if b % step == 0:
+            parts.append(_text(_LEFT + (b + 0.5) * width, _HEIGHT - _BOTTOM + 14, label, "middle"))
+    most = int(counts.max()) if len(counts) else 0
+    return _svg(parts, f"Histogram of code usage: {heights[0]:,} codes never occur, the most used one {most:,} times")
+
+
 def code_usage(sorted_counts: Tensor, codebook_size: int) -> str:
     """Share of all tokens that the most used codes cover, the codes in descending order of use.
 
@@ -50,7 +72,7 @@ def code_usage(sorted_counts: Tensor, codebook_size: int) -> str:
     covered = sorted_counts.to(torch.float64).cumsum(0) / sorted_counts.sum()
     steps = torch.linspace(0, len(covered) - 1, min(200, len(covered))).round().to(torch.int64)
     points = [(0.0, 0.0)] + [((i + 1) / codebook_size, covered[i].item()) for i in steps.tolist()] + [(1.0, 1.0)]
-    parts = _axes("share of the codebook, most used codes first", "share of tokens", (0.0, 1.0), (0.0, 1.0))
+    parts = _axes("share of the codebook, most used codes first", "share of tokens", (0.0, 1.0), 1.0)
     parts.append(_polyline([(0.0, 0.0), (1.0, 1.0)], "guide"))
     parts.append(_polyline(points, "line"))
     half = int((covered < 0.5).sum()) + 1
@@ -67,7 +89,7 @@ def bit_balance(means: Tensor) -> str:
     """
     num_bits = len(means)
     width = _plot_width() / num_bits
-    parts = _axes("bit of the index, 0 least significant", "share of ones", (0, num_bits - 1), (0.0, 1.0), whole=True)
+    parts = _axes("bit of the index, 0 least significant", "share of ones", (0, num_bits - 1), 1.0, whole=True)
     for k, mean in enumerate(means.tolist()):
         height = mean * _plot_height()
         parts.append(_bar(_LEFT + k * width + 1, _HEIGHT - _BOTTOM - height, width - 2, height))
@@ -98,20 +120,25 @@ def mutual_information(information: Tensor) -> str:
     return _svg(parts, f"Mutual information between bits, at most {highest:.3g} bits")
 
 
-def _axes(
-    x_label: str, y_label: str, x_range: tuple[float, float], y_range: tuple[float, float], whole: bool = False
-) -> list[str]:
+def _axes(x_label: str, y_label: str, x_range: tuple[float, float], highest: float, whole: bool = False) -> list[str]:
     """Frame, labels and the ends of both axes."""
     bottom = _HEIGHT - _BOTTOM
     digits = 0 if whole or max(map(abs, x_range)) >= 100 else 1 if max(map(abs, x_range)) >= 3 else 2
-    top_label = f"{y_range[1]:,.0f}"
     return [
-        f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>',
+        *_frame(x_label, y_label, highest),
         _text(_LEFT, bottom + 14, f"{x_range[0]:.{digits}f}", "start"),
         _text(_WIDTH - _RIGHT, bottom + 14, f"{x_range[1]:.{digits}f}", "end"),
+    ]
+
+
+def _frame(x_label: str, y_label: str, highest: float) -> list[str]:
+    """The labels of both axes, and the ends of the vertical one, which begins at 0."""
+    bottom = _HEIGHT - _BOTTOM
+    return [
+        f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>',
         _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, x_label, "middle"),
-        _text(_LEFT - 6, bottom, f"{y_range[0]:.0f}", "end"),
-        _text(_LEFT - 6, _TOP + 9, top_label, "end"),
+        _text(_LEFT - 6, bottom, "0", "end"),
+        _text(_LEFT - 6, _TOP + 9, f"{highest:,.0f}", "end"),
         f'<text transform="rotate(-90 14 {(_TOP + bottom) / 2})" x="14" y="{(_TOP + bottom) / 2}" '
         f'text-anchor="middle">{y_label}</text>',
     ]

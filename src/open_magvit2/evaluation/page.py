@@ -106,7 +106,7 @@ def _cards(results: dict[str, Any]) -> str:
         if name + suffix not in results["metrics"] and name not in results["metrics_absent"]:
             continue
         cards.append(
-            f'<div class="card"><span>{escape(name + suffix)}</span><strong>{_number(name, value)}</strong>'
+            f'<div class="card"><span>{_breakable(name + suffix)}</span><strong>{_number(name, value)}</strong>'
             f"<small>{escape(_MEANINGS.get(name, ''))}</small></div>"
         )
     return f'<section class="cards">{"".join(cards)}</section>'
@@ -127,19 +127,23 @@ def _gallery(pictures: list[Picture]) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    name = escape("/".join(Path(picture.path).parts[-2:]))
+    name, place = escape(Path(picture.path).name), escape(picture.path)
     figures = [
-        f"{label} {picture.figures[key]:.{digits}f}" for key, label, digits in _OF_A_PICTURE if key in picture.figures
+        f"<span>{label} {picture.figures[key]:.{digits}f}</span>"
+        for key, label, digits in _OF_A_PICTURE
+        if key in picture.figures
     ]
     height, width = picture.original.shape[-2:]
     return (
         f'<figure><div class="compare" style="aspect-ratio:{width}/{height}">'
         f'<img src="{data_address(picture.original)}" alt="original of {name}">'
         f'<img class="over" src="{data_address(picture.reconstruction)}" alt="reconstruction of {name}">'
+        '<i class="left">original</i><i class="right">reconstruction</i>'
         '<input type="range" min="0" max="100" value="50" aria-label="original or reconstruction" '
         "oninput=\"this.parentNode.style.setProperty('--cut',this.value+'%')\"></div>"
         f'<img class="difference" src="{data_address(picture.difference())}" alt="difference of {name}" loading="lazy">'
-        f"<figcaption><b>{' &middot; '.join(figures)}</b><br>{name}</figcaption></figure>"
+        f'<figcaption title="{place}"><b>{" ".join(figures)}</b><br>{_breakable(Path(picture.path).name)}</figcaption>'
+        "</figure>"
     )
 
 
@@ -152,7 +156,9 @@ def _charts(results: dict[str, Any], rows: dict[str, Tensor], details: dict[str,
     if "psnr_image" in rows:
         drawn.append(("PSNR of the images", charts.histogram(rows["psnr_image"], "dB")))
     if "sorted_counts" in usage:
-        drawn.append(("Use of the codes", charts.code_usage(usage["sorted_counts"], results["model"]["codebook_size"])))
+        counts, size = usage["sorted_counts"], results["model"]["codebook_size"]
+        drawn.append(("How often codes occur", charts.code_histogram(counts, size)))
+        drawn.append(("Use of the codes", charts.code_usage(counts, size)))
     if "bit_means" in usage:
         drawn.append(("Balance of the bits", charts.bit_balance(usage["bit_means"])))
         drawn.append(("Mutual information of the bits", charts.mutual_information(usage["bit_mutual_information"])))
@@ -171,12 +177,12 @@ def _table(results: dict[str, Any]) -> str:
         error = results["metrics_std_err"].get(name)
         plus_minus = f" &plusmn; {error:.2g}" if error else ""
         lines.append(
-            f"<tr><th>{escape(name)}</th><td>{_number(plain, value)}{plus_minus}</td>"
+            f"<tr><th>{_breakable(name)}</th><td>{_number(plain, value)}{plus_minus}</td>"
             f"<td>{escape(_MEANINGS.get(plain, ''))}</td></tr>"
         )
     return (
         "<section><h2>All figures</h2><p>&plusmn; is the standard error of a mean over images.</p>"
-        f"<table>{''.join(lines)}</table></section>"
+        f"<table class='figures'>{''.join(lines)}</table></section>"
     )
 
 
@@ -187,6 +193,11 @@ def _provenance(results: dict[str, Any]) -> str:
         text = escape(json.dumps(results.get(key), indent=2))
         parts.append(f"<details><summary>{key.replace('_', ' ')}</summary><pre>{text}</pre></details>")
     return f"<section><h2>Made from</h2>{''.join(parts)}</section>"
+
+
+def _breakable(name: str) -> str:
+    """A name that may be broken after its underscores, and only there."""
+    return escape(name).replace("_", "_<wbr>")
 
 
 def _number(name: str, value: float | None) -> str:

@@ -27,6 +27,7 @@ header p, section > p { margin: 4px 0 12px; color: var(--soft); overflow-wrap: a
 figure { margin: 0; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(240px, 46%), 1fr)); gap: 16px; }
 .gallery figcaption { margin-top: 4px; color: var(--soft); font-size: .8rem; overflow-wrap: anywhere; }
+.gallery figcaption span { margin-right: .7em; white-space: nowrap; }
 .gallery figcaption b { color: var(--ink); font-variant-numeric: tabular-nums; }
 .compare { --cut: 50%; position: relative; overflow: hidden; border-radius: 6px 6px 0 0; background: var(--rule); }
 .compare img { position: absolute; inset: 0; width: 100%; height: 100%; display: block; image-rendering: pixelated; }
@@ -34,6 +35,10 @@ figure { margin: 0; }
 .compare::after { content: ""; position: absolute; top: 0; bottom: 0; left: var(--cut); width: 2px; margin-left: -1px;
   background: #fff; box-shadow: 0 0 4px #000; pointer-events: none; }
 .compare input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize; }
+.compare i { position: absolute; bottom: 6px; padding: 0 5px; border-radius: 4px; background: #000a; color: #fff;
+  font: .65rem/1.5 system-ui, sans-serif; pointer-events: none; }
+.compare .left { left: 6px; }
+.compare .right { right: 6px; }
 .compare:focus-within { outline: 2px solid var(--accent); outline-offset: 2px; }
 .difference { display: block; width: 100%; border-radius: 0 0 6px 6px; image-rendering: pixelated; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 16px; }
@@ -51,6 +56,11 @@ th, td { padding: 5px 8px; border-bottom: 1px solid var(--rule); text-align: lef
 th { font-weight: 500; overflow-wrap: anywhere; }
 td:nth-child(2) { white-space: nowrap; font-variant-numeric: tabular-nums; }
 td:last-child { color: var(--soft); }
+@media (max-width: 600px) {
+  .figures tr { display: grid; grid-template-columns: 1fr auto; padding: 5px 0; border-bottom: 1px solid var(--rule); }
+  .figures th, .figures td { padding: 0 4px; border: 0; }
+  .figures td:last-child { grid-column: 1 / -1; font-size: .8rem; }
+}
 details { margin: 6px 0; }
 summary { cursor: pointer; }
 pre { overflow-x: auto; padding: 10px; border-radius: 6px; background: var(--card); font-size: .8rem; }
