@@ -33,6 +33,20 @@ def test_what_was_there_before_counts_neither_when_kept_nor_when_released():
     assert peak_memory(function).num_bytes == 2 * MIB
 
 
+def test_gradients_can_count_as_resident():
+    weight = torch.zeros(MIB, requires_grad=True)  # 4 MiB
+
+    def step():
+        weight.grad = None
+        product = weight * 2  # alive beside the gradient
+        product.sum().backward()
+
+    assert peak_memory(step).num_bytes == pytest.approx(8 * MIB, abs=SMALL)
+    assert peak_memory(step, resident=lambda: [weight.grad]).num_bytes == pytest.approx(4 * MIB, abs=SMALL)
+    with pytest.raises(ValueError, match="on a CPU only"):
+        peak_memory(step, "cuda", resident=lambda: [weight.grad])
+
+
 def test_parts_say_who_allocated_what_is_alive_at_the_peak():
     def function():
         with part("outer"):

@@ -7,11 +7,11 @@ take from elsewhere (oneDNN's convolutions, cuDNN's handles) is in neither.
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 _PART = "part: "
@@ -25,17 +25,27 @@ class Peak(NamedTuple):
     by_part: dict[str, int]  # on a CPU: the same bytes by the part (see `part`) that allocated them; they add up
 
 
-def peak_memory(function: Callable[[], Any], device: str | torch.device = "cpu") -> Peak:
+def peak_memory(
+    function: Callable[[], Any],
+    device: str | torch.device = "cpu",
+    resident: Callable[[], Iterable[Tensor]] | None = None,
+) -> Peak:
     """Run a function once and say how much memory it held at most above what was there before.
 
-    Memory from before the call that it releases is not subtracted: a training step should begin without gradients
-    (`zero_grad(set_to_none=True)`), or those of the step before hide those of this one.
+    Memory from before the call that it releases is not subtracted, nor does it hide anything.
 
     Args:
         function: what to measure; run it once before, so that what it keeps for ever (an optimizer's state, caches)
             counts as resident.
         device: where it allocates.
+        resident: called after the function: tensors that it allocates anew each time but that count as resident all
+            the same, as gradients do (DDP keeps them in its buckets between steps). On a CPU only.
+
+    Raises:
+        ValueError: for `resident` on another device, whose statistics cannot tell tensors apart.
     """
+    if resident is not None and torch.device(device).type != "cpu":
+        raise ValueError(f"resident tensors can be left out on a CPU only, got device {device}: measure with them")
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -45,8 +55,9 @@ def peak_memory(function: Callable[[], Any], device: str | torch.device = "cpu")
         return Peak(torch.cuda.max_memory_allocated(device) - before, {})
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         function()
+        excluded = {tensor.untyped_storage().data_ptr() for tensor in resident()} if resident is not None else set()
     roots = profiler.profiler.kineto_results.experimental_event_tree()
-    return _peak([event for root in roots for event in _allocations(root, ELSEWHERE)])
+    return _peak([event for root in roots for event in _allocations(root, ELSEWHERE)], excluded)
 
 
 @contextlib.contextmanager
@@ -100,13 +111,23 @@ def _allocations(event: Any, part_name: str) -> Iterator[_Event]:
         waiting += [(child, part_name) for child in reversed(event.children)]
 
 
-def _peak(events: list[_Event]) -> Peak:
-    """Replay the events in time; a release of what was allocated before them changes nothing."""
+def _peak(events: list[_Event], resident: set[int]) -> Peak:
+    """Replay the events in time; a release of what was allocated before them changes nothing.
+
+    Args:
+        events: in any order.
+        resident: addresses whose last allocation is left out.
+    """
+    events = sorted(events, key=lambda event: event.time)
+    last = {event.address: i for i, event in enumerate(events) if event.size > 0}
+    left_out = {last[address] for address in resident if address in last}
     live: dict[int, _Event] = {}
     total, peak = 0, 0
     by_part: Counter[str] = Counter()
     at_peak: dict[str, int] = {}
-    for event in sorted(events, key=lambda event: event.time):
+    for i, event in enumerate(events):
+        if i in left_out:
+            continue
         if event.size > 0:
             live[event.address] = event
             change, name = event.size, event.part

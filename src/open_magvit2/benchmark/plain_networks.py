@@ -70,9 +70,9 @@ def softmax_entropies(
     Returns:
         two scalars in nats with graph.
     """
-    logits = 2 * torch.einsum("nk,ck->nc", tokens, codes) / temperature
-    probabilities = F.softmax(logits, dim=-1)
-    log_probabilities = F.log_softmax(logits, dim=-1)
+    logits = 2 * torch.einsum("nk,ck->nc", tokens, codes)
+    probabilities = F.softmax(logits / temperature, dim=-1)
+    log_probabilities = F.log_softmax(logits / temperature + eps, dim=-1)  # the recipe's eps, which cancels
     sample = -(probabilities * log_probabilities).sum(dim=-1).mean()
     average = probabilities.mean(dim=0)
     codebook = -(average * torch.log(average + eps)).sum()

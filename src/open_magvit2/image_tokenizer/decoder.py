@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.layers.convolution import Convolution, convolution_2d
 from open_magvit2.layers.normalization import AdaptiveGroupNorm, group_norm
+from open_magvit2.layers.recomputation import Recomputing, recomputed
 from open_magvit2.layers.resampling import Upsample
 from open_magvit2.layers.residual import ResidualBlock
 
 
-class DecoderLevel(nn.Module):
+class DecoderLevel(Recomputing):
     """(Adaptive norm,) residual blocks at one resolution, then, except at level 0, an upsampling by 2."""
 
     def __init__(
@@ -34,13 +34,16 @@ class DecoderLevel(nn.Module):
 
     def forward(self, features: Tensor, codes: Tensor) -> Tensor:
         if self.adaptive is not None:
-            features = self.adaptive(features, codes)
+            if self.recomputation == "none":
+                features = self.adaptive(features, codes)
+            else:
+                features = recomputed(self.adaptive, features, codes)
         for block in self.blocks:
             features = block(features)
         return self.upsample(features)
 
 
-class Decoder(nn.Module):
+class Decoder(Recomputing):
     """Codes [B, latent_channels, h, w] -> reconstruction [B, 3, H, W], about [-1, 1] and not clamped.
 
     Args:
@@ -83,4 +86,4 @@ class Decoder(nn.Module):
         features = self.middle(self.conv_in(codes))
         for level in reversed(self.levels):
             features = level(features, codes)
-        return self.conv_out(F.silu(self.norm_out(features)))
+        return self.norm_silu_convolution(self.norm_out, self.conv_out, features)

@@ -19,7 +19,7 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, channels: int = 64, num_layers: int = 3) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         width = channels
         for layer in range(1, num_layers + 1):
             before, width = width, channels * min(2**layer, 8)
@@ -27,7 +27,7 @@ class PatchDiscriminator(nn.Module):
             layers += [
                 nn.Conv2d(before, width, 4, stride=stride, padding=1, bias=False),
                 nn.BatchNorm2d(width),
-                nn.LeakyReLU(0.2),
+                nn.LeakyReLU(0.2, inplace=True),
             ]
         layers.append(nn.Conv2d(width, 1, 4, stride=1, padding=1))
         self.layers = nn.Sequential(*layers)

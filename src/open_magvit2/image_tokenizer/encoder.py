@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.layers.convolution import Convolution, convolution_2d
 from open_magvit2.layers.normalization import group_norm
+from open_magvit2.layers.recomputation import Recomputing
 from open_magvit2.layers.resampling import downsample
 from open_magvit2.layers.residual import ResidualBlock
 
@@ -36,7 +36,7 @@ class EncoderLevel(nn.Module):
         return self.downsample(features)
 
 
-class Encoder(nn.Module):
+class Encoder(Recomputing):
     """[B, 3, H, W] in [-1, 1] -> latent [B, latent_channels, h, w], h = H / 2^(levels - 1).
 
     Args:
@@ -75,4 +75,4 @@ class Encoder(nn.Module):
         for level in self.levels:
             features = level(features)
         features = self.middle(features)
-        return self.conv_out(F.silu(self.norm_out(features)))
+        return self.norm_silu_convolution(self.norm_out, self.conv_out, features)

@@ -24,6 +24,7 @@ from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KEY
+from open_magvit2.layers.recomputation import Recomputation, set_recomputation
 from open_magvit2.losses.objective import DiscriminatorObjective, GeneratorObjective
 from open_magvit2.protocols import Metric, Sample
 from open_magvit2.training import finite
@@ -50,6 +51,8 @@ class ImageTokenizerTraining(pl.LightningModule):
         metrics: computed over the validation images of all ranks, beside codebook utilization; logged as
             validation/<name>.
         usage_window: training steps over which codebook utilization is counted.
+        recompute: part of the tokenizer that the backward pass computes again instead of keeping it: none,
+            activations or blocks (`layers.recomputation`). Less memory, more time, the same numbers.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class ImageTokenizerTraining(pl.LightningModule):
         gradient_clip_norm: float | None = None,
         metrics: Sequence[Metric] = (),
         usage_window: int = 100,
+        recompute: Recomputation = "none",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -88,6 +92,7 @@ class ImageTokenizerTraining(pl.LightningModule):
                     f"generator_objective.adversarial_start is {starts[0]}, discriminator_objective.start {starts[1]}: "
                     "both networks must begin at the same step"
                 )
+        set_recomputation(tokenizer, recompute)
         self.tokenizer = tokenizer
         self.discriminator = discriminator
         self.generator_objective = generator_objective

@@ -1,13 +1,13 @@
 """The residual block of encoder and decoder: twice norm, SiLU, 3x3 convolution, added to the input (He et al. 2016)."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.layers.convolution import Convolution, convolution_2d
 from open_magvit2.layers.normalization import group_norm
+from open_magvit2.layers.recomputation import Recomputing, recomputed
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Recomputing):
     """Pre-activation residual block without convolution biases, [B, in, H, W] -> [B, out, H, W].
 
     Where the number of channels changes, the input passes a 1x1 convolution before the sum.
@@ -28,6 +28,12 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        residual = self.conv1(F.silu(self.norm1(features)))
-        residual = self.conv2(F.silu(self.norm2(residual)))
-        return self.shortcut(features) + residual
+        shortcut = self.shortcut(features)  # first, so that its backward pass comes last and its gradient does not wait
+        repeated = self.recomputation == "blocks"
+        residual = recomputed(self._residual, features) if repeated else self._residual(features)
+        return shortcut + residual
+
+    def _residual(self, features: Tensor) -> Tensor:
+        repeated = self.recomputation == "blocks"
+        residual = self.norm_silu_convolution(self.norm1, self.conv1, features, repeated)
+        return self.norm_silu_convolution(self.norm2, self.conv2, residual, repeated)

@@ -10,11 +10,14 @@ from typing import Any, Literal
 import lpips
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from open_magvit2.common import checkpoints, weights
 from open_magvit2.common.precision import at_least_float32
 
 Network = Literal["vgg", "alex"]
+
+EPS = 1e-10  # of the `lpips` package, added to a length
 
 _TRUNKS = {"vgg": weights.VGG16, "alex": weights.ALEXNET}
 _HEADS = {"vgg": weights.LPIPS_VGG, "alex": weights.LPIPS_ALEX}
@@ -57,13 +60,14 @@ class PerceptualLoss(nn.Module):
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         """Distance float32 [B] of images float [B, 3, H, W] in [-1, 1]; gradient to the reconstruction only."""
         network = self._network[0]
-        with torch.no_grad():
-            target_features = [_unit(f) for f in network.net(network.scaling_layer(target))]
+        feature, target_feature = network.scaling_layer(reconstruction), network.scaling_layer(target)
         distance = torch.zeros(len(target), device=target.device)
-        features = network.net(network.scaling_layer(reconstruction))
-        for feature, target_feature, head in zip(features, target_features, network.lins, strict=True):
-            difference = (_unit(feature) - target_feature).square()
-            distance = distance + (difference * head.model[-1].weight).sum(dim=1).mean(dim=(1, 2))
+        for stage, head in zip(_stages(network.net), network.lins, strict=True):
+            feature = stage(feature)
+            with torch.no_grad():
+                target_feature = stage(target_feature)
+                unit = _unit(target_feature)
+            distance = distance + _LayerDistance.apply(feature, unit, head.model[-1].weight)
         return distance
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PerceptualLoss":
@@ -74,11 +78,50 @@ class PerceptualLoss(nn.Module):
         return self  # frozen: the averaged copy of a model can share it
 
 
-def _unit(features: Tensor) -> Tensor:
-    """Features [B, C, h, w] scaled to unit length over channels, in float32: fp16 squares overflow.
+def _stages(trunk: nn.Module) -> list[nn.Module]:
+    """The pieces of a network of the `lpips` package, each of which ends at a layer that is compared.
 
-    The `lpips` package's x / (|x| + 1e-10), with a gradient of 0 instead of NaN where all channels are 0.
+    Stage by stage no more of the target's features than one layer's is alive.
     """
+    return [getattr(trunk, f"slice{number}") for number in range(1, trunk.N_slices + 1)]
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Features [B, C, h, w] scaled to unit length over channels, in float32: fp16 squares overflow."""
     features = at_least_float32(features)
-    length = features.square().sum(dim=1, keepdim=True).clamp_min(1e-20).sqrt()
-    return features / (length + 1e-10)
+    return features / (_length(features) + EPS)
+
+
+def _length(features: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min_(EPS)
+
+
+class _LayerDistance(torch.autograd.Function):
+    """mean over places of sum_c w_c (u_c - t_c)^2, u = f / (|f| + eps): [B] of features f and unit targets t.
+
+    Like any loss it knows its gradient in the forward pass. Kept is that one tensor, where autograd would keep the
+    difference and go back over it in a dozen passes. Where all channels are 0, so is what a ReLU lets through.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        ctx.dtype = features.dtype
+        with torch.autocast(features.device.type, enabled=False):
+            features, weight = at_least_float32(features), at_least_float32(weight)
+            length = _length(features)
+            unit = features / (length + EPS)
+            difference = unit - target
+            weighted = difference * weight
+            distance = difference.mul_(weighted).sum(dim=1).mean(dim=(1, 2))
+            if ctx.needs_input_grad[0]:
+                # du_i / df_j = (delta_ij - u_i u_j (|f| + eps) / |f|) / (|f| + eps)
+                along = (weighted * unit).sum(dim=1, keepdim=True).mul_((length + EPS) / length)
+                gradient = weighted.sub_(unit.mul_(along)).div_(length + EPS)
+                ctx.save_for_backward(gradient.mul_(2.0 / gradient[0, 0].numel()))
+        return distance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_distance: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grad_distance[:, None, None, None]).to(ctx.dtype), None, None

@@ -1,0 +1,94 @@
+"""Recomputation changes memory, and not one bit of the numbers."""
+
+import pytest
+import torch
+
+from open_magvit2.benchmark.memory import peak_memory
+from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.layers.recomputation import set_recomputation
+from open_magvit2.layers.residual import ResidualBlock
+from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
+
+
+def tokenizer(adaptive: bool = True) -> ImageTokenizer:
+    torch.manual_seed(0)
+    return ImageTokenizer(LookupFreeQuantizer(6), 8, (1, 2, 2), 2, norm_groups=4, adaptive_normalization=adaptive)
+
+
+def outcome(level: str, dtype: torch.dtype, autocast: torch.dtype | None, twice: bool) -> list[torch.Tensor]:
+    """Reconstruction and all gradients, with a gradient taken in between as the adaptive GAN weight does it."""
+    model = tokenizer().to(dtype)
+    set_recomputation(model, level)
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(dtype) * 2 - 1
+    with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        output = model(image)
+        loss = output.reconstruction.float().square().mean() + sum(output.losses.values())
+    extra = []
+    if twice:
+        extra = list(
+            torch.autograd.grad(loss, [model.decoder.last_layer, model.encoder.conv_in.weight], retain_graph=True)
+        )
+    loss.backward()
+    return [output.reconstruction.detach(), *extra, *(p.grad for p in model.parameters())]
+
+
+@pytest.mark.parametrize("level", ["activations", "blocks"])
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "twice"),
+    [
+        (torch.float64, None, False),
+        (torch.float32, None, False),
+        (torch.float32, None, True),
+        (torch.float32, torch.bfloat16, False),
+        (torch.float32, torch.float16, False),
+    ],
+)
+def test_every_number_is_the_same(level, dtype, autocast, twice):
+    expected = outcome("none", dtype, autocast, twice)
+    for got, value in zip(outcome(level, dtype, autocast, twice), expected, strict=True):
+        assert torch.equal(got, value)
+
+
+def test_convolutions_run_once_more_only_where_blocks_are_recomputed():
+    block = ResidualBlock(8, 8, norm_groups=4)
+    calls = []
+    for name in ("norm1", "conv1", "norm2", "conv2"):
+        block.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    expected = {
+        "none": [],
+        "activations": ["norm2", "norm1"],
+        "blocks": ["norm1", "conv1", "norm2", "norm2", "norm1"],
+    }
+    for level, again in expected.items():
+        set_recomputation(block, level)
+        output = block(torch.randn(1, 8, 4, 4, requires_grad=True))
+        calls.clear()
+        output.sum().backward()
+        assert calls == again, level
+
+
+def test_each_level_keeps_less():
+    model = tokenizer(adaptive=False)
+    image = torch.rand(2, 3, 128, 128) * 2 - 1
+    model(image).reconstruction.sum().backward()
+    kept = {}
+    for level in ("none", "activations", "blocks"):
+        set_recomputation(model, level)
+        outputs = []
+        kept[level] = peak_memory(lambda outputs=outputs: outputs.append(model(image))).num_bytes
+    assert kept["activations"] < kept["none"] / 2
+    assert kept["blocks"] < 0.8 * kept["activations"]
+
+
+def test_without_gradients_nothing_is_kept_or_repeated():
+    block = ResidualBlock(8, 16, norm_groups=4)
+    features = torch.randn(1, 8, 4, 4)
+    with torch.no_grad():
+        expected = block(features)
+        set_recomputation(block, "blocks")
+        assert torch.equal(block(features), expected)
+
+
+def test_unknown_levels_are_refused():
+    with pytest.raises(ValueError, match=r"recompute must be one of.*blocks.*got 'all'"):
+        set_recomputation(tokenizer(), "all")
