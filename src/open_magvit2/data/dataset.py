@@ -10,25 +10,31 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from open_magvit2.data.decoding import UnreadableImageError
-from open_magvit2.data.randomness import random_stream
+from open_magvit2.data.randomness import RandomStreams, random_stream
 from open_magvit2.protocols import Sample
 
 # Unreadable images in a row after which it is the disk and not the images.
 _MOST_ATTEMPTS = 100
 
-Transform = Callable[[Image.Image, np.random.Generator], Tensor]  # RGB image -> uint8 [3, H, W]
+Transform = Callable[[Image.Image | np.ndarray, np.random.Generator], Tensor]  # `RawImage.image` -> uint8 [3, H, W]
 
 
 class RawImage(NamedTuple):
-    """One decoded image as a dataset stores it, before resizing and cropping."""
+    """One decoded image as a dataset stores it, before cropping."""
 
-    image: Image.Image  # mode RGB, any size
+    image: Image.Image | np.ndarray  # mode RGB, any size; or uint8 [3, H, W], its shorter side already resized
     label: int  # class index; -1 where the dataset has no classes
     path: str  # where the image comes from, for error messages and reports
 
 
 class ImageDataset(Dataset[RawImage], ABC):
-    """Base class of every dataset: a length and `read`. Transforms, sharding and randomness are not its business."""
+    """Base class of every dataset: a length and `read`. Transforms, sharding and randomness are not its business.
+
+    Attributes:
+        image_size: shorter side of all images, for a dataset that stores them resized; None: any, to be resized.
+    """
+
+    image_size: int | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -53,7 +59,7 @@ class TransformedDataset(Dataset[Sample]):
 
     Args:
         dataset: the raw images.
-        transform: turns an RGB image and a random generator into uint8 [3, H, W].
+        transform: turns a raw image and a random generator into uint8 [3, H, W].
         seed: of the transform's randomness, and of what replaces unreadable images.
         replace_unreadable: put another image, drawn for (seed, epoch, index), in the place of one that cannot be read,
             and name that under the sample's "skipped". For training alone: a figure must be over all its images.
@@ -66,6 +72,7 @@ class TransformedDataset(Dataset[Sample]):
         self.transform = transform
         self.seed = seed
         self.replace_unreadable = replace_unreadable
+        self._epoch, self._streams = 0, RandomStreams("transform", seed, 0)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -99,9 +106,10 @@ class TransformedDataset(Dataset[Sample]):
             if len(skipped) == 1:
                 replacements = random_stream("replacement", self.seed, epoch, index)
             shown = int(replacements.integers(len(self.dataset)))
-        generator = random_stream("transform", self.seed, epoch, index)
+        if epoch != self._epoch:
+            self._epoch, self._streams = epoch, RandomStreams("transform", self.seed, epoch)
         return Sample(
-            image=self.transform(image, generator),
+            image=self.transform(image, self._streams.at(index)),
             label=label,
             path=path,
             index=shown,

@@ -81,9 +81,9 @@ class ImageFolder(ImageDataset):
         Raises:
             UnreadableImageError: if the file is gone, truncated, no image, or may not be read.
         """
-        path = os.path.join(self.root, self._paths[index])
+        path = self.path(index)
         try:
-            return RawImage(read_rgb(path), int(self._labels[index]), path)
+            return RawImage(read_rgb(path), self.label(index), path)
         except UnreadableImageError as error:
             raise UnreadableImageError(
                 f"cannot read image {index} at {path!r}: {error.cause}. Replace the file or leave it out (`exclude` "
@@ -91,6 +91,14 @@ class ImageFolder(ImageDataset):
                 path,
                 error.cause,
             ) from error
+
+    def path(self, index: int) -> str:
+        """The file of image `index`."""
+        return os.path.join(self.root, self._paths[index])
+
+    def label(self, index: int) -> int:
+        """Class of image `index`; -1 where there are no classes."""
+        return int(self._labels[index])
 
     def relative_path(self, index: int) -> str:
         """Where image `index` lies below `root`."""

@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Resize a dataset once: a cache of uint8 pixels for training and validation at one image size (docs/data.md).
+
+python scripts/cache_dataset.py --images data/imagenet/train --image-size 256 --output cache/train_256
+python scripts/cache_dataset.py --verify cache/train_256
+
+Killed or stopped, the same command continues where it was.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from open_magvit2.data.cache_building import build, make_plan
+from open_magvit2.data.cached import CachedImages, verify
+from open_magvit2.data.image_folder import ImageFolder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--images", type=Path, metavar="FOLDER", help="class folders, or a flat folder")
+    add("--file-list", type=Path, help="of the images to take, one path a line")
+    add("--exclude", type=Path, help="list of images to leave out, as scripts/check_dataset.py writes it")
+    add("--image-size", type=int, help="pixels of the shorter side")
+    add("--output", type=Path, help="folder of the cache")
+    add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one a core)")
+    add("--images-per-file", type=int, default=1024, help="a killed run loses as many for each process (default: 1024)")
+    add("--skip-broken", action="store_true", help="leave out images that cannot be decoded, instead of failing")
+    add("--dry-run", action="store_true", help="only say how large the cache will be")
+    add("--verify", type=Path, metavar="CACHE", help="check a cache's checksums instead of writing one")
+    given = parser.parse_args()
+    if given.verify is None and None in (given.images, given.image_size, given.output):
+        parser.error("give --images, --image-size and --output, or --verify")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if given.verify:
+            cache = CachedImages(given.verify)
+            with tqdm(total=len(cache), desc="checksums", unit="image") as bar:
+                verify(cache, given.workers, bar.update)
+            print(f"{given.verify}: {len(cache)} images of {cache.image_size} pixels, all checksums right")
+        else:
+            write(given)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def write(given: argparse.Namespace) -> None:
+    source = ImageFolder(given.images, given.file_list, given.exclude)
+    with tqdm(total=len(source), desc="sizes", unit="image") as bar:
+        plan = make_plan(source, given.image_size, given.images_per_file, given.workers, bar.update)
+    print(f"{given.output}: {len(source)} images, {plan.num_bytes / 1e9:.3f} GB in {plan.num_files} files", flush=True)
+    if not given.dry_run:
+        with tqdm(total=len(source), desc="pixels", unit="image") as bar:
+            num_images = build(source, given.output, plan, given.workers, given.skip_broken, bar.update)
+        print(f"{given.output}: finished, {num_images} images")
+
+
+if __name__ == "__main__":
+    main()
