@@ -6,7 +6,7 @@ import numpy as np
 
 
 def random_stream(purpose: str, *numbers: int) -> np.random.Generator:
-    """A generator seeded by `purpose` and `numbers`, e.g. `random_stream("transform", seed, epoch, index)`.
+    """A generator seeded by `purpose` and `numbers`, e.g. `random_stream("shuffle", seed, epoch)`.
 
     No state is carried from call to call, so what is drawn never depends on workers, ranks, order or resumption.
     The purpose keeps streams with equal numbers apart: the crop of image 0 shares nothing with the shuffle of epoch 0.
