@@ -12,10 +12,11 @@ from torchvision import transforms
 
 from open_magvit2.common import environment
 from open_magvit2.data.transforms import ValidationTransform
-from open_magvit2.evaluation import originals, protocol, provenance, tokenizers
+from open_magvit2.evaluation import originals, protocol, provenance, results, tokenizers
 from open_magvit2.evaluation.loading import EvenSubset, PaddedTokenizer
 from open_magvit2.evaluation.loading import make_loader as sharded_loader
 from open_magvit2.evaluation.metrics import available
+from open_magvit2.evaluation.precision import float32
 from open_magvit2.protocols import Tokenizer
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "evaluation").glob("*.yaml"))
@@ -118,6 +119,38 @@ def test_fingerprints_follow_names_and_contents(tmp_path):
     (tmp_path / "list.txt").write_text("b/3.png\t0\n\na/2.png\t1\n")
     assert provenance.folder(tmp_path, tmp_path / "list.txt")["num_files"] == 2
     assert environment.versions()["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
+
+
+def test_a_set_that_was_cropped_before_is_said(tmp_path):
+    for i, pixels in enumerate(make_images(9, size=40)):
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
+    facts = provenance.folder(tmp_path, None)
+    assert facts["sampled_sizes"] == {"looked_at": 9, "not_opened": 0, "distinct": 1, "shorter_side": [40, 40]}
+    paper = protocol.Protocol("paper", metrics=("psnr",))
+    samples = [{"image": image, "index": i, "path": "", "label": -1} for i, image in enumerate(make_images(9))]
+    model = {"codebook_size": 512, "checkpoint_path": "x"}
+
+    def warnings(facts):
+        arguments = (CoarseTokenizer(), samples, paper, torch.device("cpu"), facts, model, 32)
+        return results.run(*arguments, check="off", progress=False).results["sanity"]["warnings"]
+
+    assert any("all of 9 images looked at have one size" in text for text in warnings(facts))
+    Image.new("RGB", (30, 50)).save(tmp_path / "0.png")
+    assert not any("one size" in text for text in warnings(provenance.folder(tmp_path, None)))
+
+
+def test_settings_come_back_after_an_evaluation():
+    torch.backends.cudnn.benchmark = True
+    try:
+        with float32("cpu"):
+            assert torch.backends.cudnn.deterministic
+            assert not torch.backends.cudnn.benchmark
+            assert not torch.backends.cudnn.allow_tf32
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.backends.cudnn.benchmark
+        assert not torch.backends.cudnn.deterministic
+    finally:
+        torch.backends.cudnn.benchmark = False
 
 
 def test_tokenizer_families_are_found_by_module_name(tmp_path):

@@ -64,6 +64,7 @@ def test_every_row_says_where_its_figures_come_from(place):
         "value": results["metrics"]["psnr_batch4"],
         "source": "measured",
         "name": "psnr_batch4",
+        "published": 21.5,
     }
     assert small["figures"]["codebook_utilization"]["value"] == results["metrics"]["codebook_utilization"]
     assert small["figures"]["rfid"]["source"] == "published"  # not among the metrics: the authors' stays, and says so
@@ -145,6 +146,7 @@ def test_the_files_mark_every_figure(place):
     psnr = f"{compared[0]['figures']['psnr']['value']:.2f}"
     assert f"**{psnr}** (measured, 5 images)" in lines[2]
     assert "1.53 (published)" in lines[2]
+    assert f"psnr 21.50 ({compared[0]['figures']['psnr']['value'] - 21.5:+.2f} here)" in text
     assert lines[2].startswith("| Small \\| one | 2D | 8x8 | nothing | 64 |")
     assert "broken.ckpt (failed)" in lines[3]
     assert "never released" in text

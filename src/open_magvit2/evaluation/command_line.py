@@ -50,6 +50,7 @@ def parse(description: str, arguments: list[str] | None = None) -> argparse.Name
     )
     add("--allow-cross-resolution", action="store_true", help="evaluate at another size than the training's")
     add("--limit", type=int, metavar="N", help="N images evenly spaced; figures are named after it")
+    add("--fingerprint", choices=["full", "size-only"], default="full", help="of the images: contents, or sizes alone")
     add("--batch-size", type=int, default=16)
     add("--num-workers", type=int, default=0)
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from open_magvit2.common import weights
+from open_magvit2.common.distributed import all_gather_object, rank
 from open_magvit2.protocols import Metric, Sample, Tokenizer
 
 _NUM_FINGERPRINT_IMAGES = 64
+_NUM_SIZES = 64
 
 
 def device_name(device: torch.device) -> str:
@@ -41,17 +44,26 @@ def model(tokenizer: Tokenizer, family: str, checkpoint: str | Path, weights_use
 def metric_weights(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
     """The files behind the metrics' networks; all of them have been verified, or there would be no metric."""
     names = sorted({name for metric in metrics for name in getattr(metric, "weight_files", ())})
-    return {name: {"sha256": weights.KNOWN[name].sha256, "verified": True} for name in names}
+    return {
+        name: {"path": str(weights.find(name)), "sha256": weights.KNOWN[name].sha256, "verified": True}
+        for name in names
+    }
 
 
 def folder(root: str | Path, file_list: str | Path | None, full: bool = True) -> dict[str, Any]:
-    """A dataset of files: how many, in how many classes, and a fingerprint over names, sizes and contents.
+    """A dataset of files: how many, in how many classes, how large, and a fingerprint over names, sizes and contents.
+
+    Rank 0 alone reads the files; a collective call under DDP.
 
     Args:
         root: the folder.
         file_list: a text file of paths relative to it (up to a tab), or None for all images in it.
         full: read every file; otherwise names and sizes only.
     """
+    return all_gather_object(_folder(root, file_list, full) if rank() == 0 else None)[0]
+
+
+def _folder(root: str | Path, file_list: str | Path | None, full: bool) -> dict[str, Any]:
     root = Path(root).expanduser()
     if file_list is None:
         paths = [p for p in root.rglob("*") if p.is_file() and not p.name.startswith(".")]
@@ -81,6 +93,26 @@ def folder(root: str | Path, file_list: str | Path | None, full: bool = True) ->
         "fingerprint": digest.hexdigest(),
         "fingerprint_mode": "full" if full else "size-only",
         "known_as": "ILSVRC2012 validation (by its counts)" if is_imagenet else None,
+        "sampled_sizes": _sampled_sizes([root / name for name in names]),
+    }
+
+
+def _sampled_sizes(paths: list[Path]) -> dict[str, Any]:
+    """Sizes of 64 images evenly spaced over the files, from their headers: a set cropped before shows one size."""
+    number = min(_NUM_SIZES, len(paths))
+    sizes = []
+    for i in range(number):
+        try:
+            with Image.open(paths[i * len(paths) // number]) as image:
+                sizes.append(image.size)
+        except (OSError, ValueError, SyntaxError):
+            continue  # no image: the dataset leaves other files out, and refuses broken ones by name
+    shorter = sorted(map(min, sizes))
+    return {
+        "looked_at": len(sizes),
+        "not_opened": number - len(sizes),
+        "distinct": len(set(sizes)),
+        "shorter_side": [shorter[0], shorter[-1]] if shorter else None,
     }
 
 

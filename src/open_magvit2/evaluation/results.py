@@ -19,6 +19,8 @@ from open_magvit2.protocols import Sample, Tokenizer
 
 logger = logging.getLogger(__name__)
 
+_FEWEST_SIZES = 8  # images of one size that are no coincidence
+
 
 @dataclass(frozen=True)
 class Loading:
@@ -115,6 +117,7 @@ def run(
             "batch_size": batch_size,
             "precision": "float32",
             "tf32": protocol.tf32,
+            "deterministic": True,
             "seconds": found.seconds,
             "compute_seconds": found.compute_seconds,
             "images_per_s": found.images_per_s,
@@ -154,6 +157,12 @@ def _warnings(protocol: Protocol, dataset_facts: dict[str, Any], number: int, li
         )
     elif not dataset_facts.get("known_as"):
         found.append(f"{number:,} images, but not 1000 classes of 50: is this ImageNet validation?")
+    sizes = dataset_facts.get("sampled_sizes", {"distinct": 0, "looked_at": 0})
+    if sizes["distinct"] == 1 and sizes["looked_at"] >= _FEWEST_SIZES:
+        found.append(
+            f"all of {sizes['looked_at']} images looked at have one size in their files: resized or cropped, they "
+            "are not the originals that published figures were made from"
+        )
     if protocol.changes:
         changes = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in protocol.changes.items() if name != "name")
         found.append(f"not the protocol {protocol.changes['name'][0]}: {changes}")

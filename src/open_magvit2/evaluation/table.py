@@ -216,7 +216,10 @@ def _add_measured(filled: dict[str, Any], results: dict[str, Any]) -> None:
     for figure, name in names.items():
         value = results["metrics"].get(f"{name}{suffix}")
         if value is not None:
-            filled["figures"][figure] = {"value": value, "source": "measured", "name": f"{name}{suffix}"}
+            published = filled["figures"][figure]["value"]
+            filled["figures"][figure] = {
+                **{"value": value, "source": "measured", "name": f"{name}{suffix}", "published": published}
+            }
     tokens = results["tokens_per_image"]
     measured = {"codebook_size": model["codebook_size"], "tokens": "x".join(map(str, tokens)) if tokens else "varies"}
     for name, value in measured.items():

@@ -129,8 +129,20 @@ def _texts(row: dict[str, Any]) -> list[str]:
         sha256 = row["measured"]["checkpoint_sha256"][:12]
         names = ", ".join(f["name"] for f in row["figures"].values() if f["source"] == "measured")
         made_from = f"{names}; {row['weights_used']} weights; file {sha256}"
+        texts += _against_published(row)
         texts.append(f"{row['state']} under the protocol {row['protocol']} ({made_from})")
     return texts + row["notes"]
+
+
+def _against_published(row: dict[str, Any]) -> list[str]:
+    """How far measured figures are from the published ones, where there are such."""
+    parts = []
+    for name, figure in row["figures"].items():
+        if figure.get("published") is not None:
+            digits = 4 if name == "codebook_utilization" else 2
+            difference = figure["value"] - figure["published"]
+            parts.append(f"{name} {figure['published']:.{digits}f} ({difference:+.{digits}f} here)")
+    return [f"published: {', '.join(parts)}"] if parts else []
 
 
 def _markdown_cells(row: dict[str, Any]) -> list[str]:
