@@ -13,7 +13,8 @@ from small_run import OneNumber, data, make_images, trainer
 
 from open_magvit2.data.decoding import UnreadableImageError
 from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.training.skipped_images import FILE_NAME, TooManySkippedError
+from open_magvit2.training.resumption import ExactResumption
+from open_magvit2.training.skipped_images import FILE_NAME, SkippedImages, TooManySkippedError
 
 BROKEN = {0, 7, 21, 40}
 
@@ -80,13 +81,19 @@ def test_two_ranks_with_two_workers_each_count_what_one_process_counts(folder, t
         assert set(saved["causes"]) == met != set()
 
 
-def test_a_resumed_run_counts_what_an_uninterrupted_one_does(folder, tmp_path):
-    trainer(tmp_path / "whole").fit(OneNumber(), datamodule=data(folder))
-    first = trainer(tmp_path / "parts", max_epochs=1)
-    first.fit(OneNumber(), datamodule=data(folder))
-    first.save_checkpoint(tmp_path / "one.ckpt")
-    rest = trainer(tmp_path / "parts")
-    rest.fit(OneNumber(), datamodule=data(folder), ckpt_path=tmp_path / "one.ckpt")
+@pytest.mark.parametrize("num_steps", [4, 6])  # within an epoch and at its end
+def test_a_resumed_run_counts_what_an_uninterrupted_one_does(folder, tmp_path, num_steps):
+    def train(name, **options):
+        module, callbacks = OneNumber(), [SkippedImages(), ExactResumption()]
+        run = trainer(tmp_path / name, callbacks=callbacks, enable_checkpointing=True, **options.pop("trainer", {}))
+        run.fit(module, datamodule=data(folder), **options)
+        return run, module
+
+    _, whole = train("whole")
+    first, begun = train("parts", trainer={"max_steps": num_steps})
+    first.save_checkpoint(tmp_path / "first.ckpt")
+    _, continued = train("parts", ckpt_path=tmp_path / "first.ckpt")
+    assert begun.shown + continued.shown == whole.shown  # replacements included
     assert counts(tmp_path / "parts", 0) + counts(tmp_path / "parts", 1) == counts(tmp_path / "whole")
     assert sorted(listed(tmp_path / "parts", 1)) == sorted(listed(tmp_path / "whole"))
 
