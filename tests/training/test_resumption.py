@@ -1,9 +1,19 @@
 """A run that is interrupted and continued is bitwise the run that was not."""
 
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
-from interruptions import Crash, CrashAt, Record, content, fit
+import torch
+from interruptions import Crash, CrashAt, Record, content, data, fit
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins import MixedPrecision
 
 from open_magvit2.common import checkpoints
+from open_magvit2.data.randomness import random_stream
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +70,92 @@ def test_a_run_interrupted_anywhere(undisturbed, tmp_path, hook, step, every_ste
         fit(tmp_path, record, CrashAt(hook, step), saving=saving)
     fit(tmp_path, record, continued=True, saving=saving)
     assert_same(undisturbed, record, tmp_path)
+
+
+def test_the_last_validation_is_made_up_for_when_training_is_over(undisturbed, tmp_path):
+    record, saving = Record(), {"every_steps": 100}
+    with pytest.raises(Crash):
+        fit(tmp_path, record, CrashAt("on_validation_batch_start", 9), saving=saving, max_steps=9)
+    assert ("validation/psnr_image", 9) not in record.scalars
+    run = fit(tmp_path, record, continued=True, saving=saving, max_steps=9)
+    assert ("validation/psnr_image", 9) in record.scalars
+    assert run.global_step == run.max_steps == 9
+    fit(tmp_path, record, continued=True, saving=saving)
+    assert_same(undisturbed, record, tmp_path)
+
+
+class Draw(Callback):
+    """Draws from PyTorch's global generator in every step, as dropout would."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.logger.log_metrics({"drawn": torch.rand(()).item()}, step=trainer.global_step)
+
+
+def test_loss_scale_random_numbers_and_workers_that_load_ahead(tmp_path):
+    def run(folder, record, *callbacks, **options):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+        plugins = [MixedPrecision("16-mixed", "cpu", scaler=scaler)]
+        fit(folder, record, Draw(), *callbacks, plugins=plugins, datamodule=data(num_workers=2), **options)
+
+    records = Record(), Record()
+    run(tmp_path / "undisturbed", records[0])
+    for step, continued in ((5, False), (8, True)):  # within an epoch, and at the end of one
+        with pytest.raises(Crash):
+            run(tmp_path / "disturbed", records[1], CrashAt("on_train_batch_start", step), continued=continued)
+    run(tmp_path / "disturbed", records[1], continued=True)
+    last = [content(tmp_path / name / "last.ckpt") for name in ("undisturbed", "disturbed")]
+    assert checkpoints.differences(*last) == []
+    assert last[0]["MixedPrecision"]["scale"] == 2.0**13
+    assert records[0].scalars == records[1].scalars
+    assert len({value for (name, _), value in records[0].scalars.items() if name == "drawn"}) == 10
+    assert records[0].images == records[1].images
+
+
+def order(num_images: int, epoch: int, seed: int = 0) -> list[int]:
+    return [int(index) for index in random_stream("shuffle", seed, epoch).permutation(num_images)]
+
+
+def test_another_global_batch_continues_at_the_right_image(tmp_path):
+    fit(tmp_path, Record(), max_steps=6)  # an epoch of 4 steps, 2 of the next
+    record = Record()
+    fit(tmp_path, record, continued=True, datamodule=data(global_batch_size=4))
+    rest = order(35, epoch=1)[16:32]
+    assert [record.images[step][:4] for step in (6, 7, 8, 9)] == [rest[i : i + 4] for i in (0, 4, 8, 12)]
+
+
+def test_other_data_begins_the_next_epoch_and_says_so(tmp_path, caplog):
+    fit(tmp_path, Record(), max_steps=5)
+    record = Record()
+    fit(tmp_path, record, continued=True, datamodule=data(num_images=34))
+    assert "saved {'num_samples': 35, 'seed': 0}, now {'num_samples': 34, 'seed': 0}" in caplog.text
+    assert record.images[5][:8] == order(34, epoch=2)[:8]
+
+
+def test_two_processes_resume_exactly_and_one_goes_on_from_them(tmp_path, caplog):
+    """DDP over gloo, ended by a signal that reaches the second rank alone; then continued by two processes, and by one.
+
+    Ranks have BatchNorm statistics and random numbers of their own.
+    """
+    script = Path(__file__).with_name("resume_with_ddp.py")
+    process = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["exit_codes"] == [75, 75]
+    assert result["stopped_at"] == 5
+    assert result["differences"] == [[], []]
+    assert result["statistics_of_ranks_differ"]
+    undisturbed, disturbed = (content(tmp_path / name / "last.ckpt") for name in ("undisturbed", "disturbed"))
+    assert checkpoints.differences(undisturbed, disturbed) == []
+
+    shutil.copytree(tmp_path / "stopped", tmp_path / "alone")
+    record = Record()
+    fit(tmp_path / "alone", record, continued=True)
+    assert "saved on 2 device(s), continuing on 1" in caplog.text
+    assert "each device takes 8 images a step in micro-batches of 4" in caplog.text
+    # each rank trained on its half of these: the same images in the same order, with the same crops
+    images, sums = zip(*[(v[: len(v) // 2], v[len(v) // 2 :]) for v in record.images.values()], strict=True)
+    halves = [
+        [json.loads((tmp_path / f"images_{rank}.json").read_text())[str(s)] for rank in (0, 1)] for s in range(5, 10)
+    ]
+    assert list(images) == [first[:4] + second[:4] for first, second in halves]
+    assert list(sums) == [first[4:] + second[4:] for first, second in halves]

@@ -1,7 +1,9 @@
 """One DataModule: two datasets, sharded over the ranks, as loaders of uint8 batches."""
 
 import logging
+import os
 import signal
+import threading
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -193,7 +195,7 @@ class ImageDataModule(pl.LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            worker_init_fn=_outlive_one_signal,
+            worker_init_fn=_obey_the_parent_alone,
             generator=torch.Generator(),  # its own: a loader must not draw from the global one, see resumption.py
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
             persistent_workers=self.num_workers > 0 and isinstance(sampler, TrainingSampler),
@@ -201,14 +203,20 @@ class ImageDataModule(pl.LightningDataModule):
         )
 
 
-def _outlive_one_signal(worker: int) -> None:
-    """Let a worker live on after the first SIGTERM or SIGUSR1.
+def _obey_the_parent_alone(worker: int) -> None:
+    """Let a worker ignore SIGTERM and SIGUSR1 of anybody but the training process.
 
-    A cluster that ends a job signals all its processes; the training process needs its workers to end the step.
+    A cluster that ends a job signals all its processes, and the training needs its workers to end the step. A handler
+    cannot see who sent a signal, waiting for it can.
     """
+    signals = {signal.SIGTERM, signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    parent = os.getppid()
 
-    def once(number: int, frame: Any) -> None:
-        signal.signal(number, signal.SIG_DFL)
+    def wait() -> None:
+        while True:
+            received = signal.sigwaitinfo(signals)
+            if received.si_signo == signal.SIGTERM and received.si_pid == parent:
+                os._exit(0)  # as PyTorch's own handler does
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, once)
+    threading.Thread(target=wait, name="signals", daemon=True).start()
