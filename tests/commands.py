@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(*command, folder=ROOT, check=True, **environment) -> subprocess.CompletedProcess:
+def run(*command, folder=ROOT, check=True, timeout=400, **environment) -> subprocess.CompletedProcess:
     """Run a command; its whole output is shown if it fails."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "MASTER_", "NODE_", "NUM_NODES"))}
     result = subprocess.run(
@@ -17,7 +17,7 @@ def run(*command, folder=ROOT, check=True, **environment) -> subprocess.Complete
         env={**variables, "PYTHON": sys.executable, **environment},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=timeout,
         check=False,
     )
     assert not check or result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"

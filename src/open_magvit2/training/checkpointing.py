@@ -115,6 +115,7 @@ class TrainingCheckpoint(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step != self._saved_step:
             self.save(trainer)
+        self._watch.stop()  # here and not in `teardown`: Lightning has given the signals back by then
 
     def save(self, trainer: pl.Trainer) -> Path:
         """Write the present state; a collective call under DDP, between training steps.
@@ -149,9 +150,6 @@ class TrainingCheckpoint(Checkpoint):
             )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._watch.stop()
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._watch.stop()
 
     def _is_time(self) -> bool:

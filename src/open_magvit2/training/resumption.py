@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from open_magvit2.common import distributed
 from open_magvit2.training.averaging import ExponentialMovingAverage
@@ -78,10 +79,8 @@ class ExactResumption(Checkpoint):
             # Lightning would see a finished training and leave; it is let in for the validation, see on_train_start
             self._max_steps = loop.max_steps
             loop.epoch_loop.max_steps = checkpoint["global_step"] + 1
-        for run_logger in trainer.loggers:
-            if isinstance(run_logger, TensorBoardLogger):
-                # steps that the interrupted run still logged after this checkpoint are logged again: hide the first
-                run_logger._kwargs["purge_step"] = checkpoint["global_step"] + 1
+        if trainer.is_global_zero:
+            _hide_events_after(trainer, checkpoint["global_step"])
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse ranks that continue from different states."""
@@ -159,6 +158,14 @@ def _validate(trainer: pl.Trainer) -> None:
     trainer.fit_loop.epoch_loop.val_loop.run()
     trainer.training = True
     connector._first_loop_iter = first_iteration
+
+
+def _hide_events_after(trainer: pl.Trainer, step: int) -> None:
+    """Let TensorBoard forget what the interrupted run logged after this step: it is logged again."""
+    for run_logger in trainer.loggers:
+        if isinstance(run_logger, TensorBoardLogger):
+            restart = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+            run_logger.experiment.file_writer.add_event(restart)
 
 
 def _random_state(trainer: pl.Trainer) -> dict[str, torch.Tensor]:

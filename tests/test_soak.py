@@ -1,0 +1,27 @@
+"""The soak script: a training killed at random moments and continued is bitwise the one that nobody killed."""
+
+import json
+import sys
+
+import pytest
+from commands import ROOT, run
+
+
+def soak(folder, *flags) -> list[dict]:
+    run(sys.executable, ROOT / "scripts" / "soak.py", "--output", folder, *flags, timeout=3600)
+    result = json.loads((folder / "soak.json").read_text())
+    assert result["differences"] == []
+    return result["kills"]
+
+
+def test_three_kills(tmp_path):
+    kills = soak(tmp_path, "--kills", "3", "--steps", "16")
+    assert len(kills) == 3
+    assert kills[-1]["saved"] > 0
+
+
+@pytest.mark.slow
+def test_twenty_kills(tmp_path):
+    kills = soak(tmp_path, "--kills", "20", "--steps", "200", "--seed", "1")
+    assert len(kills) == 20
+    assert {kill["signal"] for kill in kills} == {"SIGKILL", "SIGTERM", "SIGUSR1"}
