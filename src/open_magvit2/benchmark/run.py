@@ -17,7 +17,7 @@ from open_magvit2.evaluation import provenance
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("entropy", "start_up")
+SECTIONS = ("entropy", "data_loading", "start_up")
 
 
 def choose(only: str | None) -> list[str]:

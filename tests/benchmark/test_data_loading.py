@@ -1,0 +1,36 @@
+"""The data section of the benchmark on a few images: every pipeline, its distance to the exact one, collation."""
+
+import numpy as np
+from PIL import Image
+
+from open_magvit2.benchmark.data_loading import collation, pipelines
+from open_magvit2.data.cache_building import build, make_plan
+from open_magvit2.data.cached import CachedImages
+from open_magvit2.data.image_folder import ImageFolder
+
+
+def test_pipelines_are_measured_against_the_exact_one(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        smooth = Image.fromarray(pixels).resize((400, 300), Image.Resampling.BICUBIC)
+        smooth.save(tmp_path / "images" / f"{number}.jpg", quality=95)
+    images = ImageFolder(tmp_path / "images")
+    build(images, tmp_path / "cache", make_plan(images, 64, 2, num_workers=0), num_workers=0)
+    rows = pipelines("three", images, CachedImages(tmp_path / "cache"), 64, repeats=3)
+    by_pipeline = {row["pipeline"]: row for row in rows}
+    assert by_pipeline["exact"]["ratio"] == 1
+    assert by_pipeline["cached"]["PSNR to exact [dB]"] == by_pipeline["exact"]["PSNR to exact [dB]"] == "identical"
+    assert by_pipeline["cached"]["ratio"] > 8
+    assert (
+        by_pipeline["fast"]["PSNR to exact [dB]"]
+        > 70
+        > by_pipeline["Pillow at reduced scale, 1x"]["PSNR to exact [dB]"]
+    )
+    for row in rows:
+        assert round(row["cores for 300 images/s"] * row["images/s a core"]) == 300
+
+
+def test_collation_of_bytes_is_faster():
+    row = collation(128, repeats=5)
+    assert row["ratio"] > 3  # 6 and more on a quiet machine
