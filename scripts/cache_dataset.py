@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Resize a dataset once: a cache of uint8 pixels for training and validation at one image size (docs/data.md).
+"""Resize a dataset once: a cache of uint8 pixels for training and validation at one image size (docs/performance.md).
 
 python scripts/cache_dataset.py --images data/imagenet/train --image-size 256 --output cache/train_256
 python scripts/cache_dataset.py --verify cache/train_256

@@ -123,3 +123,20 @@ def test_a_flag_changes_one_value_and_keeps_the_rest():
     averaging = next(c for c in cli.trainer.callbacks if type(c).__name__ == "ExponentialMovingAverage")
     assert averaging.decay == 0.5
     assert isinstance(cli.trainer, pl.Trainer)
+
+
+def test_fast_decoding_and_a_cache_are_selected_by_flags(tmp_path):
+    from open_magvit2.data.cache_building import build as build_cache
+    from open_magvit2.data.cache_building import make_plan
+    from open_magvit2.data.cached import CachedImages
+    from open_magvit2.data.image_folder import ImageFolder
+
+    image_folders(tmp_path)
+    source = ImageFolder(tmp_path / "train")
+    build_cache(source, tmp_path / "cache", make_plan(source, 32, 8, num_workers=0), num_workers=0)
+    cached = ["--data.init_args.train", "open_magvit2.data.cached.CachedImages"]
+    cached += ["--data.init_args.train.init_args.root", str(tmp_path / "cache")]
+    flags = ["--data.init_args.decoding", "fast", "--data.init_args.image_size", "32", *cached]
+    data = build("--config", str(CONFIGS / "debug.yaml"), *flags).datamodule
+    assert isinstance(data.train, CachedImages)
+    assert (len(data.train), data.decoding) == (1, "fast")
