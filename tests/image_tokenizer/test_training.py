@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from open_magvit2 import load_tokenizer
 from open_magvit2.evaluation.metrics.psnr import PSNR
+from open_magvit2.evaluation.metrics.ssim import SSIM
 from open_magvit2.training.averaging import ExponentialMovingAverage
 from open_magvit2.training.callbacks import ReconstructionImages, Throughput
 from open_magvit2.training.checkpointing import TrainingCheckpoint
@@ -274,7 +275,8 @@ def test_contradictions_are_refused(tmp_path):
 def test_two_processes_train_alike(tmp_path):
     """DDP over gloo: equal parameters on both ranks, each gradient reduced once a step, no buffer broadcast.
 
-    Two processes with two micro-batches each end where one process with the whole batch ends.
+    Two processes with two micro-batches each end where one process with the whole batch ends, with its figures of
+    validation, over 7 images that do not divide evenly.
     """
     script = Path(__file__).with_name("train_with_ddp.py")
     run = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=300)
@@ -286,9 +288,14 @@ def test_two_processes_train_alike(tmp_path):
     assert not result["broadcast_buffers"]
     assert not result["find_unused_parameters"]
     assert result["lecam_agrees"]
-    single = module(discriminator=False, objective={"quantizer_weights": SEPARABLE}, micro_batch_size=8)
-    trainer(tmp_path, precision="64-true", limit_val_batches=0).fit(single, data(global_batch_size=8))
+    options = {"discriminator": False, "objective": {"quantizer_weights": SEPARABLE}, "metrics": [PSNR(), SSIM()]}
+    single = module(micro_batch_size=8, **options)
+    run = trainer(tmp_path, precision="64-true")
+    run.fit(single, data(global_batch_size=8))
     joint = torch.load(tmp_path / "parameters.pt")
     assert torch.allclose(joint, parameters(single.tokenizer), rtol=1e-7, atol=1e-9)
     assert result["num_validated"] == 7
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert {"validation/psnr_image", "validation/ssim_image", "validation/codebook_perplexity"} <= set(figures)
+    assert figures == pytest.approx({name: float(value) for name, value in run.callback_metrics.items()}, rel=1e-6)
     assert load_tokenizer(tmp_path / "last.ckpt").codebook_size == 64

@@ -11,6 +11,8 @@ from small_training import SEPARABLE, data, module, trainer
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from open_magvit2.common.distributed import all_gather_object
+from open_magvit2.evaluation.metrics.psnr import PSNR
+from open_magvit2.evaluation.metrics.ssim import SSIM
 from open_magvit2.training.averaging import ExponentialMovingAverage
 from open_magvit2.training.cli import register_strategy
 
@@ -91,11 +93,15 @@ def main(folder: Path) -> None:
 
 
 def compare_with_one_process(folder: Path) -> None:
-    """Train in float64 without terms that look at a batch as a whole; the test does the same in one process."""
-    training = module(discriminator=False, objective={"quantizer_weights": SEPARABLE}, micro_batch_size=2)
-    run = trainer(folder, devices=2, strategy="ddp", precision="64-true", limit_val_batches=0)
-    run.fit(training, data(global_batch_size=8))
+    """Train and validate in float64 without terms that look at a batch as a whole; the test does so in one process."""
+    options = {"discriminator": False, "objective": {"quantizer_weights": SEPARABLE}, "metrics": [PSNR(), SSIM()]}
+    training = module(micro_batch_size=2, **options)
+    run = trainer(folder, devices=2, strategy="ddp", precision="64-true")
+    images = data(global_batch_size=8)
+    images.validation_batch_size = 3  # 7 images: two batches on one rank, one on the other
+    run.fit(training, images)
     if run.is_global_zero:
+        (folder / "figures.json").write_text(json.dumps({k: float(v) for k, v in run.callback_metrics.items()}))
         torch.save(
             torch.nn.utils.parameters_to_vector(training.tokenizer.parameters()).detach(), folder / "parameters.pt"
         )

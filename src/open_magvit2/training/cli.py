@@ -1,6 +1,10 @@
 """The command line of every training: LightningCLI with our callbacks, refusing unknown keys by name."""
 
 import logging
+import os
+import pickle
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -8,20 +12,27 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from open_magvit2.common import environment
 from open_magvit2.training import atomic_checkpoints
 from open_magvit2.training.averaging import ExponentialMovingAverage
 from open_magvit2.training.callbacks import ReconstructionImages, Throughput
 from open_magvit2.training.checkpointing import TrainingCheckpoint
-from open_magvit2.training.health import TrainingHealth
+from open_magvit2.training.health import TrainingHealth, TrainingStopped
+from open_magvit2.training.processes import EndTogether, end_with_the_first, lost_another_process
 from open_magvit2.training.progress import TrainingProgress
 from open_magvit2.training.resumption import ExactResumption
-from open_magvit2.training.skipped_images import SkippedImages
+from open_magvit2.training.skipped_images import SkippedImages, TooManySkippedError
 
 logger = logging.getLogger(__name__)
 
 PROVENANCE_KEY = "provenance"  # of a checkpoint
+# exit codes, beside preemption.EXIT_CODE: refused before the first step; failed; ended because of its numbers or data
+MISTAKE, FAILURE, STOPPED = 2, 1, 3
+_TRACEBACK_VARIABLE = "OPEN_MAGVIT2_TRACEBACK"  # set: every error comes with its stack trace
+_MISTAKES = (ValueError, OSError, pickle.UnpicklingError, MisconfigurationException)
+_RANK_0_FIRST_SECONDS = 2.0  # other ranks that fail alike wait for the first one, which ends them
 
 
 class _Parser(LightningArgumentParser):
@@ -30,7 +41,7 @@ class _Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         noise = ("Does not validate against any", "Subtypes:", "Errors:", "<class 'NoneType'>", "Given value")
         lines = [line for line in message.splitlines() if not any(words in line for words in noise)]
-        self.exit(2, "error: " + "\n".join(lines).strip() + "\nAll options: scripts/train.py fit --help\n")
+        self.exit(MISTAKE, "error: " + "\n".join(lines).strip() + "\nAll options: scripts/train.py fit --help\n")
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -55,13 +66,14 @@ class TrainingCLI(LightningCLI):
     """`fit` and `validate` of any LightningModule and LightningDataModule named in the config.
 
     The callbacks below are sections of the config of their own, so that a config changes one value of one of them
-    without repeating the list: averaging, health, checkpoint, progress, images.
+    without repeating the list: averaging, health, checkpoint, processes, progress, images.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ExponentialMovingAverage, "averaging")
         parser.add_lightning_class_args(TrainingHealth, "health")  # after the averages, which it saves when it stops
         parser.add_lightning_class_args(TrainingCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(EndTogether, "processes")
         parser.add_lightning_class_args(TrainingProgress, "progress")
         parser.add_lightning_class_args(ReconstructionImages, "images")
         parser.add_lightning_class_args(Throughput, "throughput")
@@ -73,14 +85,51 @@ class TrainingCLI(LightningCLI):
             if self.subcommand is not None and self.config[self.subcommand].ckpt_path == "last":
                 _continue_last(self.config[self.subcommand])
             super().instantiate_classes()
-        except (ValueError, OSError) as error:
-            logger.debug("where it was refused", exc_info=True)
-            self.parser.error(str(error))
+        except _MISTAKES as error:
+            self._refuse(error)
 
     def before_instantiate_classes(self) -> None:
         """A checkpoint to continue from is read without executing code, unless the user says otherwise."""
-        if self.subcommand is not None and self.config[self.subcommand].weights_only is None:
-            self.config[self.subcommand].weights_only = True
+        config = self.config if self.subcommand is None else self.config[self.subcommand]
+        if self.subcommand is not None and config.weights_only is None:
+            config.weights_only = True
+        register_strategy(timedelta(minutes=config.processes.timeout_minutes))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; what is refused before the first training step ends the program with that one message as well."""
+        try:
+            super()._run_subcommand(subcommand)
+        except (TrainingStopped, TooManySkippedError) as error:
+            self._end(error, STOPPED)
+        except _MISTAKES as error:
+            if self._processes.has_stepped:
+                raise
+            self._refuse(error)
+        except RuntimeError as error:
+            if lost_another_process(error) and self._processes.has_named:
+                self._end(error, FAILURE, "\nThe cause is in the process named above")
+            if lost_another_process(error):
+                logger.error(
+                    "another process is gone, or did not answer within processes.timeout_minutes (%g): look for its "
+                    "message above, or for one that hangs",
+                    self._processes.timeout_minutes,
+                )
+            raise
+
+    @property
+    def _processes(self) -> EndTogether:
+        return next(callback for callback in self.trainer.callbacks if isinstance(callback, EndTogether))
+
+    def _refuse(self, error: BaseException) -> NoReturn:
+        self._end(error, MISTAKE, "\nAll options: scripts/train.py fit --help")
+
+    def _end(self, error: BaseException, code: int, advice: str = "") -> NoReturn:
+        """End the program with an error's message, once for all ranks that fail alike; a trace only if asked for."""
+        if int(os.environ.get("LOCAL_RANK", 0)):
+            time.sleep(_RANK_0_FIRST_SECONDS)
+        if os.environ.get(_TRACEBACK_VARIABLE):
+            raise error
+        self.parser.exit(code, f"error: {message(error)}{advice}\n")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would read the whole file for hyperparameters, which ours do not hold."""
@@ -101,6 +150,7 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
     Returns:
         the command line with what it built.
     """
+    end_with_the_first()
     register_strategy()
     return TrainingCLI(
         pl.LightningModule,
@@ -117,10 +167,18 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
     )
 
 
-def register_strategy() -> None:
+def message(error: BaseException) -> str:
+    """What an error says, without the stack trace that a loading process puts before it."""
+    return str(error).rpartition(f"\n{type(error).__name__}: ")[2].strip() or type(error).__name__
+
+
+def register_strategy(timeout: timedelta = timedelta(minutes=10)) -> None:
     """Make "ddp", which Lightning also picks for several devices, a DDP without needless traffic.
 
     No buffers are broadcast: BatchNorm's statistics stay each device's own, and LeCAM's averages agree already.
+
+    Args:
+        timeout: longest wait for the other ranks in a collective operation.
     """
     StrategyRegistry.register(
         "ddp",
@@ -130,6 +188,7 @@ def register_strategy() -> None:
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
         start_method="popen",
+        timeout=timeout,
     )
 
 

@@ -1,0 +1,33 @@
+"""Faults that tests put into a training by command line: --trainer.callbacks+=faults.Fault, with tests/ on the path."""
+
+import os
+import signal
+import time
+from typing import Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+
+class Fault(Callback):
+    """At a step, one rank fails.
+
+    Args:
+        rank: which.
+        kind: "raise" an error, "exit" without cleaning up, "kill" itself, or "hang".
+        at_step: training steps done before.
+    """
+
+    def __init__(self, rank: int, kind: Literal["raise", "exit", "kill", "hang"], at_step: int = 2) -> None:
+        self.rank, self.kind, self.at_step = rank, kind, at_step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx) -> None:
+        if trainer.global_rank != self.rank or trainer.global_step != self.at_step:
+            return
+        if self.kind == "raise":
+            raise RuntimeError(f"a fault in rank {self.rank}")
+        if self.kind == "exit":
+            os._exit(7)
+        if self.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(3600)

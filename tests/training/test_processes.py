@@ -1,0 +1,74 @@
+"""One process of two fails, by command line: both end, soon, and the cause is on the screen."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT, run
+
+from open_magvit2.training.processes import EndTogether, lost_another_process
+
+CONFIGS = ROOT / "configs" / "image_tokenizer"
+
+
+def train_with_fault(folder: Path, rank: int, kind: str, *flags: str):
+    """Two processes on the debug config. Returns when both have closed their output, that is, have ended."""
+    start = time.monotonic()
+    result = run(
+        *(sys.executable, ROOT / "scripts/train.py", "fit"),
+        *("--config", CONFIGS / "base.yaml", "--config", CONFIGS / "debug.yaml"),
+        *("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.callbacks+=faults.Fault"),
+        *("--trainer.callbacks.rank", rank, "--trainer.callbacks.kind", kind, *flags),
+        folder=folder,
+        check=False,
+        PYTHONPATH=f"{ROOT / 'src'}:{ROOT / 'tests'}",
+    )
+    assert time.monotonic() - start < 300  # far from the ten minutes of the timeout
+    return result
+
+
+def test_an_error_in_one_process_ends_both_and_is_shown(tmp_path):
+    result = train_with_fault(tmp_path, 1, "raise")
+    assert result.returncode not in (0, None)
+    assert "RuntimeError: a fault in rank 1" in result.stderr
+    assert "local rank 1 (process" in result.stderr
+    assert "failed with exit code 1" in result.stderr
+
+
+def test_when_the_first_process_is_killed_the_others_end(tmp_path):
+    result = train_with_fault(tmp_path, 0, "kill")
+    assert result.returncode == -9
+    assert "of this training" in result.stderr or "another process is gone" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rank", "kind", "shown"),
+    [
+        (0, "raise", "a fault in rank 0"),
+        (1, "exit", "failed with exit code 7"),
+        (1, "kill", "was killed (SIGKILL"),
+        (0, "hang", "did not answer within processes.timeout_minutes"),
+        (1, "hang", "did not answer within processes.timeout_minutes"),
+    ],
+)
+def test_every_other_end_of_a_process(tmp_path, rank, kind, shown):
+    flags = ["--processes.timeout_minutes", "1", "--processes.grace_seconds", "3"]
+    result = train_with_fault(tmp_path, rank, kind, *flags)
+    assert result.returncode != 0
+    assert shown in result.stderr
+
+
+def test_a_lost_connection_is_told_from_an_error_of_ones_own():
+    assert lost_another_process(RuntimeError("[gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:36755"))
+    assert lost_another_process(torch.distributed.DistStoreError("Timed out after 7 seconds waiting for clients."))
+    assert not lost_another_process(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not lost_another_process(ValueError("timeout_minutes must be positive"))
+
+
+def test_settings_out_of_range_are_refused():
+    for wrong in ({"timeout_minutes": 0}, {"grace_seconds": -1}):
+        with pytest.raises(ValueError, match=f"processes.{next(iter(wrong))} must"):
+            EndTogether(**wrong)
