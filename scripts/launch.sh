@@ -9,8 +9,9 @@ Four machines, one command on each, NODE_RANK 0 to 3:
     (or with MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment)
 SLURM, one task a GPU:
     srun --nodes 4 --ntasks-per-node 8 --gpus-per-node 8 bash run_B_128.sh
-Continue a run:
-    bash run_B_128.sh --ckpt_path outputs/imagenet_B_128/version_0/checkpoints/last.ckpt
+Start a run or continue it from its newest whole checkpoint:
+    bash run_B_128.sh --ckpt_path last
+SIGTERM and SIGUSR1 save it and end it with exit code 75: run the same command again (SLURM: docs/reliability.md).
 
 IMAGENET_ROOT (default data/imagenet) holds train/<class>/*.JPEG and val/<class>/*.JPEG.
 PYTHON chooses the interpreter (default .venv/bin/python of the repository if there is one, else python)."
