@@ -118,7 +118,7 @@ def main() -> int:
         folder.mkdir(parents=True)
 
     choose, kills = random.Random(arguments.seed), []
-    advance = max(1, arguments.steps // arguments.kills - 1)
+    advance = max(1, arguments.steps // (2 * arguments.kills))  # it runs on until the signal arrives
     while len(kills) < arguments.kills:
         kill = kill_once(disturbed, arguments.steps, flags, choose, advance)
         if kill is None:
