@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from open_magvit2.evaluation import provenance
+from open_magvit2.common import environment
 
 
 def device_name(device: torch.device) -> str:
@@ -41,10 +41,10 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cores": num_cores(),
         "torch_threads": torch.get_num_threads(),
         "load_average": list(os.getloadavg()),
-        "versions": provenance.versions(),
-        "git": provenance.git(),
-        "command": provenance.command(),
-        "started_utc": provenance.now(),
+        "versions": environment.versions(),
+        "git": environment.git(),
+        "command": environment.command(),
+        "started_utc": environment.now(),
     }
 
 

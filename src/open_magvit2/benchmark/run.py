@@ -13,7 +13,7 @@ from typing import Any
 
 from open_magvit2.benchmark import machine, pictures, report
 from open_magvit2.benchmark.settings import Settings
-from open_magvit2.evaluation import provenance
+from open_magvit2.common import environment
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,6 @@ def _measure(name: str, settings: Settings) -> dict[str, Any]:
         "full": settings.full,
         "repeats": settings.repeats,
         "wall_seconds": round(time.monotonic() - start, 1),
-        "finished_utc": provenance.now(),
+        "finished_utc": environment.now(),
         "machine": described,
     }
