@@ -25,6 +25,7 @@ def main() -> None:
     add("--size", choices=["small", "full"], help="default: full on a GPU, small (minutes on two cores) on a CPU")
     add("--repeats", type=int, default=5, help="measurements behind each median (default: 5)")
     add("--images", type=Path, help="folder of photos for loading and tokenizing; default: images drawn by code")
+    add("--checkpoint", type=Path, help="a trained tokenizer: what bf16 does to its tokens (needs --images)")
     given = parser.parse_args()
     device = torch.device(given.device)
     full = device.type == "cuda" if given.size is None else given.size == "full"
@@ -33,7 +34,8 @@ def main() -> None:
         chosen = choose(given.only)
     except ValueError as error:
         parser.error(str(error))
-    settings = Settings(device, full, given.repeats, given.images, Path(__file__).resolve().parents[1])
+    root = Path(__file__).resolve().parents[1]
+    settings = Settings(device, full, given.repeats, given.images, given.checkpoint, root)
     failed = run(settings, given.output, chosen)
     print(f"written to {given.output}: benchmark.json, benchmark.md and pictures; failed sections: {failed or 'none'}")
     sys.exit(1 if failed else 0)

@@ -17,7 +17,19 @@ from open_magvit2.common import environment
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("entropy", "data_loading", "start_up")
+SECTIONS = (
+    "entropy",
+    "training_step",
+    "largest_batch",
+    "growth",
+    "flops",
+    "profiling",
+    "scaling",
+    "evaluating",
+    "tokenizing",
+    "data_loading",
+    "start_up",
+)
 
 
 def choose(only: str | None) -> list[str]:

@@ -21,6 +21,7 @@ class Settings:
         full: the sizes of the published recipe; otherwise small ones, minutes on two cores.
         repeats: measurements behind every median.
         images: folder of photos; None draws images by code, where a section can do with those.
+        checkpoint: a trained tokenizer, to say what bfloat16 does to its tokens; None leaves that out.
         repository: the checkout whose scripts and configs are measured.
     """
 
@@ -28,6 +29,7 @@ class Settings:
     full: bool
     repeats: int = 5
     images: Path | None = None
+    checkpoint: Path | None = None
     repository: Path = Path()
 
 

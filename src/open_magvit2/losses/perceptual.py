@@ -50,12 +50,12 @@ class PerceptualLoss(nn.Module):
     The network is no submodule: it takes no place in checkpoints, moving averages or DDP, yet follows `.to(device)`.
 
     Args:
-        network: "vgg", as the published tokenizers are trained with, or "alex".
+        network: "vgg", as the published tokenizers are trained with, or "alex"; or a network of `load_lpips`'s kind.
     """
 
-    def __init__(self, network: Network = "vgg") -> None:
+    def __init__(self, network: Network | nn.Module = "vgg") -> None:
         super().__init__()
-        self._network = [load_lpips(network)]
+        self._network = [network if isinstance(network, nn.Module) else load_lpips(network)]
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         """Distance float32 [B] of images float [B, 3, H, W] in [-1, 1]; gradient to the reconstruction only."""

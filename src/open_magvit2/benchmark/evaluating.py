@@ -1,0 +1,69 @@
+"""Images a second of an evaluation: the networks, the metrics and the loop around them."""
+
+import torch
+from torch import Tensor
+
+from open_magvit2.benchmark import models
+from open_magvit2.benchmark.settings import Row, Settings
+from open_magvit2.benchmark.timing import clock_name, interleaved
+from open_magvit2.evaluation import metrics as metric_modules
+from open_magvit2.evaluation.metrics import MetricContext
+from open_magvit2.evaluation.reconstruction import evaluate
+from open_magvit2.protocols import Sample
+
+TITLE = "Evaluation"
+
+_METRICS = ["psnr", "ssim", "l1", "clamp_fraction", "codebook_usage", "bits_per_pixel"]  # those without networks
+
+
+class _Instant:
+    """A tokenizer that costs nothing, to see what the rest costs."""
+
+    codebook_size = 2**18
+
+    def __init__(self, downsampling: int) -> None:
+        self.downsampling = downsampling
+
+    def tokenize(self, image: Tensor) -> Tensor:
+        sides = [side // self.downsampling for side in image.shape[-2:]]
+        return torch.zeros((len(image), *sides), dtype=torch.int64, device=image.device)
+
+    def detokenize(self, indices: Tensor) -> Tensor:
+        raise NotImplementedError("not needed for timing the loop")
+
+    def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return image, self.tokenize(image)
+
+
+def measure(settings: Settings) -> list[Row]:
+    """One row a model: the whole evaluation, and the same with networks that cost nothing."""
+    rows = []
+    for case in models.cases(settings):
+        number, batch = (256, 32) if settings.full else (8, 4)
+        pixels = models.make_pixels(number, case.image_size, torch.device("cpu"))
+        loader = [
+            Sample(image=pixels[i : i + batch], label=-1, path="", index=torch.arange(i, i + batch))
+            for i in range(0, number, batch)
+        ]
+        tokenizer = models.make_tokenizer(case, settings.device)
+        chosen, _ = metric_modules.create(_METRICS, MetricContext(tokenizer.codebook_size, number, "benchmark"))
+        kinds = {"whole": tokenizer, "loop": _Instant(tokenizer.downsampling)}
+        functions = {
+            name: lambda kind=kind, loader=loader, chosen=chosen: evaluate(
+                kind, loader, chosen, settings.device, progress=False, check="off"
+            )
+            for name, kind in kinds.items()
+        }
+        times = interleaved(functions, settings.device, settings.repeats)
+        unit = clock_name(settings.device)
+        rows.append(
+            {
+                "table": TITLE + ": " + ", ".join(_METRICS),
+                "model": case.name,
+                "batch": batch,
+                f"images / {unit}": number / times["whole"].median,
+                f"images / {unit} without networks": number / times["loop"].median,
+                "share outside the networks [%]": 100 * times["loop"].median / times["whole"].median,
+            }
+        )
+    return rows

@@ -1,0 +1,86 @@
+"""Floating-point operations of the networks and of a step, and the share of the device's peak they reach (MFU).
+
+Counted by torch's FlopCounterMode: matrix products and convolutions, a multiply-add being two. A peak comes from the
+table below or, on a CPU, from the fastest matrix product this process achieves: then it is a share of what was reached,
+not of what the maker states.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from open_magvit2.benchmark import models
+from open_magvit2.benchmark.settings import Row, Settings
+from open_magvit2.benchmark.timing import clock_name, interleaved
+from open_magvit2.common.images import to_float
+
+TITLE = "Operations and share of the peak"
+
+# Dense peaks in TFLOP/s from NVIDIA's data sheets: float32 outside and inside (TF32) tensor cores, float16 and bfloat16
+# with float32 accumulation. The first name that is a part of torch.cuda.get_device_name() counts.
+PEAKS = {
+    "V100-SXM2": {"fp32": 15.7, "fp16": 125.0},
+    "V100-PCIE": {"fp32": 14.0, "fp16": 112.0},
+    "A100": {"fp32": 19.5, "tf32": 156.0, "fp16": 312.0, "bf16": 312.0},
+    "H100 PCIe": {"fp32": 51.0, "tf32": 378.0, "fp16": 756.0, "bf16": 756.0},
+    "H100": {"fp32": 67.0, "tf32": 494.7, "fp16": 989.4, "bf16": 989.4},  # SXM
+    "H200": {"fp32": 67.0, "tf32": 494.7, "fp16": 989.4, "bf16": 989.4},
+}
+_PRODUCT_SIZE = 1024  # of the square matrices on a CPU
+
+
+def measure(settings: Settings) -> list[Row]:
+    """Encoder, decoder and the whole step of every model."""
+    peak, source = _peak(settings)
+    rows: list[Row] = []
+    batch = 8 if settings.full else 1
+    for case in models.cases(settings):
+        steps = models.make_ours(case, settings.device)
+        tokenizer = steps.training.tokenizer
+        pixels = models.make_pixels(batch, case.image_size, settings.device)
+        image = to_float(pixels)
+        indices = tokenizer.tokenize(image)
+        works: dict[str, Callable[[], Any]] = {
+            "tokenize": lambda image=image, tokenizer=tokenizer: tokenizer.tokenize(image),
+            "detokenize": lambda indices=indices, tokenizer=tokenizer: tokenizer.detokenize(indices),
+            "training step": lambda steps=steps, pixels=pixels: steps.step(pixels),
+        }
+        times = interleaved(works, settings.device, settings.repeats)
+        for name, work in works.items():
+            operations = count(work)
+            rate = operations / times[name].median
+            rows.append(
+                {
+                    "table": TITLE,
+                    "model": case.name,
+                    "batch": batch,
+                    "work": name,
+                    "GFLOP an image": operations / batch / 1e9,
+                    f"GFLOP / {clock_name(settings.device)}": rate / 1e9,
+                    "peak [GFLOP/s]": peak / 1e9 if peak else "unknown",
+                    "share of the peak [%]": 100 * rate / peak if peak else "unknown",
+                    "peak from": source,
+                }
+            )
+    return rows
+
+
+def count(function: Callable[[], Any]) -> int:
+    """Operations of a call, its backward pass included."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def _peak(settings: Settings) -> tuple[float | None, str]:
+    """Operations a second the device could do in float32, and who says so."""
+    if settings.device.type == "cuda":
+        name = torch.cuda.get_device_name(settings.device)
+        known = next((peaks for part, peaks in PEAKS.items() if part in name), None)
+        allowed = "tf32" if torch.backends.cudnn.allow_tf32 and known and "tf32" in known else "fp32"
+        return (known[allowed] * 1e12, f"data sheet, {allowed}") if known else (None, "no entry for this device")
+    matrix = torch.randn(_PRODUCT_SIZE, _PRODUCT_SIZE)
+    seconds = interleaved({"product": lambda: matrix @ matrix}, settings.device, settings.repeats)["product"].fastest
+    return 2 * _PRODUCT_SIZE**3 / seconds, f"fastest {_PRODUCT_SIZE}^3 product, CPU s"

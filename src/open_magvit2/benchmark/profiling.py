@@ -1,0 +1,44 @@
+"""Where one training step goes: its most expensive operators, by torch.profiler."""
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from open_magvit2.benchmark import models
+from open_magvit2.benchmark.settings import Row, Settings
+
+TITLE = "Profile of one training step"
+
+_NUM_OPERATORS = 12
+
+
+def measure(settings: Settings) -> list[Row]:
+    """The operators with the most time of their own, without those they call; the rest in one row."""
+    cuda = settings.device.type == "cuda"
+    case, batch = models.cases(settings)[0], 8 if settings.full else 2
+    steps, pixels = (
+        models.make_ours(case, settings.device),
+        models.make_pixels(batch, case.image_size, settings.device),
+    )
+    steps.step(pixels)
+    with profile(activities=[ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])) as profiler:
+        steps.step(pixels)
+        if cuda:
+            torch.cuda.synchronize(settings.device)
+    microseconds = {
+        event.key: (event.self_device_time_total if cuda else event.self_cpu_time_total, event.count)
+        for event in profiler.key_averages()
+    }
+    total = sum(time for time, _ in microseconds.values())
+    ranked = sorted(microseconds.items(), key=lambda item: -item[1][0])
+    shown, others = ranked[:_NUM_OPERATORS], ranked[_NUM_OPERATORS:]
+    shown.append(("all others", (sum(time for _, (time, _) in others), sum(count for _, (_, count) in others))))
+    return [
+        {
+            "table": f"{case.name}, batch {batch}, one step, {'GPU' if cuda else 'wall'} time without callees",
+            "operator": name.removeprefix("aten::"),
+            "calls": count,
+            "ms": time / 1000,
+            "share [%]": 100 * time / total,
+        }
+        for name, (time, count) in shown
+    ]

@@ -1,0 +1,114 @@
+"""Tokenize and detokenize: images a second by batch and precision, and what bfloat16 does to tokens of real photos."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from open_magvit2.benchmark import models
+from open_magvit2.benchmark.settings import Row, Settings
+from open_magvit2.benchmark.timing import clock_name, interleaved
+from open_magvit2.common.images import to_float, to_uint8
+from open_magvit2.data.dataset import TransformedDataset
+from open_magvit2.data.image_folder import ImageFolder
+from open_magvit2.data.transforms import ValidationTransform
+from open_magvit2.image_tokenizer.pretrained import load_tokenizer
+from open_magvit2.protocols import Tokenizer
+from open_magvit2.tokens.inference import inference
+
+TITLE = "Tokenize and detokenize"
+
+_FULL_BATCHES, _SMALL_BATCHES = (1, 8, 32, 128), (1, 4)
+_PRECISIONS = ("fp32", "bf16")
+_NUM_PHOTOS, _PHOTO_SIZE, _PHOTO_BATCH = 100, 128, 10
+
+
+def measure(settings: Settings) -> list[Row]:
+    """Speed by batch and precision; with a checkpoint and photos, the effect of bfloat16 as well."""
+    rows = [
+        row
+        for case in models.cases(settings)
+        for batch in (_FULL_BATCHES if settings.full else _SMALL_BATCHES)
+        for row in _speed(case, batch, settings)
+    ]
+    if settings.checkpoint is not None and settings.images is not None:
+        rows.append(_bf16(settings))
+    return rows
+
+
+def _speed(case: models.Case, batch: int, settings: Settings) -> list[Row]:
+    tokenizer = models.make_tokenizer(case, settings.device)
+    image = to_float(models.make_pixels(batch, case.image_size, settings.device))
+    indices = tokenizer.tokenize(image)
+
+    def tokenize(precision: str) -> None:
+        with inference(settings.device, precision):
+            tokenizer.tokenize(image)
+
+    def detokenize(precision: str) -> None:
+        with inference(settings.device, precision):
+            tokenizer.detokenize(indices)
+
+    works = {"tokenize": tokenize, "detokenize": detokenize}
+    functions = {
+        (work, precision): lambda function=function, precision=precision: function(precision)
+        for work, function in works.items()
+        for precision in _PRECISIONS
+    }
+    times = interleaved(functions, settings.device, settings.repeats)
+    unit = clock_name(settings.device)
+    return [
+        {
+            "table": "Speed",
+            "model": case.name,
+            "batch": batch,
+            "work": work,
+            **{f"{p} [images / {unit}]": batch / times[work, p].median for p in _PRECISIONS},
+        }
+        for work in works
+    ]
+
+
+@torch.no_grad()
+def _bf16(settings: Settings) -> Row:
+    """What changes when a trained tokenizer runs under bfloat16 autocast."""
+    tokenizer = load_tokenizer(settings.checkpoint, device=settings.device)
+    photos = TransformedDataset(ImageFolder(settings.images), ValidationTransform(_PHOTO_SIZE))
+    positions = [i * len(photos) // _NUM_PHOTOS for i in range(min(_NUM_PHOTOS, len(photos)))]
+    changed, num_tokens = 0, 0
+    psnr: dict[str, list[float]] = {"fp32": [], "bf16": [], "bf16 decoder": []}
+    for start in range(0, len(positions), _PHOTO_BATCH):
+        pixels = torch.stack([photos[i]["image"] for i in positions[start : start + _PHOTO_BATCH]]).to(settings.device)
+        indices = {precision: _tokens(tokenizer, pixels, precision, settings) for precision in _PRECISIONS}
+        changed += int((indices["fp32"] != indices["bf16"]).sum())
+        num_tokens += indices["fp32"].numel()
+        for name, tokens, precision in (
+            ("fp32", "fp32", "fp32"),
+            ("bf16", "bf16", "bf16"),
+            ("bf16 decoder", "fp32", "bf16"),
+        ):
+            with inference(settings.device, precision):
+                again = to_uint8(tokenizer.detokenize(indices[tokens]))
+            psnr[name] += _psnr(pixels, again)
+    means = {name: sum(values) / len(values) for name, values in psnr.items()}
+    return {
+        "table": "bfloat16 autocast against float32",
+        "photos": len(positions),
+        "size": _PHOTO_SIZE,
+        "codes": tokenizer.codebook_size,
+        "tokens changed [%]": 100 * changed / num_tokens,
+        "PSNR fp32 [dB]": round(means["fp32"], 3),
+        "bf16 throughout [dB]": round(means["bf16"] - means["fp32"], 4),
+        "bf16 decoder alone [dB]": round(means["bf16 decoder"] - means["fp32"], 4),
+    }
+
+
+def _tokens(tokenizer: Tokenizer, pixels: Tensor, precision: str, settings: Settings) -> Tensor:
+    with inference(settings.device, precision):
+        return tokenizer.tokenize(to_float(pixels))
+
+
+def _psnr(pixels: Tensor, again: Tensor) -> list[float]:
+    """Of every image, in dB."""
+    errors = (pixels.double() - again.double()).square().flatten(1).mean(dim=1)
+    return [10 * math.log10(255**2 / max(error, 1e-12)) for error in errors.tolist()]

@@ -1,0 +1,127 @@
+"""A whole training step against the plain baseline: time by part and by batch, peak memory by part."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from open_magvit2.benchmark import models, step_parts
+from open_magvit2.benchmark.memory import ELSEWHERE, Peak, parts, peak_memory
+from open_magvit2.benchmark.models import Case
+from open_magvit2.benchmark.settings import Row, Settings
+from open_magvit2.benchmark.timing import clock_name, interleaved
+from open_magvit2.layers.recomputation import set_recomputation
+
+TITLE = "Training step"
+
+_FULL_BATCHES, _SMALL_BATCHES = (1, 2, 4, 8, 16, 32), (1, 2)
+_SPLIT_BATCH, _SMALL_SPLIT_BATCH = 8, 2
+
+
+def measure(settings: Settings) -> list[Row]:
+    """Three tables: by batch, by part, memory by part."""
+    rows: list[Row] = []
+    for case in models.cases(settings):
+        ours, plain = models.make_ours(case, settings.device), models.make_plain(case, settings.device)
+        for batch in _FULL_BATCHES if settings.full else _SMALL_BATCHES:
+            rows.append(_whole(case, ours, plain, batch, settings))
+        batch = _SPLIT_BATCH if settings.full else _SMALL_SPLIT_BATCH
+        rows += _by_part(case, ours, plain, batch, settings)
+        rows += _memory_by_part(case, ours, plain, batch, settings)
+    return rows
+
+
+def _whole(case: Case, ours: Any, plain: Any, batch: int, settings: Settings) -> Row:
+    pixels = models.make_pixels(batch, case.image_size, settings.device)
+    images = models.float_images(pixels)
+    functions = {"ours": lambda: ours.step(pixels), "plain": lambda: plain.step(images)}
+    times = interleaved(functions, settings.device, settings.repeats)
+    memory = {
+        "ours": peak_of_step(ours.optimizers, functions["ours"], settings.device).num_bytes,
+        "plain": peak_of_step(plain.optimizers, functions["plain"], settings.device).num_bytes,
+    }
+    unit = clock_name(settings.device)
+    return {
+        "table": "Whole step by batch",
+        "model": case.name,
+        "batch": batch,
+        f"ours [{unit}]": times["ours"].median,
+        f"baseline [{unit}]": times["plain"].median,
+        "time ratio": times["plain"].median / times["ours"].median,
+        f"ours [images / {unit}]": batch / times["ours"].median,
+        "ours [MiB]": memory["ours"] / 2**20,
+        "baseline [MiB]": memory["plain"] / 2**20,
+        "memory ratio": memory["plain"] / memory["ours"],
+    }
+
+
+def _by_part(case: Case, ours: Any, plain: Any, batch: int, settings: Settings) -> list[Row]:
+    pixels = models.make_pixels(batch, case.image_size, settings.device)
+    mine, theirs = step_parts.ours(ours, pixels), step_parts.plain(plain, pixels)
+    functions = {("ours", name): part for name, part in mine.items()}
+    functions |= {("plain", name): part for name, part in theirs.items()}
+    times = interleaved(functions, settings.device, settings.repeats)
+    unit = clock_name(settings.device)
+    rows = []
+    for name in mine:
+        first, second = times["ours", name].median, times["plain", name].median
+        rows.append((name, first, second))
+    rows.append(("sum of parts", *(sum(row[i] for row in rows) for i in (1, 2))))
+    return [
+        {
+            "table": f"Parts of a step, forward and backward, {case.name}, batch {batch}",
+            "part": name,
+            f"ours [{unit}]": first,
+            f"baseline [{unit}]": second,
+            "ratio": second / first,
+        }
+        for name, first, second in rows
+    ]
+
+
+def _memory_by_part(case: Case, ours: Any, plain: Any, batch: int, settings: Settings) -> list[Row]:
+    """Who allocated what is alive at the fullest moment, for every level of recomputation."""
+    pixels = models.make_pixels(batch, case.image_size, settings.device)
+    images = models.float_images(pixels)
+    training = ours.training
+    modules: dict[str, nn.Module] = {
+        "encoder": training.tokenizer.encoder,
+        "quantizer": training.tokenizer.quantizer,
+        "decoder": training.tokenizer.decoder,
+        "perceptual": training.generator_objective.perceptual,
+        "discriminator": training.discriminator,
+    }
+    peaks = {"baseline": peak_of_step(plain.optimizers, lambda: plain.step(images), settings.device)}
+    for level in ("none", "activations", "blocks"):
+        set_recomputation(training.tokenizer, level)
+        with parts(modules):
+            peaks[f"ours, recompute {level}"] = peak_of_step(
+                ours.optimizers, lambda: ours.step(pixels), settings.device
+            )
+    set_recomputation(training.tokenizer, "none")
+    return [
+        {
+            "table": f"Peak memory of a step by what allocated it, {case.name}, batch {batch}",
+            "step": name,
+            "total [MiB]": peak.num_bytes / 2**20,
+            "ratio": peaks["baseline"].num_bytes / peak.num_bytes,
+            **{
+                f"{part} [MiB]": peak.by_part.get(part, 0) / 2**20
+                for part in ([*modules, "optimizers", ELSEWHERE] if peak.by_part else [])
+            },
+        }
+        for name, peak in peaks.items()
+    ]
+
+
+def peak_of_step(optimizers: list[torch.optim.Optimizer], step: Callable[[], Any], device: torch.device) -> Peak:
+    """Peak memory of a step above the resident state: weights, optimizers, averages, and on a CPU gradients."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+
+    def gradients() -> list[torch.Tensor]:
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        return [p.grad for group in groups for p in group["params"] if p.grad is not None]
+
+    return peak_memory(step, device, gradients if device.type == "cpu" else None)
