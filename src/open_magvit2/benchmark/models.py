@@ -17,6 +17,7 @@ from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
 from open_magvit2.losses.objective import GeneratorObjective
 from open_magvit2.losses.perceptual import PerceptualLoss
+from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
 
 class Case(NamedTuple):
@@ -25,6 +26,14 @@ class Case(NamedTuple):
     name: str
     channel_multipliers: tuple[int, ...]
     image_size: int
+    channels: int = 128
+    num_bits: int = 18
+
+    def tokenizer(self) -> ImageTokenizer:
+        """The same random weights at every call."""
+        torch.manual_seed(0)
+        quantizer = LookupFreeQuantizer(self.num_bits)
+        return ImageTokenizer(quantizer, self.channels, self.channel_multipliers)
 
 
 B_128 = Case("B-128", (1, 2, 2, 4), 128)
@@ -39,8 +48,7 @@ def cases(settings: Settings) -> list[Case]:
 
 def make_tokenizer(case: Case, device: torch.device) -> ImageTokenizer:
     """Random weights, in evaluation mode: for speed any weights will do."""
-    torch.manual_seed(0)
-    return ImageTokenizer(channel_multipliers=case.channel_multipliers).to(device).eval().requires_grad_(False)
+    return case.tokenizer().to(device).eval().requires_grad_(False)
 
 
 def make_lpips() -> nn.Module:
@@ -52,12 +60,10 @@ def make_lpips() -> nn.Module:
 
 def make_training(case: Case, network: nn.Module | None = None) -> ImageTokenizerTraining:
     """The published training without its schedule, on the CPU; the whole batch is one micro-batch."""
-    torch.manual_seed(0)
     objective = GeneratorObjective(perceptual_weight=0.0)
     objective.perceptual_weight = 1.0
     objective.perceptual = PerceptualLoss(make_lpips() if network is None else network)
-    tokenizer = ImageTokenizer(channel_multipliers=case.channel_multipliers)
-    return ImageTokenizerTraining(tokenizer, objective, PatchDiscriminator(), micro_batch_size=2**20)
+    return ImageTokenizerTraining(case.tokenizer(), objective, PatchDiscriminator(), micro_batch_size=2**20)
 
 
 def make_ours(case: Case, device: torch.device) -> OurTraining:
