@@ -14,7 +14,7 @@ def test_ratios_are_those_of_its_own_columns(monkeypatch):
     (row,) = entropy.measure(SETTINGS)
     assert row["time ratio"] == row["softmax [CPU s]"] / row["exact [CPU s]"]
     assert row["memory ratio"] == row["softmax [MiB]"] / row["exact [MiB]"]
-    assert row["time ratio"] > 2
+    assert row["memory ratio"] > 3
     # logits, the two softmaxes and what their backward passes make: several [64, 2^12] in float32, of 1 MiB each
     assert 3 < row["softmax [MiB]"] < 8
 

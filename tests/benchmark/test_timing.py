@@ -29,8 +29,8 @@ def test_warms_up_first_and_then_takes_turns():
     calls = []
     functions = {name: lambda name=name: (calls.append(name), compute(0.03)) for name in "abc"}
     interleaved(functions, CPU, repeats=4, warm_up=2)
-    assert calls[:6] == ["a"] * 2 + ["b"] * 2 + ["c"] * 2
-    rounds = [calls[6 + 3 * i : 9 + 3 * i] for i in range(4)]
+    assert calls[:9] == ["a"] * 3 + ["b"] * 3 + ["c"] * 3  # warm-up, and one call to learn how long one takes
+    rounds = [calls[9 + 3 * i : 12 + 3 * i] for i in range(4)]
     assert all(sorted(turn) == ["a", "b", "c"] for turn in rounds)
     assert len({turn[0] for turn in rounds}) > 1
 

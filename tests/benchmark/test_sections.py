@@ -1,0 +1,110 @@
+"""Every section of the benchmark really measures, at toy size; what can be known beforehand is compared."""
+
+import dataclasses
+import importlib
+
+import pytest
+import torch
+from PIL import Image
+from small_checkpoint import save_small_checkpoint
+
+from open_magvit2.benchmark import (
+    evaluating,
+    flops,
+    largest_batch,
+    models,
+    profiling,
+    run,
+    scaling,
+    tokenizing,
+    training_step,
+)
+from open_magvit2.benchmark.settings import Settings
+
+SETTINGS = Settings(torch.device("cpu"), full=False, repeats=1)
+TOY = models.Case("toy", (1, 2), image_size=32, channels=32, num_bits=8)
+
+
+@pytest.fixture(autouse=True)
+def _toy_size(monkeypatch):
+    monkeypatch.setattr(models, "SMALL", TOY)
+    monkeypatch.setattr(models, "B_128", TOY)
+    for module in (training_step, tokenizing):
+        monkeypatch.setattr(module, "_SMALL_BATCHES", (1,))
+    monkeypatch.setattr(training_step, "_SMALL_SPLIT_BATCH", 1)
+
+
+def test_the_training_step_by_batch_part_and_memory():
+    rows = training_step.measure(SETTINGS)
+    (whole,) = [row for row in rows if row["table"] == "Whole step by batch"]
+    assert whole["time ratio"] == whole["baseline [CPU s]"] / whole["ours [CPU s]"]
+    parts = {row["part"]: row["ours [CPU s]"] for row in rows if row["table"].startswith("Parts")}
+    assert set(parts) == {
+        *("encoder", "quantizer", "decoder", "LPIPS", "discriminator", "optimizers", "averaging", "sum of parts")
+    }
+    total = parts.pop("sum of parts")
+    assert total == pytest.approx(sum(parts.values()))
+    assert 0.4 < total / whole["ours [CPU s]"] < 2.5  # nothing large is forgotten or counted twice
+    memory = {row["step"]: row for row in rows if row["table"].startswith("Peak")}
+    for row in memory.values():
+        named = [value for name, value in row.items() if name.endswith("[MiB]") and name != "total [MiB]"]
+        assert sum(named) == pytest.approx(row["total [MiB]"])
+    assert memory["ours, recompute activations"]["total [MiB]"] < memory["ours, recompute none"]["total [MiB]"]
+
+
+def test_operations_are_those_counted_by_hand():
+    matrices = torch.randn(8, 16, requires_grad=True), torch.randn(16, 4, requires_grad=True)
+    forward = 2 * 8 * 16 * 4
+    assert flops.count(lambda: matrices[0] @ matrices[1]) == forward
+    assert flops.count(lambda: (matrices[0] @ matrices[1]).sum().backward()) == 3 * forward
+    rows = {row["work"]: row for row in flops.measure(SETTINGS)}
+    step, forward = rows["training step"]["GFLOP an image"], rows["detokenize"]["GFLOP an image"]
+    assert step > 3 * (forward + rows["tokenize"]["GFLOP an image"])
+    assert 0 < rows["detokenize"]["share of the peak [%]"] < 130
+
+
+def test_a_profile_adds_up_to_the_whole_step():
+    rows = profiling.measure(SETTINGS)
+    assert sum(row["share [%]"] for row in rows) == pytest.approx(100)
+    assert any("convolution" in row["operator"] for row in rows)
+
+
+def test_the_largest_batch_grows_with_the_card_and_is_marked_as_predicted(monkeypatch):
+    monkeypatch.setattr(largest_batch, "_VARIANTS", ("none",))
+    (row,) = largest_batch.measure(SETTINGS)
+    assert row["table"].startswith("Predicted")
+    assert "not measured on a GPU" in row["table"]
+    # memory in proportion to the batch: what 80 GB have beyond 16 divided by an image's
+    more = (row["in 80 GB"] - row["in 16 GB"]) * row["MiB an image"] * 2**20
+    assert more == pytest.approx(0.92 * 64e9, rel=0.01)
+
+
+def test_evaluation_and_tokenizing(tmp_path):
+    (row,) = evaluating.measure(SETTINGS)
+    assert 0 < row["share outside the networks [%]"] < 100
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        Image.effect_noise((140, 150), 60 + number).convert("RGB").save(folder / f"{number}.png")
+    checkpoint = save_small_checkpoint(tmp_path / "small.ckpt")
+    with_photos = dataclasses.replace(SETTINGS, images=folder, checkpoint=checkpoint)
+    *speed, effect = tokenizing.measure(with_photos)
+    assert [row["work"] for row in speed] == ["tokenize", "detokenize"]
+    assert effect["photos"] == 3
+    assert 0 <= effect["tokens changed [%]"] < 20
+    assert abs(effect["bf16 decoder alone [dB]"]) < 0.5
+
+
+@pytest.mark.slow
+def test_scaling_runs_real_processes(monkeypatch):
+    monkeypatch.setattr(scaling.machine, "num_cores", lambda: 2)
+    rows = scaling.measure(SETTINGS)
+    assert [row["processes"] for row in rows] == [1, 2]
+    assert all(row["images / s (wall)"] > 0 for row in rows)
+
+
+def test_all_sections_can_be_imported_and_have_titles():
+    for name in run.SECTIONS:
+        module = importlib.import_module(f"open_magvit2.benchmark.{name}")
+        assert module.TITLE
+        assert callable(module.measure)
