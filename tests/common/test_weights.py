@@ -1,7 +1,11 @@
 """Weights are found without a network, verified, and refused where they are wrong."""
 
 import hashlib
+import multiprocessing
 import re
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -84,3 +88,68 @@ def test_checksums_agree_with_the_names_and_the_heads_are_here():
             assert known.sha256.startswith(name.removesuffix(".pth").rsplit("-", 1)[1])
     for name in (weights.LPIPS_ALEX, weights.LPIPS_VGG):
         assert weights.find(name).is_file()
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves the published file, or less, or other bytes; or stops in the middle of it."""
+
+    behaviour = "whole"
+    waiting = threading.Event()
+
+    def do_GET(self):
+        body = CONTENT * 1000
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.behaviour == "whole":
+            self.wfile.write(body)
+        elif self.behaviour == "wrong":
+            self.wfile.write(body[::-1])
+        else:
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            if self.behaviour == "stops":
+                self.waiting.wait(60)
+
+    def log_message(self, *arguments):
+        """Nothing on the screen."""
+
+
+@pytest.fixture
+def http_server(tmp_path, monkeypatch):
+    """A known file on a real HTTP server, and an empty cache folder."""
+    Server.waiting.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    known = WeightFile(hashlib.sha256(CONTENT * 1000).hexdigest(), f"http://127.0.0.1:{server.server_port}/{NAME}")
+    monkeypatch.setitem(weights.KNOWN, NAME, known)
+    monkeypatch.setenv("OPEN_MAGVIT2_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    yield known
+    Server.waiting.set()
+    server.shutdown()
+
+
+@pytest.mark.parametrize("behaviour", ["truncated", "wrong"])
+def test_a_download_that_is_not_the_published_file_leaves_nothing(http_server, tmp_path, monkeypatch, behaviour):
+    monkeypatch.setattr(Server, "behaviour", behaviour)
+    with pytest.raises(WeightsUnavailable, match="Put the file"):
+        weights.find(NAME)
+    assert list((tmp_path / "cache").iterdir()) == []
+    monkeypatch.setattr(Server, "behaviour", "whole")
+    assert weights.find(NAME).read_bytes() == CONTENT * 1000
+
+
+def test_a_process_killed_while_it_downloads_leaves_no_file_of_that_name(http_server, tmp_path, monkeypatch):
+    monkeypatch.setattr(Server, "behaviour", "stops")
+    child = multiprocessing.get_context("fork").Process(target=weights.find, args=(NAME,))
+    child.start()
+    deadline = time.monotonic() + 30
+    while not list((tmp_path / "cache").glob(f".{NAME}.*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.kill()
+    child.join()
+    assert child.exitcode == -9
+    assert not (tmp_path / "cache" / NAME).exists()
+    monkeypatch.setattr(Server, "behaviour", "whole")
+    assert weights.find(NAME).read_bytes() == CONTENT * 1000

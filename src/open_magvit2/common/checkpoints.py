@@ -66,6 +66,12 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | 
     Raises:
         ValueError: listing missing and unexpected names and wrong shapes; the module is left as it was.
     """
+    check_fits(module, state, source, hint)
+    module.load_state_dict(dict(state), strict=True)
+
+
+def check_fits(module: nn.Module, state: Mapping[str, Tensor], source: str | Path, hint: str = "") -> None:
+    """What `load_strictly` checks, without loading: its arguments and its error."""
     expected = module.state_dict()
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
@@ -80,7 +86,6 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | 
         parts += _listing("unexpected in the file", unexpected)
         parts += _listing("of another shape", shapes)
         raise ValueError("\n".join([*parts, hint] if hint else parts))
-    module.load_state_dict(dict(state), strict=True)
 
 
 def differences(first: Any, second: Any, path: str = "") -> list[str]:

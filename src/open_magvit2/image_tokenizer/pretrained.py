@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from open_magvit2.common import checkpoints
 from open_magvit2.image_tokenizer import weight_checks
@@ -122,6 +122,41 @@ def from_config(config: Mapping[str, Any], quantizer: Quantizer | None = None) -
             )
         quantizer = LookupFreeQuantizer(**described["init_args"])
     return ImageTokenizer(quantizer, **arguments)
+
+
+def check_same_architecture(module: nn.Module, config: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to continue a training from a checkpoint whose networks are others.
+
+    What trains a quantizer and leaves its codes as they are (temperature, entropy) may differ.
+
+    Args:
+        module: the training module, whose state dict the file's must fit.
+        config: `ImageTokenizer.config()` of its tokenizer.
+        checkpoint: the file's content.
+
+    Raises:
+        ValueError: saying what the file has, what the configuration has, and what to do.
+    """
+    if TOKENIZER_KEY not in checkpoint or "state_dict" not in checkpoint:
+        raise ValueError(
+            f"--ckpt_path names no checkpoint of such a training: it has no {TOKENIZER_KEY!r}, only "
+            f"{sorted(checkpoint)[:5]}. Give a file that scripts/train.py wrote (a published one cannot be continued)"
+        )
+    theirs = checkpoint[TOKENIZER_KEY]
+    described = [(name, theirs.get(name), value) for name, value in config.items() if name != "quantizer"]
+    quantizers = [value["quantizer"] for value in (theirs, config)]
+    described.append(("quantizer", *(quantizer["class_path"] for quantizer in quantizers)))
+    described += [
+        (f"quantizer.{name}", *(quantizer["init_args"].get(name) for quantizer in quantizers))
+        for name in ("num_bits", "bit_order")
+    ]
+    lines = [
+        f"  {name}: {file} in the file, {mine} in the configuration" for name, file, mine in described if file != mine
+    ]
+    hint = "Take the configuration that it was trained with (config.yaml in its run's folder), or another file"
+    if lines:
+        raise ValueError("\n".join(["the checkpoint of --ckpt_path holds another tokenizer:", *lines, hint]))
+    checkpoints.check_fits(module, checkpoint["state_dict"], "the checkpoint of --ckpt_path", hint)
 
 
 def published_name(name: str) -> str:

@@ -23,7 +23,7 @@ from open_magvit2.common.freezing import frozen
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.image_tokenizer.model import ImageTokenizer
-from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KEY
+from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KEY, check_same_architecture
 from open_magvit2.layers.recomputation import Recomputation, set_recomputation
 from open_magvit2.losses.objective import DiscriminatorObjective, GeneratorObjective
 from open_magvit2.protocols import Metric, Sample
@@ -119,7 +119,13 @@ class ImageTokenizerTraining(pl.LightningModule):
         ]
 
     def on_fit_start(self) -> None:
-        """Refuse a batch that cannot be cut, before the first image is read; go on counting codes."""
+        """Refuse images and batches that do not fit, before the first image is read; go on counting codes."""
+        image_size = getattr(self.trainer.datamodule, "image_size", None)
+        if image_size is not None and image_size % self.tokenizer.downsampling:
+            raise ValueError(
+                f"data.init_args.image_size is {image_size}, no multiple of {self.tokenizer.downsampling}, the "
+                "tokenizer's downsampling: change it, or channel_multipliers (one entry less halves the downsampling)"
+            )
         if self._saved_usage is not None and self.global_rank == 0:  # the counts are of all ranks together
             self._usage.restore(*(self._saved_usage[name].to(self.device) for name in ("codes", "counts")))
         self._saved_usage = None
@@ -310,7 +316,8 @@ class ImageTokenizerTraining(pl.LightningModule):
         checkpoint[_USAGE_KEY] = dict(zip(("codes", "counts"), self._usage.merged(), strict=True))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the counts of codes; they move to the device in `on_fit_start`, when it is known."""
+        """Refuse another architecture; take the counts of codes, which move to the device in `on_fit_start`."""
+        check_same_architecture(self, self.tokenizer.config(), checkpoint)
         self._saved_usage = checkpoint.get(_USAGE_KEY)
 
 

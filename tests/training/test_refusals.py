@@ -1,0 +1,119 @@
+"""Mistakes in a configuration and hostile files end `fit` before its first step, in a few lines, without a trace."""
+
+import contextlib
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from small_checkpoint import save_small_checkpoint
+
+from open_magvit2 import load_tokenizer
+from open_magvit2.common import checkpoints
+from open_magvit2.training.cli import MISTAKE, main
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "image_tokenizer"
+FIT = ["fit", "--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "debug.yaml")]
+DATA, TOKENIZER = "--data.init_args.", "--model.init_args.tokenizer.init_args."
+
+
+def refused(monkeypatch, capsys, *flags: object) -> str:
+    """What `fit` says before it ends by itself."""
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(SystemExit) as ended:
+        main([*FIT, *map(str, flags)])
+    assert ended.value.code == MISTAKE
+    screen = capsys.readouterr().err
+    assert "Traceback" not in screen
+    said = screen[screen.index("error: ") :]
+    assert len(said.splitlines()) <= 20
+    return said
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ([DATA + "image_size", "30"], ["image_size is 30", "no multiple of 4", "channel_multipliers"]),
+        ([DATA + "global_batch_size", "10"], ["10 images", "no multiple of micro_batch_size 4", "global_batch_size"]),
+        ([DATA + "global_batch_size", "64"], ["holds 32 image(s)", "batch of 64", "Lower global_batch_size"]),
+        ([TOKENIZER + "channels", "12"], ["8 normalization groups do not divide 12", "multiple of 8"]),
+        ([TOKENIZER + "quantizer.init_args.num_bits", "0"], ["num_bits must be 1 to 36", "got 0"]),
+        ([TOKENIZER + "quantizer.init_args.codebook_size", "1000"], ["codebook_size"]),
+        (["--health.spike_factor", "0.5"], ["health.spike_factor must be larger than 1", "got 0.5"]),
+        (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
+        (
+            [DATA + "train", "open_magvit2.data.image_folder.ImageFolder", DATA + "train.init_args.root", "no/such"],
+            ["no/such"],
+        ),
+        (["--model.init_args.discriminator", "subprocess.Popen"], ["subprocess.Popen"]),
+    ],
+    ids=lambda value: value[0].rpartition(".")[2] if isinstance(value[0], str) and "-" in value[0] else "",
+)
+def test_a_mistake_is_refused_with_what_to_do(tmp_path, monkeypatch, capsys, flags, parts):
+    monkeypatch.chdir(tmp_path)
+    said = refused(monkeypatch, capsys, *flags)
+    for part in parts:
+        assert part in said
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_by_what_differs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(save_small_checkpoint(tmp_path / "other.ckpt"), weights_only=True)
+    # what Lightning asks of a checkpoint before it hands it to the module
+    content |= {"pytorch-lightning_version": "2.6.0", "global_step": 1, "epoch": 0, "loops": {}, "callbacks": {}}
+    torch.save(content, tmp_path / "other.ckpt")
+    said = refused(monkeypatch, capsys, "--ckpt_path", tmp_path / "other.ckpt")
+    for part in (
+        "another tokenizer",
+        "num_bits: 6 in the file, 8 in the configuration",
+        "norm_groups: 4",
+        "config.yaml",
+    ):
+        assert part in said
+
+
+class Hostile:
+    """Unpickled without care, it creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture(params=["zip", "legacy", "plain pickle"])
+def hostile(request, tmp_path) -> Path:
+    """A checkpoint that runs code when it is unpickled; `ran` beside it would be the proof."""
+    content, path = {"state_dict": {}, "x": Hostile(tmp_path / "ran")}, tmp_path / "hostile.ckpt"
+    if request.param == "plain pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=request.param == "zip")
+    return path
+
+
+def test_a_hostile_checkpoint_runs_nothing(hostile, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"was refused.*could run code"):
+        load_tokenizer(hostile)
+    assert "could run code" in refused(monkeypatch, capsys, "--ckpt_path", hostile)
+    assert not (tmp_path / "ran").exists()
+    with contextlib.suppress(RuntimeError):  # a plain pickle runs, and then is no checkpoint
+        torch.load(hostile, weights_only=False)  # the file is what it claims to be: read without care, it runs
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_hostile_weight_file_runs_nothing(hostile, tmp_path):
+    path = hostile.rename(tmp_path / "vgg16-397923af.pth")
+    with pytest.raises(ValueError, match="was refused"):
+        checkpoints.read(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("size", [2**63, 2**64 - 1, 10**9])
+def test_a_header_of_safetensors_that_claims_more_than_the_file_is_refused(tmp_path, size):
+    path = tmp_path / "hostile.safetensors"
+    path.write_bytes(size.to_bytes(8, "little") + b"{}" * 8)
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        checkpoints.read(path)
