@@ -145,7 +145,8 @@ def main() -> int:
         "differences": differences,
     }
     (arguments.output / "soak.json").write_text(json.dumps(result, indent=1))
-    print(f"{len(kills)} kills in {arguments.steps} steps; {len(differences)} differences {differences[:10]}")
+    print(f"{len(kills)} kills in {arguments.steps} steps; {len(wrong_codes)} exit codes other than {EXIT_CODE}")
+    print(f"{len(differences)} differences {differences[:10]}")
     enough = len(kills) == arguments.kills
     return 0 if enough and not differences and not wrong_codes and all(kill["newest_is_whole"] for kill in kills) else 1
 

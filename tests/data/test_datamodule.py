@@ -1,5 +1,8 @@
 """The data module: batches, determinism over workers, ranks and trainers, and its checks."""
 
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +188,32 @@ def test_photos_to_batches():
     assert batch["image"].shape == (16, 3, 64, 64)
     assert 60 < batch["image"].float().mean() < 180
     assert sum(len(batch["index"]) for batch in data.val_dataloader()) == 100
+
+
+_SIGNAL_AT_FORK: list[int] = []
+os.register_at_fork(after_in_child=lambda: [os.kill(os.getpid(), number) for number in _SIGNAL_AT_FORK])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("moment", ["at the fork", "while it loads"])
+def test_a_worker_survives_what_a_cluster_sends_and_obeys_its_parent(number, moment, monkeypatch):
+    """A cluster signals every process of a job at any moment: here the first one of a worker's life, and later."""
+    module = ImageDataModule(
+        SyntheticImages(16, 32), SyntheticImages(4, 32, split="validation"), 32, global_batch_size=4, num_workers=1
+    )
+    if moment == "at the fork":
+        monkeypatch.setattr(f"{__name__}._SIGNAL_AT_FORK", [number])
+    batches = iter(module.train_dataloader())
+    (worker,) = batches._workers
+    monkeypatch.setattr(f"{__name__}._SIGNAL_AT_FORK", [])
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()  # this process hears them as before
+    seen = next(batches)["index"].tolist()
+    if moment == "while it loads":
+        subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)  # a stranger
+    for batch in batches:
+        seen += batch["index"].tolist()
+    assert sorted(seen) == list(range(16))
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(timeout=20)
+    assert worker.exitcode == 0

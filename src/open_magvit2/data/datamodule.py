@@ -19,6 +19,8 @@ from open_magvit2.protocols import Sample
 
 logger = logging.getLogger(__name__)
 
+_SIGNALS = {signal.SIGTERM, signal.SIGUSR1}  # by which a cluster ends a job
+
 
 class ImageDataModule(pl.LightningDataModule):
     """Loaders for training and validation; a batch is a collated `Sample`.
@@ -190,7 +192,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _loader(self, dataset: TransformedDataset, sampler: Sampler[int], batch_size: int) -> DataLoader[Sample]:
         # Workers run torch on one thread by PyTorch's own doing, and draw nothing from their global generators.
-        return DataLoader(
+        return _Loader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
@@ -203,19 +205,32 @@ class ImageDataModule(pl.LightningDataModule):
         )
 
 
+class _Loader(DataLoader[Sample]):
+    """A DataLoader whose workers come to life with the signals blocked that `_obey_the_parent_alone` waits for.
+
+    Between its fork and that function a worker would die of them, and take the training down in the middle of a step.
+    """
+
+    def __iter__(self) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)  # one that came in between is delivered now
+
+
 def _obey_the_parent_alone(worker: int) -> None:
     """Let a worker ignore SIGTERM and SIGUSR1 of anybody but the training process.
 
     A cluster that ends a job signals all its processes, and the training needs its workers to end the step. A handler
     cannot see who sent a signal, waiting for it can.
     """
-    signals = {signal.SIGTERM, signal.SIGUSR1}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     parent = os.getppid()
 
     def wait() -> None:
         while True:
-            received = signal.sigwaitinfo(signals)
+            received = signal.sigwaitinfo(_SIGNALS)
             if received.si_signo == signal.SIGTERM and received.si_pid == parent:
                 os._exit(0)  # as PyTorch's own handler does
 
