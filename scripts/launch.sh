@@ -8,7 +8,7 @@ Four machines, one command on each, NODE_RANK 0 to 3:
     NUM_NODES=4 IMAGENET_ROOT=/data/imagenet bash run_B_128.sh 10.0.0.1 29500 NODE_RANK
     (or with MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment)
 SLURM, one task a GPU:
-    srun --nodes 4 --ntasks-per-node 8 --gpus-per-node 8 bash run_B_128.sh
+    srun --kill-on-bad-exit=1 --nodes 4 --ntasks-per-node 8 --gpus-per-node 8 bash run_B_128.sh
 Start a run or continue it from its newest whole checkpoint:
     bash run_B_128.sh --ckpt_path last
 SIGTERM and SIGUSR1 save it and end it with exit code 75: run the same command again (SLURM: docs/reliability.md).
