@@ -22,6 +22,7 @@ from open_magvit2.common.codebook import CodeHistogram
 from open_magvit2.common.freezing import frozen
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import at_least_float32
+from open_magvit2.image_tokenizer.compilation import compile_networks
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KEY, check_same_architecture
 from open_magvit2.layers.recomputation import Recomputation, set_recomputation
@@ -53,6 +54,9 @@ class ImageTokenizerTraining(pl.LightningModule):
         usage_window: training steps over which codebook utilization is counted.
         recompute: part of the tokenizer that the backward pass computes again instead of keeping it: none,
             activations or blocks (`layers.recomputation`). Less memory, more time, the same numbers.
+        compiled: fuse encoder, decoder, discriminator and LPIPS with `torch.compile`, at the first steps' cost.
+        channels_last: keep convolution weights, and so activations, with channels innermost. For half precision on a
+            GPU together with `compiled`: PyTorch's own group norm copies such activations there and back.
     """
 
     def __init__(
@@ -69,6 +73,8 @@ class ImageTokenizerTraining(pl.LightningModule):
         metrics: Sequence[Metric] = (),
         usage_window: int = 100,
         recompute: Recomputation = "none",
+        compiled: bool = False,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -106,6 +112,10 @@ class ImageTokenizerTraining(pl.LightningModule):
         self.usage_window = usage_window
         self.latest_terms: dict[str, Any] = {}  # this rank's at the last step, on the device; for the progress bar
         self.latest_scalars: dict[str, float] = {}  # over all ranks, as logged at the last step; empty between logs
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
+        if compiled:
+            compile_networks(tokenizer.encoder, tokenizer.decoder, discriminator, generator_objective.perceptual)
         self._usage = CodeHistogram(tokenizer.codebook_size)
         self._validation_usage = CodeHistogram(tokenizer.codebook_size)
         self._saved_usage: dict[str, Tensor] | None = None  # from a checkpoint, until the device is known
