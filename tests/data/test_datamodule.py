@@ -1,8 +1,10 @@
 """The data module: batches, determinism over workers, ranks and trainers, and its checks."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +193,21 @@ def test_photos_to_batches():
 
 
 _SIGNAL_AT_FORK: list[int] = []
-os.register_at_fork(after_in_child=lambda: [os.kill(os.getpid(), number) for number in _SIGNAL_AT_FORK])
+_ORPHAN_AT_FORK: list[Path] = []  # where a worker that waits for its parent's death leaves its number
+
+
+def _at_fork() -> None:
+    for number in _SIGNAL_AT_FORK:
+        os.kill(os.getpid(), number)
+    for path in _ORPHAN_AT_FORK:
+        parent = os.getppid()
+        path.with_suffix(".new").write_text(str(os.getpid()))
+        path.with_suffix(".new").rename(path)
+        while os.getppid() == parent:
+            time.sleep(0.01)
+
+
+os.register_at_fork(after_in_child=_at_fork)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -217,3 +233,34 @@ def test_a_worker_survives_what_a_cluster_sends_and_obeys_its_parent(number, mom
     worker.terminate()
     worker.join(timeout=20)
     assert worker.exitcode == 0
+
+
+def _load_until_killed(path: Path) -> None:
+    module = ImageDataModule(
+        SyntheticImages(16, 32), SyntheticImages(4, 32, split="validation"), 32, global_batch_size=4, num_workers=1
+    )
+    _ORPHAN_AT_FORK.append(path)
+    next(iter(module.train_dataloader()))
+
+
+def _is_running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_a_worker_whose_parent_was_killed_right_after_the_fork_ends(tmp_path):
+    context = multiprocessing.get_context("fork")
+    training = context.Process(target=_load_until_killed, args=(tmp_path / "pid",))
+    training.start()
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    worker = int((tmp_path / "pid").read_text())
+    training.kill()
+    training.join()
+    while _is_running(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    alive = _is_running(worker)
+    if alive:
+        os.kill(worker, signal.SIGKILL)
+    assert not alive

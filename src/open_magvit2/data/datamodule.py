@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+from functools import partial
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -20,6 +21,7 @@ from open_magvit2.protocols import Sample
 logger = logging.getLogger(__name__)
 
 _SIGNALS = {signal.SIGTERM, signal.SIGUSR1}  # by which a cluster ends a job
+_SECONDS_TO_LOOK_FOR_PARENT = 2.0
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -197,7 +199,7 @@ class ImageDataModule(pl.LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            worker_init_fn=_obey_the_parent_alone,
+            worker_init_fn=partial(_obey_the_parent_alone, os.getpid()),
             generator=torch.Generator(),  # its own: a loader must not draw from the global one, see resumption.py
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
             persistent_workers=self.num_workers > 0 and isinstance(sampler, TrainingSampler),
@@ -219,19 +221,20 @@ class _Loader(DataLoader[Sample]):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)  # one that came in between is delivered now
 
 
-def _obey_the_parent_alone(worker: int) -> None:
-    """Let a worker ignore SIGTERM and SIGUSR1 of anybody but the training process.
+def _obey_the_parent_alone(parent: int, worker: int) -> None:
+    """Let a worker ignore SIGTERM and SIGUSR1 of anybody but the training process `parent`, and end when that has.
 
     A cluster that ends a job signals all its processes, and the training needs its workers to end the step. A handler
-    cannot see who sent a signal, waiting for it can.
+    cannot see who sent a signal, waiting for it can. PyTorch's workers look for their parent too, but one whose parent
+    was killed right after the fork takes init for it, and would live for ever.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    parent = os.getppid()
 
     def wait() -> None:
-        while True:
-            received = signal.sigwaitinfo(_SIGNALS)
-            if received.si_signo == signal.SIGTERM and received.si_pid == parent:
-                os._exit(0)  # as PyTorch's own handler does
+        while os.getppid() == parent:
+            received = signal.sigtimedwait(_SIGNALS, _SECONDS_TO_LOOK_FOR_PARENT)
+            if received is not None and received.si_signo == signal.SIGTERM and received.si_pid == parent:
+                break
+        os._exit(0)  # as PyTorch's own handler does
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
