@@ -33,6 +33,17 @@ class SignalAt(Callback):
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
+class CountBroadcasts:
+    """In the place of `torch.distributed.broadcast`, which Lightning would call before every step and wait for."""
+
+    def __init__(self) -> None:
+        self.number, self.broadcast = 0, torch.distributed.broadcast
+
+    def __call__(self, *arguments, **options):
+        self.number += 1
+        return self.broadcast(*arguments, **options)
+
+
 class Draw(Callback):
     """Random numbers that differ between the ranks."""
 
@@ -50,6 +61,7 @@ def main(folder: Path) -> None:
     # no save but at validations and at the end, so that what is continued is what the signal saved
     options["saving"] = {"every_steps": 100}
     records, buffers = (Record(), Record()), []
+    torch.distributed.broadcast = broadcasts = CountBroadcasts()
     run = fit(folder / "undisturbed", records[0], Draw(), **options)
     rank = run.global_rank
     buffers.append(dict(run.lightning_module.named_buffers()))
@@ -73,6 +85,7 @@ def main(folder: Path) -> None:
             "exit_codes": [report[0] for report in reports],
             "stopped_at": stopped,
             "differences": [report[1] for report in reports],
+            "broadcasts": broadcasts.number,
             "statistics_of_ranks_differ": reports[0][2] != reports[1][2],
         }
         (folder / "result.json").write_text(json.dumps(result))

@@ -143,6 +143,7 @@ def test_two_processes_resume_exactly_and_one_goes_on_from_them(tmp_path, caplog
     assert result["exit_codes"] == [75, 75]
     assert result["stopped_at"] == 5
     assert result["differences"] == [[], []]
+    assert result["broadcasts"] == 0
     assert result["statistics_of_ranks_differ"]
     undisturbed, disturbed = (content(tmp_path / name / "last.ckpt") for name in ("undisturbed", "disturbed"))
     assert checkpoints.differences(undisturbed, disturbed) == []

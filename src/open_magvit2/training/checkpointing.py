@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +80,9 @@ class TrainingCheckpoint(Checkpoint):
         self._agreement = Agreement()
         self._last_time = time.monotonic()
         self._watch.start()
+        if signal.SIGTERM in self._watch.signals:
+            # Lightning's way of agreeing on a SIGTERM: before every step all ranks ask the first one's device and wait
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -184,6 +188,10 @@ class TrainingCheckpoint(Checkpoint):
                 self.dirpath,
             )
         raise Preempted
+
+
+def _nothing() -> None:
+    """In the place of what `TrainingCheckpoint` does itself."""
 
 
 def _default_folder(trainer: pl.Trainer) -> Path:
