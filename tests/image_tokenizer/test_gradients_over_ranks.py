@@ -11,7 +11,10 @@ import torch
 from processes import process_group, spawn
 from small_training import module
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
+
+from open_magvit2.layers.recomputation import set_recomputation
 
 NUM_IMAGES = 8
 
@@ -61,6 +64,17 @@ def one_rank(rank: int, world: int, folder: Path) -> None:
             parallel = DistributedDataParallel(losses, broadcast_buffers=False)
             parallel(images().chunk(world)[rank]).backward()
             results[name] = losses.gradients()
+        for level in ("activations", "blocks"):
+            losses = Losses(*CASES["all terms, entropy over ranks"])
+            set_recomputation(losses.training_module.tokenizer, level)
+            parallel = DistributedDataParallel(losses, broadcast_buffers=False)
+            parallel(images().chunk(world)[rank]).backward()
+            results[level] = losses.gradients()
+        losses = Losses(*CASES["all terms, entropy over ranks"])
+        parallel = DistributedDataParallel(losses, broadcast_buffers=False)
+        parallel.register_comm_hook(None, bf16_compress_hook)
+        parallel(images().chunk(world)[rank]).backward()
+        results["bf16"] = losses.gradients()
         losses = Losses(True, False)
         parallel = DistributedDataParallel(losses, broadcast_buffers=False)
         image = images().chunk(world)[rank]
@@ -106,3 +120,17 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_seen_by_the_gradient_norms_of_
     for network in ("tokenizer", "discriminator"):
         norm = nn.utils.get_total_norm([value for name, value in gradients.items() if network in name])
         assert not norm.isfinite()
+
+
+@pytest.mark.parametrize("level", ["activations", "blocks"])
+def test_recomputation_under_ddp_changes_no_bit(over_two_ranks, level):
+    for name, gradient in over_two_ranks["all terms, entropy over ranks"].items():
+        assert torch.equal(over_two_ranks[level][name], gradient)
+
+
+def test_compressed_gradients_are_rounded_to_bf16(over_two_ranks):
+    expected, got = over_two_ranks["all terms, entropy over ranks"], over_two_ranks["bf16"]
+    assert any(not torch.equal(got[name], expected[name]) for name in expected)
+    for name, gradient in expected.items():
+        assert torch.equal(got[name], got[name].bfloat16().double())
+        assert float((got[name] - gradient).norm() / gradient.norm()) < 2**-7  # half a unit of 8 bits is 2^-9, thrice

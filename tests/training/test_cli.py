@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from open_magvit2.common import checkpoints
 from open_magvit2.training.cli import main
@@ -46,6 +47,14 @@ def test_last_continues_the_run_in_its_folder_from_the_newest_whole_file(tmp_pat
     assert [step for step, _ in scalars(run)["train/generator/total"]] == list(range(1, 8))
     last = [checkpoints.read(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (run, undisturbed)]
     assert checkpoints.differences(*last) == []
+
+
+def test_compression_of_gradients_reaches_the_strategy():
+    words = ["--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "debug.yaml")]
+    words += ["--trainer.strategy", "ddp", "--trainer.logger", "false"]
+    for choice, hook in (("bf16", bf16_compress_hook), ("none", None)):
+        trainer = main([*words, "--processes.gradient_compression", choice], run=False).trainer
+        assert trainer.strategy._ddp_comm_hook is hook
 
 
 def test_a_checkpoint_says_what_it_was_made_with(tmp_path):

@@ -69,6 +69,6 @@ def test_a_lost_connection_is_told_from_an_error_of_ones_own():
 
 
 def test_settings_out_of_range_are_refused():
-    for wrong in ({"timeout_minutes": 0}, {"grace_seconds": -1}):
+    for wrong in ({"timeout_minutes": 0}, {"grace_seconds": -1}, {"gradient_compression": "fp8"}):
         with pytest.raises(ValueError, match=f"processes.{next(iter(wrong))} must"):
             EndTogether(**wrong)

@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from open_magvit2.common import environment
 from open_magvit2.training import atomic_checkpoints
@@ -20,7 +21,7 @@ from open_magvit2.training.averaging import ExponentialMovingAverage
 from open_magvit2.training.callbacks import ReconstructionImages, Throughput
 from open_magvit2.training.checkpointing import TrainingCheckpoint
 from open_magvit2.training.health import TrainingHealth, TrainingStopped
-from open_magvit2.training.processes import EndTogether, end_with_the_first, lost_another_process
+from open_magvit2.training.processes import EndTogether, GradientCompression, end_with_the_first, lost_another_process
 from open_magvit2.training.progress import TrainingProgress
 from open_magvit2.training.resumption import ExactResumption
 from open_magvit2.training.skipped_images import SkippedImages, TooManySkippedError
@@ -93,7 +94,8 @@ class TrainingCLI(LightningCLI):
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         if self.subcommand is not None and config.weights_only is None:
             config.weights_only = True
-        register_strategy(timedelta(minutes=config.processes.timeout_minutes))
+        processes = config.processes
+        register_strategy(timedelta(minutes=processes.timeout_minutes), processes.gradient_compression)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; what is refused before the first training step ends the program with that one message as well."""
@@ -172,13 +174,16 @@ def message(error: BaseException) -> str:
     return str(error).rpartition(f"\n{type(error).__name__}: ")[2].strip() or type(error).__name__
 
 
-def register_strategy(timeout: timedelta = timedelta(minutes=10)) -> None:
+def register_strategy(
+    timeout: timedelta = timedelta(minutes=10), gradient_compression: GradientCompression = "none"
+) -> None:
     """Make "ddp", which Lightning also picks for several devices, a DDP without needless traffic.
 
     No buffers are broadcast: BatchNorm's statistics stay each device's own, and LeCAM's averages agree already.
 
     Args:
         timeout: longest wait for the other ranks in a collective operation.
+        gradient_compression: dtype in which gradients are summed over ranks; bf16 is rounded before and after the sum.
     """
     StrategyRegistry.register(
         "ddp",
@@ -189,6 +194,7 @@ def register_strategy(timeout: timedelta = timedelta(minutes=10)) -> None:
         gradient_as_bucket_view=True,
         start_method="popen",
         timeout=timeout,
+        ddp_comm_hook=bf16_compress_hook if gradient_compression == "bf16" else None,
     )
 
 

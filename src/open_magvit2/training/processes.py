@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 import time
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 _STARTER_VARIABLE = "OPEN_MAGVIT2_STARTED_BY"  # the first process's id, for those that it starts
 _POLL_SECONDS = 0.2
 
+GradientCompression = Literal["none", "bf16"]
+
 
 class EndTogether(Callback):
     """Ends the processes that this one started when it fails, and names one of them that fails first.
@@ -30,13 +32,25 @@ class EndTogether(Callback):
         timeout_minutes: longest wait for the other processes in a collective operation; then the training fails. The
             command line gives it to the strategy. Must exceed the time in which a checkpoint is written.
         grace_seconds: for the other processes to say why they failed, before they are killed.
+        gradient_compression: dtype in which DDP sends gradients: none, their own; bf16, half of float32's traffic,
+            rounded to 8 bits. The command line gives it to the strategy.
     """
 
-    def __init__(self, timeout_minutes: float = 10.0, grace_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        timeout_minutes: float = 10.0,
+        grace_seconds: float = 10.0,
+        gradient_compression: GradientCompression = "none",
+    ) -> None:
         if not timeout_minutes > 0:
             raise ValueError(f"processes.timeout_minutes must be positive, got {timeout_minutes}")
         if grace_seconds < 0:
             raise ValueError(f"processes.grace_seconds must not be negative, got {grace_seconds}")
+        if gradient_compression not in get_args(GradientCompression):
+            raise ValueError(
+                f"processes.gradient_compression must be one of {list(get_args(GradientCompression))}, "
+                f"got {gradient_compression!r}"
+            )
         self.timeout_minutes = timeout_minutes
         self.grace_seconds = grace_seconds
         self.has_stepped = False  # whether a training step was finished
