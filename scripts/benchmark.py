@@ -23,7 +23,7 @@ def main() -> None:
     add("--only", metavar="SECTIONS", help=f"comma-separated, of {', '.join(SECTIONS)}; default: all")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--size", choices=["small", "full"], help="default: full on a GPU, small (minutes on two cores) on a CPU")
-    add("--repeats", type=int, default=5, help="measurements behind each median (default: 5)")
+    add("--repeats", type=int, help="measurements behind each median; default: 5 at full size, 3 at small")
     add("--images", type=Path, help="folder of photos for loading and tokenizing; default: images drawn by code")
     add("--checkpoint", type=Path, help="a trained tokenizer: what bf16 does to its tokens (needs --images)")
     given = parser.parse_args()
@@ -35,7 +35,8 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     root = Path(__file__).resolve().parents[1]
-    settings = Settings(device, full, given.repeats, given.images, given.checkpoint, root)
+    repeats = given.repeats or (5 if full else 3)
+    settings = Settings(device, full, repeats, given.images, given.checkpoint, root)
     failed = run(settings, given.output, chosen)
     print(f"written to {given.output}: benchmark.json, benchmark.md and pictures; failed sections: {failed or 'none'}")
     sys.exit(1 if failed else 0)

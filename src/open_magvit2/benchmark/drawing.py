@@ -63,11 +63,11 @@ def bar_chart(title: str, bars: Mapping[str, Mapping[str, float]], unit: str, no
     Raises:
         ValueError: if there is no bar, or none longer than 0.
     """
-    names = list(dict.fromkeys(part for parts in bars.values() for part in parts))
+    names = list(dict.fromkeys(part for parts in bars.values() for part, value in parts.items() if value > 0))
     longest = max((sum(parts.values()) for parts in bars.values()), default=0)
     if longest <= 0:
         raise ValueError(f"nothing to draw for {title!r}: got {len(bars)} bars, the longest {longest}")
-    left, right, top, step = 14 + 6.6 * max(map(len, bars)), 84, 58, 28
+    left, right, top, step = 20 + 7.0 * max(map(len, bars)), 84, 58, 28
     legend_height = 34 if len(names) > 1 else 6
     height = round(top + step * len(bars) + legend_height)
     scale = (_WIDTH - left - right) / longest
@@ -75,7 +75,8 @@ def bar_chart(title: str, bars: Mapping[str, Mapping[str, float]], unit: str, no
     for row, (label, parts) in enumerate(bars.items()):
         y, x = top + row * step, float(left)
         drawn.append(_text(left - 8, y + 15, label, anchor="end"))
-        for part, value in parts.items():
+        for part in filter(parts.get, names):
+            value = parts[part]
             colour = COLOURS[names.index(part) % len(COLOURS)]
             drawn.append(
                 f'<rect x="{x:.1f}" y="{y}" width="{value * scale:.1f}" height="20" fill="{colour}">'
@@ -84,7 +85,7 @@ def bar_chart(title: str, bars: Mapping[str, Mapping[str, float]], unit: str, no
             x += value * scale
         drawn.append(_text(x + 6, y + 15, f"{_short(sum(parts.values()))} {unit}"))
     if len(names) > 1:
-        x = float(left)
+        x = 16.0
         for number, name in enumerate(names):
             y, colour = height - 22, COLOURS[number % len(COLOURS)]
             drawn.append(f'<rect x="{x:.1f}" y="{y}" width="12" height="12" fill="{colour}"/>')
