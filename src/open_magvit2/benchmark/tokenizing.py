@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from open_magvit2.benchmark import models
-from open_magvit2.benchmark.settings import Row, Settings
+from open_magvit2.benchmark.settings import Row, Settings, not_measured
 from open_magvit2.benchmark.timing import clock_name, interleaved
 from open_magvit2.common.images import to_float, to_uint8
 from open_magvit2.data.dataset import TransformedDataset
@@ -21,6 +21,7 @@ TITLE = "Tokenize and detokenize"
 _FULL_BATCHES, _SMALL_BATCHES = (1, 8, 32, 128), (1,)
 _PRECISIONS = ("fp32", "bf16")
 _FULL_PHOTOS, _SMALL_PHOTOS = 1000, 16  # few on a CPU, most of which are slow in bfloat16
+_SLOW = not_measured("a CPU without bfloat16 units takes 100 times longer")
 _PHOTO_SIZE, _PHOTO_BATCH = 128, 8
 
 
@@ -54,7 +55,7 @@ def _speed(case: models.Case, batch: int, settings: Settings) -> list[Row]:
     functions = {
         (work, precision): lambda function=function, precision=precision: function(precision)
         for work, function in works.items()
-        for precision in _PRECISIONS
+        for precision in (_PRECISIONS if settings.device.type == "cuda" else ("fp32",))
     }
     times = interleaved(functions, settings.device, settings.repeats)
     unit = clock_name(settings.device)
@@ -64,7 +65,10 @@ def _speed(case: models.Case, batch: int, settings: Settings) -> list[Row]:
             "model": case.name,
             "batch": batch,
             "work": work,
-            **{f"{p} [images / {unit}]": batch / times[work, p].median for p in _PRECISIONS},
+            **{
+                f"{p} [images / {unit}]": batch / times[work, p].median if (work, p) in times else _SLOW
+                for p in _PRECISIONS
+            },
         }
         for work in works
     ]
