@@ -28,7 +28,7 @@ from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KE
 from open_magvit2.layers.recomputation import Recomputation, set_recomputation
 from open_magvit2.losses.objective import DiscriminatorObjective, GeneratorObjective
 from open_magvit2.protocols import Metric, Sample
-from open_magvit2.training import finite
+from open_magvit2.training import finite, optimizers_step
 from open_magvit2.training.schedules import Constant, Schedule
 
 _USAGE_KEY = "codebook_usage"  # of a checkpoint
@@ -182,7 +182,8 @@ class ImageTokenizerTraining(pl.LightningModule):
             optimizer.zero_grad(set_to_none=True)
         with finite.finite_buffers(self):
             terms = self._accumulate_gradients(micro_batches, backward, gradient_sync)
-        return terms | self._step(optimizers, scaler)
+        learning_rate = self.learning_rate * self.schedule(self.global_step)
+        return terms | optimizers_step.take(optimizers, learning_rate, self.gradient_clip_norm, scaler)
 
     def _accumulate_gradients(
         self,
@@ -231,37 +232,6 @@ class ImageTokenizerTraining(pl.LightningModule):
             total = total + finite.nan_unless_finite(discriminator_total)
             logged |= {f"discriminator/{name}": term for name, term in terms.items()}
         return total, logged
-
-    def _step(self, optimizers: Sequence[Any], scaler: torch.amp.GradScaler | None = None) -> dict[str, Any]:
-        """Step both optimizers once; Lightning counts the generator's step alone as the training step.
-
-        The learning rate is a function of the step and no state: a run continued with another schedule follows it.
-        The discriminator's step passes Lightning by, because there it would count as a second training step and
-        update the loss scale a second time. Gradients are unscaled here: Lightning leaves that to a fused optimizer.
-
-        A network whose gradient is not finite keeps its weights; the other one steps, and the step counts.
-        """
-        learning_rate = self.learning_rate * self.schedule(self.global_step)
-        logged: dict[str, Any] = {"learning_rate": learning_rate}
-        for name, optimizer in zip(("generator", "discriminator"), optimizers, strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            if scaler is not None:
-                scaler.unscale_(_unwrapped(optimizer))
-            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            norm = nn.utils.get_total_norm([p.grad for p in parameters])
-            if self.gradient_clip_norm is not None:
-                nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip_norm, norm)
-            if scaler is None:
-                finite.skip_unless_finite(_unwrapped(optimizer), norm)
-            logged[f"{name}/gradient_norm"] = norm
-        for optimizer in optimizers[1:]:
-            if scaler is None:
-                _unwrapped(optimizer).step()
-            else:
-                scaler.step(_unwrapped(optimizer))
-        optimizers[0].step()
-        return logged
 
     def _micro_batches(self, pixels: Tensor) -> Sequence[Tensor]:
         self._check_share(len(pixels))
@@ -333,11 +303,6 @@ class ImageTokenizerTraining(pl.LightningModule):
 
 def _as_list(item: Any) -> list[Any]:
     return list(item) if isinstance(item, (list, tuple)) else [item]
-
-
-def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer that Lightning wraps."""
-    return getattr(optimizer, "optimizer", optimizer)
 
 
 def _psnr(image: Tensor, reconstruction: Tensor) -> Tensor:
