@@ -188,3 +188,15 @@ def test_lpips_vgg_is_the_packages(random_vgg, random_vgg_file):
     metric.update(images, reconstructions, torch.zeros(2, 1, dtype=torch.int64), torch.arange(2))
     metric.compute()
     assert metric.rows["lpips_vgg"].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_two_metrics_of_the_same_figure_are_refused_before_any_image(
+    random_networks, random_vgg, tmp_path, monkeypatch
+):
+    for path in (random_networks / weights.ALEXNET, random_vgg):
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path))
+    with pytest.raises(ValueError, match="^lpips_alex would come from lpips and from lpips_alex: leave one out"):
+        create(["psnr", "lpips", "lpips_alex"], MetricContext(512, 10))
+    with pytest.raises(ValueError, match="given more than once: psnr"):
+        create(["psnr", "ssim", "psnr"], MetricContext(512, 10))

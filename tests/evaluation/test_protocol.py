@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from small_tokenizers import CoarseTokenizer, IdentityTokenizer, make_images, make_loader
 from torchvision import transforms
@@ -19,12 +20,14 @@ from open_magvit2.evaluation.metrics import available
 from open_magvit2.evaluation.precision import float32
 from open_magvit2.protocols import Tokenizer
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "evaluation").glob("*.yaml"))
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "evaluation"
+CONFIGS = sorted(FOLDER.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem != "table"], ids=lambda p: p.stem)
 def test_every_protocol_is_whole(path):
-    loaded = protocol.load(path)
+    loaded = protocol.load(path.stem, path.parent)
+    assert protocol.load(path, path.parent) == loaded
     assert loaded.name == path.stem
     assert set(loaded.metrics) <= set(available())
     assert loaded.changes == {}
@@ -33,7 +36,7 @@ def test_every_protocol_is_whole(path):
 
 
 def test_a_change_renames_the_protocol():
-    paper = protocol.load(CONFIGS[0].parent / "paper.yaml")
+    paper = protocol.load("paper", FOLDER)
     assert paper.changed(resize="bilinear") is paper
     custom = paper.configured(["resize=bicubic", "tf32=true"], metrics="psnr")
     assert custom.name == "custom"
@@ -42,7 +45,81 @@ def test_a_change_renames_the_protocol():
     with pytest.raises(ValueError, match=r"no field sise; its fields: .*resize"):
         paper.configured(["sise=3"])
     with pytest.raises(FileNotFoundError, match="paper"):
-        protocol.load(CONFIGS[0].parent / "papre.yaml")
+        protocol.load("papre", FOLDER)
+
+
+def test_a_second_change_is_listed_against_the_protocol():
+    paper = protocol.load("paper", FOLDER)
+    twice = paper.changed(weights="raw").changed(tf32=True)
+    assert twice.changes == {"name": ["paper", "custom"], "weights": ["averaged", "raw"], "tf32": [False, True]}
+    assert paper.changed(weights="raw").changed(weights="averaged") == paper
+
+
+def test_a_file_elsewhere_is_the_named_protocol_or_says_how_it_differs(tmp_path):
+    values = yaml.safe_load((FOLDER / "paper.yaml").read_text())
+
+    def load(**changes):
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**values, **changes}))
+        return protocol.load(tmp_path / "mine.yaml", FOLDER)
+
+    assert load() == protocol.load("paper", FOLDER)
+    changed = load(resize="bicubic", num_images=100)
+    assert changed.name == "custom"
+    assert changed.resize == "bicubic"
+    assert changed.changes == {
+        **{"name": ["paper", "custom"], "resize": ["bilinear", "bicubic"]},
+        **{"num_images": [50_000, 100]},
+    }
+    own = load(name="ours", resize="bicubic")
+    assert (own.name, own.resize, own.changes) == ("ours", "bicubic", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected the fields of a protocol, got None"),
+        ("[paper", "not YAML"),
+        ("name: ours\nmetrics: [psnr]\n", "no value for resize, weights, rfid, psnr, ssim, tf32, num_images, version"),
+        ("WHOLE\nname: custom\n", "a name other than custom"),
+        ("WHOLE\nmetrics: [psnr, ssim]\n", "rfid: rfid is yielded by none of the metrics psnr, ssim"),
+    ],
+)
+def test_a_file_that_is_no_whole_protocol_is_refused_by_its_path(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text.replace("WHOLE", (FOLDER / "paper.yaml").read_text()))
+    with pytest.raises(ValueError, match="mine.yaml: .*" + message):
+        protocol.load(tmp_path / "mine.yaml", FOLDER)
+
+
+@pytest.mark.parametrize(
+    ("changes", "metrics", "message"),
+    [
+        (["num_images=abc"], None, "num_images: expected a whole number above 0, got 'abc'"),
+        (["num_images=true"], None, "expected a whole number above 0, got True"),
+        (["tf32=yep"], None, "tf32: expected true or false, got 'yep'"),
+        (["tf32"], None, "expected FIELD=VALUE, got 'tf32'"),
+        (["tf32=[a"], None, "not YAML"),
+        (["name=foo"], None, "name=foo: a name cannot be set"),
+        (["weights=ema"], None, "weights: expected one of averaged, raw, got 'ema'"),
+        (["resize=lanczos"], None, "resize: expected one of none, bilinear"),
+        (["psnr=psnr_imag"], None, "psnr: expected one of null, psnr_image, .*got 'psnr_imag'"),
+        (["rfid=psnr_image"], None, "rfid: expected one of null, rfid, rfid_tf, rfid_u8, got"),
+        (["rfid=rfid_tf"], None, "rfid_tf is yielded by none of the metrics rfid, psnr"),
+        (["metrics=psnr"], None, "metrics: expected a list of metrics, got 'psnr'"),
+        ([], "psnr,fid", "no metric is called fid; available"),
+        ([], "psnr,ssim,psnr", "given more than once: psnr"),
+    ],
+)
+def test_values_are_refused_before_anything_runs(changes, metrics, message):
+    with pytest.raises(ValueError, match=message):
+        protocol.load("paper", FOLDER).configured(changes, metrics)
+
+
+def test_the_figures_a_protocol_can_quote_are_those_of_the_metrics():
+    samples = [{"image": image, "index": i, "path": "", "label": -1} for i, image in enumerate(make_images(3))]
+    model = {"codebook_size": 512, "checkpoint_path": "x"}
+    arguments = (CoarseTokenizer(), samples, protocol.Protocol("x", metrics=("psnr", "ssim")), torch.device("cpu"))
+    found = results.run(*arguments, provenance.drawn("three", 3), model, 32, check="off", progress=False).results
+    assert set(protocol._figures(["psnr", "ssim"])) == set(found["metrics"])
 
 
 @pytest.mark.parametrize("shape", [(300, 200), (200, 301), (64, 64), (65, 64), (20, 33), (500, 129)])

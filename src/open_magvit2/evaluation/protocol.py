@@ -7,13 +7,23 @@ from typing import Any
 
 import yaml
 
+from open_magvit2.evaluation import metrics as metric_modules
+from open_magvit2.evaluation.originals import RESIZERS
+
+# Figures of the metrics that do not name theirs after themselves, as far as a protocol can quote them.
+_FIGURES = {
+    "psnr": ("psnr_image", "psnr_image_trunc", "psnr_batch4", "psnr_batch8", "psnr_global"),
+    "ssim": ("ssim_image", "ssim_paper"),
+}
+_QUOTED = ("rfid", "psnr", "ssim")  # fields that name a figure
+
 
 @dataclass(frozen=True)
 class Protocol:
     """How images are made, which weights are used and which figures are quoted; `configs/evaluation/<name>.yaml`.
 
     Attributes:
-        name: "custom" once a field has been changed.
+        name: "custom" once a field has been changed; never set.
         resize: of the originals, a key of `originals.RESIZERS`, or "none": each image in its own size, padded to a
             multiple of the tokenizer's downsampling factor and cropped back.
         weights: "averaged" or "raw".
@@ -38,16 +48,24 @@ class Protocol:
     changes: dict[str, list[Any]] = field(default_factory=dict)
 
     def changed(self, **values: Any) -> "Protocol":
-        """The protocol with other values; if one differs, its name becomes "custom" and the difference is listed."""
-        _refuse_unknown(values)
+        """The protocol with other values; if one differs, its name becomes "custom" and the difference is listed.
+
+        Raises:
+            ValueError: for an unknown field, the name, or a value that its field cannot have.
+        """
+        if "name" in values:
+            raise ValueError(f"name={values['name']}: a name cannot be set; a changed protocol is called custom")
+        values = _checked(values)
+        original = replace(self, **{name: old for name, (old, _) in self.changes.items()}, changes={})
+        used = {f.name: values.get(f.name, getattr(self, f.name)) for f in fields(self)}
         differences = {
-            name: [getattr(self, name), value] for name, value in values.items() if getattr(self, name) != value
+            name: [getattr(original, name), value]
+            for name, value in used.items()
+            if name not in ("name", "changes") and getattr(original, name) != value
         }
         if not differences:
-            return self
-        return replace(
-            self, **values, name="custom", changes={**self.changes, "name": [self.name, "custom"], **differences}
-        )
+            return original if self.changes else self
+        return replace(self, **values, name="custom", changes={"name": [original.name, "custom"], **differences})
 
     def configured(self, changes: Iterable[str], metrics: str | None = None) -> "Protocol":
         """The protocol with the changes and the choice of metrics of a command line.
@@ -55,18 +73,33 @@ class Protocol:
         Args:
             changes: "field=value" each, the value as YAML has it: "tf32=true", "weights=raw".
             metrics: comma-separated names. Leaving some out or adding some moves no figure, so it is no change.
+
+        Raises:
+            ValueError: as `changed`; for a change without "=", for unknown or repeated metrics, and for a change that
+                quotes a figure which no metric yields.
         """
-        pairs = [change.partition("=") for change in changes]
-        chosen = self.changed(**{name: yaml.safe_load(value) for name, _, value in pairs})
-        return chosen if metrics is None else replace(chosen, metrics=tuple(metrics.split(",")))
+        values = {}
+        for change in changes:
+            name, equals, value = change.partition("=")
+            if not equals:
+                raise ValueError(f"expected FIELD=VALUE, got {change!r}: write, for example, {change}=true")
+            values[name] = _read_yaml(value, change)
+        chosen = self.changed(**values)
+        if metrics is not None:
+            chosen = replace(chosen, **_checked({"metrics": metrics.split(",")}))
+        _check_quoted(chosen, values)
+        return chosen
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for results.json."""
         return asdict(self)
 
 
-def load(name: str | Path, folder: str | Path = ".") -> Protocol:
+def load(name: str | Path, folder: str | Path) -> Protocol:
     """Read a protocol.
+
+    A name in the folder belongs to the file there: another file under this name either says the same, or its protocol
+    becomes "custom" with the differences listed. A name of its own is kept.
 
     Args:
         name: of a file `<name>.yaml` in the folder, or the path of a YAML file.
@@ -74,19 +107,94 @@ def load(name: str | Path, folder: str | Path = ".") -> Protocol:
 
     Raises:
         FileNotFoundError: naming the protocols beside it.
-        ValueError: for an unknown field.
+        ValueError: naming the file, for an unknown or a missing field, a value that its field cannot have, or a quoted
+            figure that no metric of the protocol yields.
     """
     path = Path(name) if Path(name).suffix == ".yaml" else Path(folder) / f"{name}.yaml"
+    found = _read(path)
+    named = Path(folder) / f"{found.name}.yaml"
+    if not named.is_file() or named.samefile(path):
+        return found
+    return _read(named).changed(**{f.name: getattr(found, f.name) for f in fields(found) if f.name in _required()})
+
+
+def _read(path: Path) -> Protocol:
+    """The protocol as its file has it."""
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise FileNotFoundError(f"no protocol at {path}; beside it: {', '.join(known) or 'none'}")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    _refuse_unknown(values)
-    return Protocol(**{**values, "metrics": tuple(values.get("metrics", ()))})
+    values = _read_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected the fields of a protocol, got {values!r}: start from a copy of paper.yaml")
+    try:
+        values = _checked(values)
+        if missing := [field for field in ("name", *_required()) if field not in values]:
+            raise ValueError(f"no value for {', '.join(missing)}: a protocol gives all of its fields")
+        found = Protocol(**values)
+        _check_quoted(found, _QUOTED)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return found
 
 
-def _refuse_unknown(values: dict[str, Any]) -> None:
-    known = [f.name for f in fields(Protocol) if f.name != "changes"]
-    unknown = [name for name in values if name not in known]
+def _required() -> list[str]:
+    """The fields that a file gives beside the name."""
+    return [f.name for f in fields(Protocol) if f.name not in ("name", "changes")]
+
+
+def _read_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
+
+
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of fields, metrics as a tuple; refused: unknown fields, and values that a field cannot have."""
+    known = ["name", *_required()]
+    unknown = [str(name) for name in values if name not in known]
     if unknown:
         raise ValueError(f"a protocol has no field {', '.join(unknown)}; its fields: {', '.join(known)}")
+    for name, value in values.items():
+        if problem := _problem(name, value):
+            raise ValueError(f"{name}: expected {problem}, got {value!r}")
+    if "metrics" not in values:
+        return values
+    metric_modules.check(values["metrics"])
+    return {**values, "metrics": tuple(values["metrics"])}
+
+
+def _problem(name: str, value: Any) -> str | None:
+    """What a field's value should have been; None where it is right."""
+    if name == "name":
+        right = isinstance(value, str) and value not in ("", "custom")
+        return None if right else "a name other than custom, which changed protocols have"
+    if name == "metrics":
+        right = isinstance(value, list | tuple) and value and all(isinstance(metric, str) for metric in value)
+        return None if right else "a list of metrics"
+    if name == "tf32":
+        return None if isinstance(value, bool) else "true or false"
+    if name in ("num_images", "version"):
+        return None if type(value) is int and value > 0 else "a whole number above 0"
+    choices = {"resize": ("none", *RESIZERS), "weights": ("averaged", "raw")}.get(name)
+    if choices is None:  # it names a figure
+        figures = [figure for figure in _figures(metric_modules.available()) if figure.startswith(name)]
+        choices = (None, *figures)
+    return None if value in choices else f"one of {', '.join('null' if c is None else c for c in choices)}"
+
+
+def _figures(metrics: Iterable[str]) -> list[str]:
+    """What metrics yield that a protocol can quote."""
+    return [figure for metric in metrics for figure in _FIGURES.get(metric, (metric,))]
+
+
+def _check_quoted(protocol: Protocol, names: Iterable[str]) -> None:
+    """Refuse fields, of those named, that quote a figure which no metric of the protocol yields."""
+    figures = _figures(protocol.metrics)
+    for name in names:
+        figure = getattr(protocol, name)
+        if name in _QUOTED and figure is not None and figure not in figures:
+            raise ValueError(
+                f"{name}: {figure} is yielded by none of the metrics {', '.join(protocol.metrics)}: add its metric, or "
+                "quote another figure"
+            )

@@ -6,6 +6,7 @@ file with a `create` is a new metric, found by its name.
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from open_magvit2.common.weights import WeightsUnavailable
@@ -33,6 +34,16 @@ def available() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+def check(names: Sequence[str]) -> None:
+    """Refuse, with a ValueError, names without a module and names given twice."""
+    unknown = [name for name in names if name not in available()]
+    if unknown:
+        raise ValueError(f"no metric is called {', '.join(unknown)}; available: {', '.join(available())}")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"given more than once: {', '.join(repeated)}; name each metric once")
+
+
 def create(names: list[str], context: MetricContext) -> tuple[dict[str, Metric], dict[str, str]]:
     """Make metrics by name.
 
@@ -41,11 +52,10 @@ def create(names: list[str], context: MetricContext) -> tuple[dict[str, Metric],
         reason: the others work without it.
 
     Raises:
-        ValueError: for a name without a module.
+        ValueError: for a name without a module or given twice, and for two metrics that measure the same column of
+            every image, such as lpips and lpips_alex.
     """
-    unknown = [name for name in names if name not in available()]
-    if unknown:
-        raise ValueError(f"no metric is called {', '.join(unknown)}; available: {', '.join(available())}")
+    check(names)
     metrics: dict[str, Metric] = {}
     absent: dict[str, str] = {}
     for name in names:
@@ -54,4 +64,14 @@ def create(names: list[str], context: MetricContext) -> tuple[dict[str, Metric],
             metrics[name] = module.create(context)
         except WeightsUnavailable as error:
             absent[name] = str(error)
+            continue
+        for other in list(metrics)[:-1]:
+            twice = set(_columns(metrics[name])) & set(_columns(metrics[other]))
+            if twice:
+                raise ValueError(f"{', '.join(sorted(twice))} would come from {other} and from {name}: leave one out")
     return metrics, absent
+
+
+def _columns(metric: Metric) -> Sequence[str]:
+    """What a metric keeps of every image, if it does (`per_image.PerImageMetric`)."""
+    return getattr(metric, "columns", ())
