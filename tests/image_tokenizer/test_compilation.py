@@ -13,6 +13,7 @@ from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.evaluation.metrics.ssim import SSIM
 from open_magvit2.image_tokenizer.compilation import compile_networks
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
+from open_magvit2.layers.recomputation import set_recomputation
 from open_magvit2.losses.perceptual import PerceptualLoss
 from open_magvit2.training.averaging import ExponentialMovingAverage
 
@@ -99,3 +100,19 @@ def test_channels_last_trains_on_averages_and_validates(tmp_path):
     plain.fit(module(metrics=[PSNR(), SSIM()]), data())
     for name in ("validation/psnr_image", "validation/ssim_image"):
         assert float(run.callback_metrics[name]) == pytest.approx(float(plain.callback_metrics[name]), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_fused_kernels_of_the_decoder_have_the_same_gradients():
+    codes = torch.randn(2, 6, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).sign()
+    results = []
+    for fused in (False, True):
+        decoder = module().double().tokenizer.decoder
+        if fused:
+            set_recomputation(decoder, "blocks")
+            compile_networks(decoder.to(memory_format=torch.channels_last))
+        loss = decoder(codes).square().mean()
+        torch.autograd.grad(loss, decoder.last_layer, retain_graph=True)  # as the adaptive adversarial weight does
+        loss.backward()
+        results.append({name: parameter.grad for name, parameter in decoder.named_parameters()})
+    assert largest_difference(results[1], results[0]) < 1e-9

@@ -23,6 +23,7 @@ from open_magvit2.common.freezing import frozen
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.image_tokenizer.compilation import compile_networks
+from open_magvit2.image_tokenizer.micro_batches import check_share, cut
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KEY, check_same_architecture
 from open_magvit2.layers.recomputation import Recomputation, set_recomputation
@@ -142,7 +143,7 @@ class ImageTokenizerTraining(pl.LightningModule):
         global_batch_size = getattr(self.trainer.datamodule, "global_batch_size", None)
         if global_batch_size is not None:
             share = global_batch_size // self.trainer.world_size
-            self._check_share(share)
+            check_share(share, self.micro_batch_size)
             if share < self.micro_batch_size:
                 rank_zero_warn(
                     f"each device gets {share} images a step, fewer than micro_batch_size {self.micro_batch_size}: the "
@@ -177,11 +178,10 @@ class ImageTokenizerTraining(pl.LightningModule):
         Returns:
             the terms of the objectives, scalars on the device, as <network>/<term>.
         """
-        micro_batches = self._micro_batches(pixels)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         with finite.finite_buffers(self):
-            terms = self._accumulate_gradients(micro_batches, backward, gradient_sync)
+            terms = self._accumulate_gradients(cut(pixels, self.micro_batch_size), backward, gradient_sync)
         learning_rate = self.learning_rate * self.schedule(self.global_step)
         return terms | optimizers_step.take(optimizers, learning_rate, self.gradient_clip_norm, scaler)
 
@@ -232,17 +232,6 @@ class ImageTokenizerTraining(pl.LightningModule):
             total = total + finite.nan_unless_finite(discriminator_total)
             logged |= {f"discriminator/{name}": term for name, term in terms.items()}
         return total, logged
-
-    def _micro_batches(self, pixels: Tensor) -> Sequence[Tensor]:
-        self._check_share(len(pixels))
-        return pixels.split(min(self.micro_batch_size, len(pixels)))
-
-    def _check_share(self, num_images: int) -> None:
-        if num_images > self.micro_batch_size and num_images % self.micro_batch_size:
-            raise ValueError(
-                f"each device gets {num_images} images a step, which is no multiple of micro_batch_size "
-                f"{self.micro_batch_size}: change data.global_batch_size, micro_batch_size or the number of devices"
-            )
 
     def _gradient_sync(self, last: bool) -> Any:
         """DDP reduces gradients in the backward pass of the last micro-batch alone."""
