@@ -28,7 +28,8 @@ def image_source(given: argparse.Namespace) -> ImageSource | None:
     """The images of the command line in the form a protocol asks for, or None if there are none."""
     if given.images:
         images = ImageFolder(given.images, given.file_list)
-        facts = provenance.folder(given.images, given.file_list, given.fingerprint == "full")
+        names = [images.relative_path(index) for index in range(len(images))]
+        facts = provenance.folder(given.images, names, given.file_list, given.fingerprint == "full")
         facts["skipped"] = leave_out_broken(images, max(given.num_workers, 1)) if given.skip_broken else {}
         return lambda resize, size: (TransformedDataset(images, originals.make_transform(resize, size)), facts)
 

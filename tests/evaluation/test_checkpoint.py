@@ -89,7 +89,7 @@ def test_a_folder_of_three_images(tmp_path):
     given = command_line.parse(
         "", ["--checkpoint", "x", "--images", str(tmp_path / "three"), "--output", str(tmp_path / "out")]
     )
-    facts = provenance.folder(given.images, None)
+    facts = provenance.folder(given.images, ["0.png", "1.png", "2.png"])
     assert (facts["num_files"], facts["num_classes"], facts["known_as"]) == (3, 0, None)
     path = save_small_checkpoint(tmp_path / "small.ckpt", image_size=32)
     found, _ = run(path, number=3, check="record")

@@ -183,25 +183,27 @@ def test_any_size_through_padding():
 
 
 def test_fingerprints_follow_names_and_contents(tmp_path):
-    for name in ("a/1.png", "a/2.png", "b/3.png"):
+    names = ["a/1.png", "a/2.png", "b/3.png"]
+    for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
-    facts = provenance.folder(tmp_path, None)
+    facts = provenance.folder(tmp_path, names)
     assert (facts["num_files"], facts["num_classes"], facts["per_class"]) == (3, 2, [1, 2])
     assert facts["known_as"] is None
-    assert provenance.folder(tmp_path, None) == facts
+    (tmp_path / "b/notes.csv").touch()  # not one of the dataset's
+    assert provenance.folder(tmp_path, names) == facts
+    assert provenance.folder(tmp_path, names[::-1])["fingerprint"] != facts["fingerprint"]  # grouped figures differ
     (tmp_path / "a/1.png").write_bytes(b"a/1.pnG")  # the same name and size
-    changed = provenance.folder(tmp_path, None)
+    changed = provenance.folder(tmp_path, names)
     assert changed["fingerprint"] != facts["fingerprint"]
-    (tmp_path / "list.txt").write_text("b/3.png\t0\n\na/2.png\t1\n")
-    assert provenance.folder(tmp_path, tmp_path / "list.txt")["num_files"] == 2
     assert environment.versions()["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
 
 
 def test_a_set_that_was_cropped_before_is_said(tmp_path):
     for i, pixels in enumerate(make_images(9, size=40)):
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
-    facts = provenance.folder(tmp_path, None)
+    names = [f"{i}.png" for i in range(9)]
+    facts = provenance.folder(tmp_path, names)
     assert facts["sampled_sizes"] == {"looked_at": 9, "not_opened": 0, "distinct": 1, "shorter_side": [40, 40]}
     paper = protocol.Protocol("paper", metrics=("psnr",))
     samples = [{"image": image, "index": i, "path": "", "label": -1} for i, image in enumerate(make_images(9))]
@@ -213,7 +215,7 @@ def test_a_set_that_was_cropped_before_is_said(tmp_path):
 
     assert any("all of 9 images looked at have one size" in text for text in warnings(facts))
     Image.new("RGB", (30, 50)).save(tmp_path / "0.png")
-    assert not any("one size" in text for text in warnings(provenance.folder(tmp_path, None)))
+    assert not any("one size" in text for text in warnings(provenance.folder(tmp_path, names)))
 
 
 def test_settings_come_back_after_an_evaluation():

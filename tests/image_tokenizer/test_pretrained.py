@@ -156,7 +156,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "truncated"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"hello\n", b"\x80\x02}q\x00h\x09", "truncated"])
 def test_damaged_files_are_refused(tmp_path, content, suffix):
     path = tmp_path / f"damaged{suffix}"
     if content == "truncated":

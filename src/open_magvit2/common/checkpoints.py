@@ -1,7 +1,6 @@
 """Read checkpoint files without executing them, and load weights strictly, with a difference that a person can read."""
 
 import pickle
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,10 @@ def read(path: str | Path) -> dict[str, Any]:
             f"values, which could run code when loaded. Ask its author for a file of weights only.\n"
             f"  ({_first_line(error)})"
         ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+    except Exception as error:  # on bytes that are no pickle its reader raises whatever they make it stumble over
         raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a checkpoint: it is damaged or cut short.\n"
-            f"  ({_first_line(error)})"
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a checkpoint: none, damaged or cut short.\n"
+            f"  ({type(error).__name__}: {_first_line(error)})"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of weights")

@@ -3,7 +3,7 @@
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,27 +50,24 @@ def metric_weights(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
     }
 
 
-def folder(root: str | Path, file_list: str | Path | None, full: bool = True) -> dict[str, Any]:
+def folder(
+    root: str | Path, names: Sequence[str], file_list: str | Path | None = None, full: bool = True
+) -> dict[str, Any]:
     """A dataset of files: how many, in how many classes, how large, and a fingerprint over names, sizes and contents.
 
     Rank 0 alone reads the files; a collective call under DDP.
 
     Args:
         root: the folder.
-        file_list: a text file of paths relative to it (up to a tab), or None for all images in it.
+        names: of the dataset's images relative to it, in the dataset's order, on which grouped figures depend.
+        file_list: where the names come from, if they are not all images of the folder.
         full: read every file; otherwise names and sizes only.
     """
-    return all_gather_object(_folder(root, file_list, full) if rank() == 0 else None)[0]
+    return all_gather_object(_folder(root, names, file_list, full) if rank() == 0 else None)[0]
 
 
-def _folder(root: str | Path, file_list: str | Path | None, full: bool) -> dict[str, Any]:
+def _folder(root: str | Path, names: Sequence[str], file_list: str | Path | None, full: bool) -> dict[str, Any]:
     root = Path(root).expanduser()
-    if file_list is None:
-        paths = [p for p in root.rglob("*") if p.is_file() and not p.name.startswith(".")]
-        names = sorted(str(p.relative_to(root)) for p in paths)
-    else:
-        lines = Path(file_list).expanduser().read_text(encoding="utf-8-sig").splitlines()
-        names = sorted(line.split("\t")[0] for line in lines if line.strip())
 
     def describe(name: str) -> str:
         path = root / name
@@ -106,7 +103,7 @@ def _sampled_sizes(paths: list[Path]) -> dict[str, Any]:
             with Image.open(paths[i * len(paths) // number]) as image:
                 sizes.append(image.size)
         except (OSError, ValueError, SyntaxError):
-            continue  # no image: the dataset leaves other files out, and refuses broken ones by name
+            continue  # the dataset refuses it by name
     shorter = sorted(map(min, sizes))
     return {
         "looked_at": len(sizes),

@@ -100,8 +100,11 @@ def evaluate(
             reconstruction, indices = one_by_one(tokenizer.reconstruct, image)
             reconstruction = reconstruction.to(torch.float32)
             sample_index = torch.as_tensor(batch["index"]).to(device)
-            for metric in metrics.values():
-                metric.update(image, reconstruction, indices, sample_index)
+            try:
+                for metric in metrics.values():
+                    metric.update(image, reconstruction, indices, sample_index)
+            except ValueError as error:  # e.g. an image smaller than a metric's window
+                raise ValueError(f"{error}: in a batch that begins with {batch['path'][0]!r}") from error
             result.batch_size = result.batch_size or len(image)
             num_images += len(image)
             shapes.add((tuple(image.shape[-2:]), tuple(indices.shape[1:])))

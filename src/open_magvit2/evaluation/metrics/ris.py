@@ -1,6 +1,7 @@
 """Inception score of the reconstructions: exp(mean KL(p(class | image) || p(class))), Salimans et al. 2016.
 
-torch-fidelity's convention: ten splits of the images in a fixed random order, mean and deviation over the splits.
+torch-fidelity's convention: 8-bit pixels, TensorFlow's resize, ten splits in a fixed random order, mean and
+deviation over the splits.
 (In the dataset's order, sorted by class, the same images score a fifth lower.)
 """
 
@@ -43,7 +44,7 @@ class ReconstructionInceptionScore:
     @torch.no_grad()
     def update(self, image: Tensor, reconstruction: Tensor, indices: Tensor, sample_index: Tensor) -> None:
         """Take the class probabilities of a batch of reconstructions."""
-        logits = self.network(reconstruction).logits.to(torch.float64)
+        logits = self.network(reconstruction, "tf").logits.to(torch.float64)
         log_p = logits.log_softmax(dim=1)
         p = log_p.exp()
         rows = torch.cat([p, (p * log_p).sum(dim=1, keepdim=True)], dim=1)
