@@ -7,7 +7,6 @@ python scripts/evaluate.py --table configs/evaluation/table.yaml --output output
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from open_magvit2.data.check import leave_out_broken
 from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.image_folder import ImageFolder
 from open_magvit2.data.synthetic import SyntheticImages
-from open_magvit2.evaluation import command_line, originals, protocol, provenance, report, table, table_rows
+from open_magvit2.evaluation import command_line, originals, provenance, report, table
 from open_magvit2.evaluation.checkpoint import ImageSource, Setting, evaluate_checkpoint
 from open_magvit2.evaluation.loading import processes
 from open_magvit2.evaluation.results import Loading
@@ -28,8 +27,7 @@ def image_source(given: argparse.Namespace) -> ImageSource | None:
     """The images of the command line in the form a protocol asks for, or None if there are none."""
     if given.images:
         images = ImageFolder(given.images, given.file_list)
-        names = [images.relative_path(index) for index in range(len(images))]
-        facts = provenance.folder(given.images, names, given.file_list, given.fingerprint == "full")
+        facts = provenance.folder(given.images, images.relative_paths(), given.file_list, given.fingerprint == "full")
         facts["skipped"] = leave_out_broken(images, max(given.num_workers, 1)) if given.skip_broken else {}
         return lambda resize, size: (TransformedDataset(images, originals.make_transform(resize, size)), facts)
 
@@ -42,21 +40,19 @@ def image_source(given: argparse.Namespace) -> ImageSource | None:
 
 
 def main() -> None:
-    given, compared = command_line.parse(__doc__), []
+    given, compared = command_line.parse(__doc__, PROTOCOLS), []
     with command_line.short_errors(), processes(given.device) as device:
         loading, source = Loading(given.limit, given.batch_size, given.num_workers), image_source(given)
         cross = given.allow_cross_resolution
         setting = Setting(source, device, loading, given.check, allow_cross_resolution=cross) if source else None
         if given.table:
-            rows = table_rows.load(given.table, PROTOCOLS, given.set, given.metrics, given.image_size)
-            compared = table.compare(rows, given.output, given.checkpoints, setting)
+            compared = table.compare(given.rows, given.output, given.checkpoints, setting)
         else:
-            chosen = protocol.load(given.protocol, PROTOCOLS).configured(given.set, given.metrics)
-            run = evaluate_checkpoint(given.checkpoint, given.tokenizer, chosen, given.image_size, setting)
+            run = evaluate_checkpoint(given.checkpoint, given.tokenizer, given.chosen, given.image_size, setting)
         if rank() == 0:
             files = table.write(given.output, compared) if given.table else None
             print(files or report.write(given.output, run, given.method, given.train_data))
-    sys.exit(any(row["error"] for row in compared))
+    raise SystemExit(any(row["error"] for row in compared))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from commands import ROOT
 from PIL import Image
 from small_checkpoint import save_small_checkpoint
 from small_tokenizers import make_images
@@ -86,9 +87,8 @@ def test_a_folder_of_three_images(tmp_path):
     for i, pixels in enumerate(make_images(3, 40)):
         (tmp_path / "three").mkdir(exist_ok=True)
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "three" / f"{i}.png")
-    given = command_line.parse(
-        "", ["--checkpoint", "x", "--images", str(tmp_path / "three"), "--output", str(tmp_path / "out")]
-    )
+    flags = ["--checkpoint", "x", "--images", str(tmp_path / "three"), "--output", str(tmp_path / "out")]
+    given = command_line.parse("", ROOT / "configs" / "evaluation", flags)
     facts = provenance.folder(given.images, ["0.png", "1.png", "2.png"])
     assert (facts["num_files"], facts["num_classes"], facts["known_as"]) == (3, 0, None)
     path = save_small_checkpoint(tmp_path / "small.ckpt", image_size=32)
@@ -98,7 +98,7 @@ def test_a_folder_of_three_images(tmp_path):
     text = "3 images, not the 50,000 of the protocol"
     assert any(text in warning for warning in results["sanity"]["warnings"])
     assert text in (tmp_path / "out" / "report.html").read_text()
-    assert (tmp_path / "out" / "row.md").read_text().count("(3 images)") == 1
+    assert (tmp_path / "out" / "row.md").read_text().count("(per image, 3 images)") == 1
 
 
 def test_one_image_has_no_rfid(random_networks):
@@ -109,10 +109,11 @@ def test_one_image_has_no_rfid(random_networks):
         metric.compute()
 
 
-def test_errors_of_the_command_are_short():
+def test_errors_of_the_command_are_short(capsys):
     with pytest.raises(SystemExit) as stopped, command_line.short_errors():
         raise ValueError("no such thing; available: others")
-    assert str(stopped.value) == "error: no such thing; available: others"
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "error: no such thing; available: others\n"
     assert sys.exc_info() == (None, None, None)
     with pytest.raises(ZeroDivisionError), command_line.short_errors():
         raise ZeroDivisionError

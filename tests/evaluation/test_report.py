@@ -1,5 +1,6 @@
 """The whole evaluation through the library: results.json in its schema, the Markdown row, and the page."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -70,7 +71,9 @@ def test_markdown_row_has_the_fields_columns(written):
     cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
     assert len(cells) == header.count("|") - 1 == line.count("|") - 1
     assert cells[:6] == ["Coarse <tokenizer>", "2D", "8x8", "nothing", "512", "-"]
-    assert cells[6].endswith("(13 images)")
+    found = json.loads((written[0] / "results.json").read_text())["metrics"]
+    assert cells[6] == f"{found['psnr_batch4']:.2f} (batch of 4, 13 images)"
+    assert cells[7] == f"{100 * found['codebook_utilization']:.1f} % (13 images)"
     assert cells[8] == "model\\|1.ckpt"
 
 
@@ -83,6 +86,7 @@ def test_the_page_is_whole_and_self_contained(written):
     for group in ("Best", "Median", "Worst"):
         assert f"<h3>{group}</h3>" in page
     assert "psnr_<wbr>batch8" in page
+    assert "share of the codes that occur; of 13 images" in page
 
 
 def test_a_subset_is_named(tmp_path):
@@ -93,9 +97,28 @@ def test_a_subset_is_named(tmp_path):
     assert "psnr_image" not in found["metrics"]
     assert "psnr_batch4_8" in report.HEADER + str(found["metrics"])
     row = report.markdown_row(report.write_results(tmp_path / "r.json", found), "x")
-    assert "(8 images)" in row
+    assert "(batch of 4, 8 images)" in row
+    assert "% (8 images)" in row
     assert results.subset_suffix(5000) == "_5k"
-    assert evaluate(tmp_path, limit=NUMBER).results["subset"] is None
+    whole = evaluate(tmp_path, limit=NUMBER).results
+    assert whole["subset"] is None
+    assert not any("asked for" in text for text in whole["sanity"]["warnings"])
+
+
+def test_a_limit_above_the_number_of_images_is_said(tmp_path):
+    found = evaluate(tmp_path, limit=1000).results
+    assert found["num_images"] == NUMBER
+    assert "1,000 images were asked for, there are 13: all were evaluated" in found["sanity"]["warnings"]
+
+
+def test_a_row_of_the_protocols_number_of_images_says_only_which_psnr(tmp_path):
+    protocol = dataclasses.replace(PROTOCOL, num_images=NUMBER, psnr="psnr_image")
+    row = report.markdown_row(
+        report.write_results(tmp_path / "r.json", evaluate(tmp_path, protocol=protocol).results), "x"
+    )
+    assert "| x |" in row
+    assert " (per image) |" in row
+    assert " images" not in row
 
 
 def test_a_changed_protocol_and_a_failed_check_are_said(tmp_path):
@@ -108,7 +131,12 @@ def test_a_changed_protocol_and_a_failed_check_are_said(tmp_path):
     assert run.results["protocol"]["name"] == "custom"
     assert any("not the protocol paper: tf32 False -> True" in text for text in run.results["sanity"]["warnings"])
     report.write(tmp_path / "out", run, "negative")
-    assert "negative of the image" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "negative of the image" in page
+    assert '<p class="notice error">check failed</p>' in page
+    assert '<p class="notice error">custom protocol: paper with other tf32</p>' in page
+    row = (tmp_path / "out" / "row.md").read_text()
+    assert "| negative (check failed, custom protocol: paper with other tf32) |" in row
 
 
 def test_native_size_and_perfect_images(tmp_path):

@@ -46,19 +46,41 @@ def make_loader(dataset: Dataset[Sample], batch_size: int, num_workers: int = 0)
     )
 
 
-@contextlib.contextmanager
-def processes(device: str | None = None) -> Iterator[torch.device]:
-    """The device to run on; inside, under `torchrun`, this process is a rank of a process group.
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device to run on, which has been tried.
 
     Args:
         device: "cpu", "cuda" or "cuda:1"; by default a GPU if there is one, under `torchrun` the local rank's.
+
+    Raises:
+        ValueError: if there is no such device, or it cannot be used.
     """
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if chosen.type == "cuda" and "LOCAL_RANK" in os.environ:
+            chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
+        reason, number = str(error).partition("\n")[0], torch.cuda.device_count()
+        raise ValueError(
+            f"cannot run on {device or 'the GPU'}: {reason}; PyTorch sees {number} GPUs here: take cpu"
+            + (f", or cuda:0 to cuda:{number - 1}" if number else "")
+        ) from error
+    return chosen
+
+
+@contextlib.contextmanager
+def processes(device: str | torch.device | None = None) -> Iterator[torch.device]:
+    """The device to run on; inside, under `torchrun`, this process is a rank of a process group.
+
+    Args:
+        device: see `choose_device`.
+    """
+    chosen = choose_device(device)
     if "LOCAL_RANK" not in os.environ:
         yield chosen
         return
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     yield chosen

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from open_magvit2.evaluation import charts
+from open_magvit2.evaluation import beside, charts
 from open_magvit2.evaluation.gallery import AMPLIFICATION, Picture, data_address
 from open_magvit2.evaluation.page_style import STYLE
 
@@ -84,7 +84,8 @@ def _head(results: dict[str, Any], method: str) -> str:
         escape(Path(results["model"]["checkpoint_path"]).name)
         + f" ({escape(results['model']['weights_used'])} weights)",
     ]
-    return f"<header><h1>{escape(method)}</h1><p>{' &middot; '.join(facts)}</p></header>"
+    doubts = "".join(f'<p class="notice error">{escape(doubt)}</p>' for doubt in beside.doubts(results))
+    return f"<header><h1>{escape(method)}</h1><p>{' &middot; '.join(facts)}</p>{doubts}</header>"
 
 
 def _notices(results: dict[str, Any]) -> str:
@@ -100,14 +101,15 @@ def _cards(results: dict[str, Any]) -> str:
     """The figures the protocol quotes, and the honest PSNR beside them."""
     protocol, suffix = results["protocol"], f"_{results['subset']}" if results["subset"] else ""
     wanted = [protocol["rfid"], protocol["psnr"], "psnr_image", protocol["ssim"], "lpips_alex", "codebook_utilization"]
-    cards = []
+    cards, number = [], beside.images(results)
     for name in dict.fromkeys(n for n in wanted if n):
         value = results["metrics"].get(name + suffix)
         if name + suffix not in results["metrics"] and name not in results["metrics_absent"]:
             continue
+        meaning = escape(_MEANINGS.get(name, "")) + (f"; of {number}" if number else "")
         cards.append(
             f'<div class="card"><span>{_breakable(name + suffix)}</span><strong>{_number(name, value)}</strong>'
-            f"<small>{escape(_MEANINGS.get(name, ''))}</small></div>"
+            f"<small>{meaning}</small></div>"
         )
     return f'<section class="cards">{"".join(cards)}</section>'
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from open_magvit2.evaluation import gallery, page
+from open_magvit2.evaluation import beside, gallery, page
 from open_magvit2.evaluation.results import Run
 
 SCHEMA_VERSION = 1
@@ -88,7 +88,8 @@ HEADER = (
 def markdown_row(results: dict[str, Any], method: str, train_data: str = "-", token_type: str = "2D") -> str:
     """One row under `HEADER`, in the field's format, of the figures the protocol quotes.
 
-    Figures over anything but the protocol's number of images say so in the row.
+    Figures over anything but the protocol's number of images say so, the PSNR which one it is, and the method's name
+    is followed by a failed check and a changed protocol.
 
     Args:
         results: as `write_results` returns them.
@@ -99,23 +100,25 @@ def markdown_row(results: dict[str, Any], method: str, train_data: str = "-", to
     protocol, model = results["protocol"], results["model"]
     suffix = f"_{results['subset']}" if results["subset"] else ""
 
-    def figure(name: str | None, digits: int, factor: float = 1.0, unit: str = "") -> str:
+    def figure(name: str | None, form: str, kind: str | None = None) -> str:
         value = results["metrics"].get(f"{name}{suffix}") if name else None
-        return "-" if value is None else f"{value * factor:.{digits}f}{unit}"
+        return "-" if value is None else form.format(value) + in_brackets(kind, beside.images(results))
 
-    number = results["num_images"]
-    of = "" if number == protocol["num_images"] else f" ({number:,} images)"
-    rfid, psnr = figure(protocol["rfid"], 2), figure(protocol["psnr"], 2)
+    def in_brackets(*texts: str | None) -> str:
+        said = [text for text in texts if text]
+        return f" ({', '.join(said)})" if said else ""
+
+    rfid, psnr = protocol["rfid"], protocol["psnr"]
     tokens = results["tokens_per_image"]
     cells = [
-        method,
+        method + in_brackets(*beside.doubts(results)),
         token_type,
         "x".join(map(str, tokens)) if tokens else "varies",
         train_data,
         f"{model['codebook_size']:,}",
-        rfid if rfid == "-" else rfid + of,
-        psnr if psnr == "-" else psnr + of,
-        figure("codebook_utilization", 1, 100.0, " %"),
+        figure(rfid, "{:.2f}"),
+        figure(psnr, "{:.2f}", psnr and beside.psnr_kind(psnr)),
+        figure("codebook_utilization", "{:.1%}").replace("%", " %"),
         Path(model["checkpoint_path"]).name + trained_elsewhere(results),
     ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -74,6 +74,7 @@ def run(
         check, progress: see `reconstruction.evaluate`.
     """
     limit, batch_size = loading.limit, loading.batch_size
+    too_many = limit is not None and limit > len(dataset)
     if limit is not None and limit < len(dataset):
         dataset = EvenSubset(dataset, limit)
     else:
@@ -91,6 +92,8 @@ def run(
     found = evaluate(tokenizer, loader, chosen, device, protocol.tf32, progress, check)
     suffix = subset_suffix(limit) if limit else ""
     warnings = found.sanity.pop("warnings", []) + _warnings(protocol, dataset_facts, len(dataset), limit)
+    if too_many:
+        warnings.append(f"{loading.limit:,} images were asked for, there are {len(dataset):,}: all were evaluated")
     warnings += _model_warnings(model_facts, found.image_size, found.tokens_per_image)
     results = {
         "kind": "tokenizer-reconstruction",
