@@ -1,5 +1,6 @@
 """One command starts a run and continues it: --ckpt_path last, in the folder of the run, with its own configuration."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from open_magvit2.common import checkpoints
-from open_magvit2.training.cli import main
+from open_magvit2.training.cli import MISTAKE, main
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "image_tokenizer"
 
@@ -19,9 +20,12 @@ def _no_command_line(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
 
 
-def fit(folder: Path, max_steps: int, *flags: str) -> Path:
+VERSION = "--trainer.logger.init_args.version"
+
+
+def fit(folder: Path, max_steps: int, *flags: str, subcommand: str = "fit") -> Path:
     """`train.py fit --ckpt_path last` with the debug config; the folder of the run."""
-    words = ["fit", "--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "debug.yaml")]
+    words = [subcommand, "--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "debug.yaml")]
     words += ["--trainer.max_steps", str(max_steps), "--trainer.logger.init_args.save_dir", str(folder)]
     words += ["--trainer.log_every_n_steps", "1", "--trainer.enable_model_summary", "false"]
     return Path(main([*words, "--ckpt_path", "last", "--checkpoint.every_steps", "3", *flags]).trainer.log_dir)
@@ -75,3 +79,67 @@ def test_only_damaged_checkpoints_are_refused_shortly(tmp_path, capsys):
         fit(tmp_path, 1)
     assert refusal.value.code == 2
     assert "all 1 checkpoint(s) are damaged" in capsys.readouterr().err
+
+
+def refused(capsys, folder: Path, *flags: str, subcommand: str = "fit") -> str:
+    """What the command says before it ends by itself."""
+    with pytest.raises(SystemExit) as refusal:
+        fit(folder, 1, *flags, subcommand=subcommand)
+    assert refusal.value.code == MISTAKE
+    screen = capsys.readouterr().err
+    assert "Traceback" not in screen
+    return screen[screen.index("error: ") :]
+
+
+def test_last_never_continues_another_run_of_the_same_name(tmp_path, capsys, caplog):
+    mine = fit(tmp_path, 1)
+    other = fit(tmp_path, 1, VERSION, "1", "--seed_everything", "1")
+    for flags in ([], ["--seed_everything", "1"]):  # whichever of the two is asked for
+        said = refused(capsys, tmp_path, *flags)
+        for part in (str(mine), str(other), "not all of one run", "checkpoint.dirpath", "--ckpt_path FILE"):
+            assert part in said
+    assert fit(tmp_path, 1, VERSION, "0") == mine
+    assert f"continuing from {mine}" in caplog.text
+    # two folders of one and the same run: the newest goes on
+    shutil.rmtree(other)
+    shutil.copytree(mine, other, copy_function=shutil.copyfile)
+    assert fit(tmp_path, 1) == other
+    assert f"continuing from {other}" in caplog.text
+
+
+def test_what_changed_since_the_checkpoint_is_said_once(tmp_path, caplog):
+    def said() -> list[str]:
+        found = [record.getMessage() for record in caplog.records if "changed since" in record.getMessage()]
+        caplog.clear()
+        return found
+
+    run = fit(tmp_path, 1)
+    assert fit(tmp_path, 1) == run
+    assert said() == []
+    fit(tmp_path, 2, "--data.init_args.global_batch_size", "4", "--model.init_args.gradient_clip_norm", "1")
+    (message,) = said()
+    assert message.splitlines()[1:] == [
+        "  data.init_args.global_batch_size: 8 -> 4",
+        "  model.init_args.gradient_clip_norm: null -> 1.0",
+        "  trainer.max_steps: 1 -> 2",
+    ]
+
+
+def test_validation_of_a_checkpoint_that_is_not_there_is_refused(tmp_path, capsys):
+    for word in ("last", "best"):
+        said = refused(capsys, tmp_path, "--ckpt_path", word, subcommand="validate")
+        assert f"--ckpt_path {word}: no checkpoint in {tmp_path / 'debug'}" in said
+
+
+def test_best_is_the_best_file_of_the_run_and_other_words_are_refused(tmp_path, capsys, caplog):
+    for word in ("hpc", "registry", "registry:name:version:1"):
+        assert f"--ckpt_path {word} is not supported; expected last, best, or a file" in refused(
+            capsys, tmp_path, "--ckpt_path", word
+        )
+    assert "no checkpoint in" in refused(capsys, tmp_path, "--ckpt_path", "best")
+    best = fit(tmp_path, 4) / "checkpoints" / "best.ckpt"  # validates after 4 steps
+    assert fit(tmp_path, 5, "--ckpt_path", "best") == tmp_path / "debug" / "version_1"  # goes back: a folder of its own
+    fit(tmp_path, 5, "--ckpt_path", "best", subcommand="validate")
+    assert caplog.text.count(f"continuing from {best}") == 2
+    best.write_bytes(best.read_bytes()[:-1000])
+    assert "all 1 checkpoint(s) are damaged" in refused(capsys, tmp_path, VERSION, "0", "--ckpt_path", "best")

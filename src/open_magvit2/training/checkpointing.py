@@ -79,8 +79,7 @@ class TrainingCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._agreement = Agreement()
         self._last_time = time.monotonic()
-        self._watch.start()
-        if signal.SIGTERM in self._watch.signals:
+        if self._watch.start() and signal.SIGTERM in self._watch.signals:
             # Lightning's way of agreeing on a SIGTERM: before every step all ranks ask the first one's device and wait
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
 
@@ -181,12 +180,11 @@ class TrainingCheckpoint(Checkpoint):
     def _leave(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
             name = self._watch.received.name if self._watch.received else "a signal on another rank"
-            logger.warning(
-                "%s: stopping, saved at step %d in %s; --ckpt_path last continues it",
-                name,
-                self._saved_step,
-                self.dirpath,
-            )
+            if self._saved_step:
+                state = f"saved at step {self._saved_step} in {self.dirpath}; --ckpt_path last continues it"
+            else:  # in the validation that a continued run makes up for
+                state = "nothing is new since the checkpoint it began from; the same command continues it"
+            logger.warning("%s: stopping, %s", name, state)
         raise Preempted
 
 

@@ -5,18 +5,17 @@ import os
 import pickle
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
-from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from open_magvit2.common import environment
-from open_magvit2.training import atomic_checkpoints
+from open_magvit2.training import continuation
 from open_magvit2.training.averaging import ExponentialMovingAverage
 from open_magvit2.training.callbacks import ReconstructionImages, Throughput
 from open_magvit2.training.checkpointing import TrainingCheckpoint
@@ -28,7 +27,6 @@ from open_magvit2.training.skipped_images import SkippedImages, TooManySkippedEr
 
 logger = logging.getLogger(__name__)
 
-PROVENANCE_KEY = "provenance"  # of a checkpoint
 # exit codes, beside preemption.EXIT_CODE: refused before the first step; failed; ended because of its numbers or data
 MISTAKE, FAILURE, STOPPED = 2, 1, 3
 _TRACEBACK_VARIABLE = "OPEN_MAGVIT2_TRACEBACK"  # set: every error comes with its stack trace
@@ -60,7 +58,18 @@ class _SaveConfig(SaveConfigCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if trainer.is_global_zero:  # the rank that writes the file
-            checkpoint[PROVENANCE_KEY] = self._provenance
+            checkpoint[continuation.PROVENANCE_KEY] = self._provenance
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say what a continued training does differently; whether that was meant, only the user knows."""
+        before = checkpoint.get(continuation.PROVENANCE_KEY)
+        if before is None or trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
+            return
+        changed = continuation.changes(before["config"], self._provenance["config"])
+        if changed:
+            logger.warning("changed since the checkpoint was made:\n  %s", "\n  ".join(changed))
 
 
 class TrainingCLI(LightningCLI):
@@ -83,8 +92,10 @@ class TrainingCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses ends the program with that one message, not a stack trace."""
         try:
-            if self.subcommand is not None and self.config[self.subcommand].ckpt_path == "last":
-                _continue_last(self.config[self.subcommand])
+            if self.subcommand is not None:
+                config = self.config[self.subcommand]
+                described = self._parser(self.subcommand).dump(config, skip_none=False)
+                continuation.resolve(config, self.subcommand, described)
             super().instantiate_classes()
         except _MISTAKES as error:
             self._refuse(error)
@@ -195,43 +206,4 @@ def register_strategy(
         start_method="popen",
         timeout=timeout,
         ddp_comm_hook=bf16_compress_hook if gradient_compression == "bf16" else None,
-    )
-
-
-def _continue_last(config: Namespace) -> None:
-    """Replace `ckpt_path: last` by the newest whole checkpoint of earlier runs, whose folder the run goes on in.
-
-    They are looked for in checkpoint.dirpath, or in the folders of the logger's name; where there is none, training
-    begins, so that one command both starts and continues a run.
-    """
-    if config.checkpoint.dirpath is not None:
-        root, pattern = Path(config.checkpoint.dirpath), "*.ckpt"
-    else:
-        version = _logger_arguments(config).get("version")
-        root = _logger_root(config)
-        folder = "version_*" if version is None else version if isinstance(version, str) else f"version_{version}"
-        pattern = f"{folder}/**/*.ckpt"
-    found = atomic_checkpoints.newest_whole(root.glob(pattern))
-    config.ckpt_path = None if found is None else str(found)
-    if found is None:
-        logger.warning("no checkpoint in %s: training begins", root / pattern)
-        return
-    logger.warning("continuing from %s", found)
-    arguments = _logger_arguments(config)
-    if config.checkpoint.dirpath is None and "version" in arguments and arguments["version"] is None:
-        arguments["version"] = int(found.relative_to(root).parts[0].removeprefix("version_"))
-
-
-def _logger_arguments(config: Namespace) -> Namespace:
-    """The first logger's arguments; empty if the config leaves the logger to Lightning."""
-    described = config.trainer.logger
-    described = described[0] if isinstance(described, list) and described else described
-    return described.init_args if isinstance(described, Namespace) else Namespace()
-
-
-def _logger_root(config: Namespace) -> Path:
-    """The folder that holds a folder for each of the logger's runs, as TensorBoard's and the CSV logger lay them."""
-    arguments = _logger_arguments(config)
-    return Path(arguments.get("save_dir") or config.trainer.default_root_dir or ".") / str(
-        arguments.get("name", "lightning_logs") or ""
     )

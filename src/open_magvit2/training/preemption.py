@@ -38,12 +38,14 @@ class SignalWatch:
         self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
-    def start(self) -> None:
-        """Take the signals over, from Lightning as well; only the main thread of a program can do that."""
+    def start(self) -> bool:
+        """Take the signals over, from Lightning as well; False outside the main thread, which alone can do that."""
         try:
             self._previous = {number: signal.signal(number, self._note) for number in self.signals}
         except ValueError:
             logger.warning("training does not run in the main thread: %s will not save it", self.signals)
+            return False
+        return True
 
     def stop(self) -> None:
         """Give the signals back to whoever had them."""
