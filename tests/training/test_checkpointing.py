@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import threading
 
 import pytest
 from interruptions import Crash, CrashAt, Record, content, fit
@@ -108,6 +109,27 @@ def test_a_signal_saves_leaves_with_its_code_and_the_run_goes_on(tmp_path, caplo
     last = [content(tmp_path / name / "last.ckpt") for name in ("undisturbed", "disturbed")]
     assert checkpoints.differences(*last) == []
     assert records[0].scalars == records[1].scalars
+
+
+def test_a_signal_in_a_validation_that_is_made_up_for_claims_no_save(tmp_path, caplog):
+    for continued in (False, True):
+        stop = SignalIn("on_validation_batch_start", 3, signal.SIGUSR1)
+        caplog.clear()
+        with pytest.raises(SystemExit):
+            fit(tmp_path, Record(), stop, continued=continued, saving={"every_steps": 100})
+    assert "SIGUSR1: stopping, nothing is new since the checkpoint it began from" in caplog.text
+    assert step_of(tmp_path / "last.ckpt") == 3
+
+
+def test_outside_the_main_thread_lightning_keeps_agreeing_on_signals(tmp_path, caplog):
+    runs = []
+    thread = threading.Thread(target=lambda: runs.append(fit(tmp_path, Record(), max_steps=1)))
+    thread.start()
+    thread.join()
+    assert "does not run in the main thread" in caplog.text
+    runs.append(fit(tmp_path, Record(), max_steps=1))
+    replaced = ["_broadcast_sigterm_tensor" in vars(run.fit_loop.epoch_loop) for run in runs]
+    assert replaced == [False, True]
 
 
 def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
