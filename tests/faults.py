@@ -8,17 +8,19 @@ from typing import Literal
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+Kind = Literal["raise", "exit", "kill", "signal", "hang", "hang in validation"]
+
 
 class Fault(Callback):
     """At a step, one rank fails.
 
     Args:
         rank: which.
-        kind: "raise" an error, "exit" without cleaning up, "kill" itself, or "hang".
+        kind: "raise" an error, "exit" without cleaning up, "kill" itself, get a "signal" to stop, or "hang".
         at_step: training steps done before.
     """
 
-    def __init__(self, rank: int, kind: Literal["raise", "exit", "kill", "hang"], at_step: int = 2) -> None:
+    def __init__(self, rank: int, kind: Kind, at_step: int = 2) -> None:
         self.rank, self.kind, self.at_step = rank, kind, at_step
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx) -> None:
@@ -30,4 +32,11 @@ class Fault(Callback):
             os._exit(7)
         if self.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(3600)
+        if self.kind == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if self.kind == "hang":
+            time.sleep(3600)
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx) -> None:
+        if trainer.global_rank == self.rank and self.kind == "hang in validation":
+            time.sleep(3600)

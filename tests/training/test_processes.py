@@ -8,6 +8,7 @@ import pytest
 import torch
 from commands import ROOT, run
 
+from open_magvit2.training.preemption import EXIT_CODE
 from open_magvit2.training.processes import EndTogether, lost_another_process
 
 CONFIGS = ROOT / "configs" / "image_tokenizer"
@@ -37,25 +38,40 @@ def test_an_error_in_one_process_ends_both_and_is_shown(tmp_path):
     assert "failed with exit code 1" in result.stderr
 
 
+def test_a_signal_to_all_is_no_failure(tmp_path):
+    result = train_with_fault(tmp_path, 0, "signal")
+    assert result.returncode == EXIT_CODE
+    assert "failed with exit code" not in result.stderr
+    assert "--ckpt_path last continues it" in result.stderr
+
+
 def test_when_the_first_process_is_killed_the_others_end(tmp_path):
     result = train_with_fault(tmp_path, 0, "kill")
     assert result.returncode == -9
     assert "of this training" in result.stderr or "another process is gone" in result.stderr
 
 
-@pytest.mark.slow
+LATE = "did not answer within processes.timeout_minutes"
+
+
 @pytest.mark.parametrize(
     ("rank", "kind", "shown"),
     [
-        (0, "raise", "a fault in rank 0"),
-        (1, "exit", "failed with exit code 7"),
-        (1, "kill", "was killed (SIGKILL"),
-        (0, "hang", "did not answer within processes.timeout_minutes"),
-        (1, "hang", "did not answer within processes.timeout_minutes"),
+        (1, "hang", LATE),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (0, "raise", "a fault in rank 0"),
+                (1, "exit", "failed with exit code 7"),
+                (1, "kill", "was killed (SIGKILL"),
+                (0, "hang", LATE),
+                (1, "hang in validation", LATE),
+            )
+        ),
     ],
 )
 def test_every_other_end_of_a_process(tmp_path, rank, kind, shown):
-    flags = ["--processes.timeout_minutes", "1", "--processes.grace_seconds", "3"]
+    flags = ["--processes.timeout_minutes", "0.5", "--processes.grace_seconds", "3"]
     result = train_with_fault(tmp_path, rank, kind, *flags)
     assert result.returncode != 0
     assert shown in result.stderr

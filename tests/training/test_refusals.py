@@ -27,6 +27,7 @@ def refused(monkeypatch, capsys, *flags: object) -> str:
     assert "Traceback" not in screen
     said = screen[screen.index("error: ") :]
     assert len(said.splitlines()) <= 20
+    assert max(map(len, said.splitlines())) < 400  # nobody reads a whole configuration on one line
     return said
 
 
@@ -39,6 +40,8 @@ def refused(monkeypatch, capsys, *flags: object) -> str:
         ([TOKENIZER + "channels", "12"], ["8 normalization groups do not divide 12", "multiple of 8"]),
         ([TOKENIZER + "quantizer.init_args.num_bits", "0"], ["num_bits must be 1 to 36", "got 0"]),
         ([TOKENIZER + "quantizer.init_args.codebook_size", "1000"], ["codebook_size"]),
+        ([DATA + "train.init_args.num_images", "0"], ["num_images >= 1", "got num_images=0"]),
+        ([TOKENIZER + "norm_groups", "3"], ["3 normalization groups do not divide 8"]),
         (["--health.spike_factor", "0.5"], ["health.spike_factor must be larger than 1", "got 0.5"]),
         (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
         (

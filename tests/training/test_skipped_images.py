@@ -107,6 +107,7 @@ def test_too_many_end_the_training_with_the_way_out(folder, tmp_path):
     with pytest.raises(TooManySkippedError) as caught:
         trainer(tmp_path).fit(OneNumber(), datamodule=data(folder, max_skipped_share=0.03))
     message = str(caught.value)
+    assert torch.load(next(tmp_path.rglob("stopped-at-*.ckpt")), weights_only=True)["global_step"] > 0
     for words in ("2 of 48 training images", "max_skipped_share 0.03", "check_dataset.py", "exclude", FILE_NAME):
         assert words in message, words
     assert len(listed(tmp_path)) == 2

@@ -77,7 +77,7 @@ class TrainingCheckpoint(Checkpoint):
             atomic_checkpoints.remove_partial_files(Path(self.dirpath))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._agreement = Agreement()
+        self._agreement = Agreement(getattr(trainer.strategy, "_timeout", None))  # DDP's: processes.timeout_minutes
         self._last_time = time.monotonic()
         if self._watch.start() and signal.SIGTERM in self._watch.signals:
             # Lightning's way of agreeing on a SIGTERM: before every step all ranks ask the first one's device and wait

@@ -38,9 +38,7 @@ class _Parser(LightningArgumentParser):
     """Says what is wrong with a value in a few lines, not in pages of usage and configuration."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        noise = ("Does not validate against any", "Subtypes:", "Errors:", "<class 'NoneType'>", "Given value")
-        lines = [line for line in message.splitlines() if not any(words in line for words in noise)]
-        self.exit(MISTAKE, "error: " + "\n".join(lines).strip() + "\nAll options: scripts/train.py fit --help\n")
+        self.exit(MISTAKE, f"error: {_essential(message)}\nAll options: scripts/train.py fit --help\n")
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -182,7 +180,15 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
 
 def message(error: BaseException) -> str:
     """What an error says, without the stack trace that a loading process puts before it."""
-    return str(error).rpartition(f"\n{type(error).__name__}: ")[2].strip() or type(error).__name__
+    said = str(error).rpartition(f"\n{type(error).__name__}: ")[2]
+    return _essential(said) or type(error).__name__
+
+
+def _essential(message: str) -> str:
+    """A message without what jsonargparse adds: the types that a value could have had, the whole configuration."""
+    noise = ("Does not validate against any", "Subtypes:", "Errors:", "<class 'NoneType'>", "Given value")
+    lines = [line for line in message.splitlines() if not any(words in line for words in noise)]
+    return "\n".join(lines).strip().removeprefix("- ")
 
 
 def register_strategy(

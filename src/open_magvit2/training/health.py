@@ -10,12 +10,13 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+
+from open_magvit2.training.stopping import save_before_stopping
 
 logger = logging.getLogger(__name__)
 
@@ -195,10 +196,7 @@ class TrainingHealth(Callback):
 
     def _stop(self, trainer: pl.Trainer, message: str) -> NoReturn:
         """Save the state on all ranks, then end the program."""
-        checkpoint = trainer.checkpoint_callback
-        folder = Path((checkpoint and checkpoint.dirpath) or trainer.default_root_dir)
-        path = folder / f"stopped-at-{trainer.global_step}.ckpt"
-        trainer.save_checkpoint(path)
+        path = save_before_stopping(trainer)
         raise TrainingStopped(
             f"training stopped at step {trainer.global_step}: {message}.\n"
             f"The state is saved in {path}; --ckpt_path {path} continues from it."

@@ -3,6 +3,7 @@
 import logging
 import signal
 from collections.abc import Sequence
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -61,10 +62,13 @@ class Agreement:
     """The largest of a number over all ranks, by messages between the hosts: nothing waits for a device.
 
     To be built, and asked, by all ranks alike.
+
+    Args:
+        timeout: longest wait for the other ranks; PyTorch's own if None.
     """
 
-    def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo") if distributed.is_distributed() else None
+    def __init__(self, timeout: timedelta | None = None) -> None:
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if distributed.is_distributed() else None
 
     def largest(self, number: int) -> int:
         """A collective call under DDP; the number itself on a single process."""

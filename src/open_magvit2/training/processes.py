@@ -17,6 +17,8 @@ from typing import Any, Literal, get_args
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from open_magvit2.training.preemption import EXIT_CODE
+
 logger = logging.getLogger(__name__)
 
 _STARTER_VARIABLE = "OPEN_MAGVIT2_STARTED_BY"  # the first process's id, for those that it starts
@@ -85,10 +87,10 @@ class EndTogether(Callback):
             time.sleep(_POLL_SECONDS)
 
     def _name_failed(self) -> bool:
-        """Whether a process has failed; the first call after it says which and how, later ones say nothing."""
+        """Whether a process has failed, not just left after a signal; the first call after it says which and how."""
         with self._naming:
             for rank, process in self._started.items():
-                if process.poll() and not self.has_named:
+                if process.poll() not in (None, 0, EXIT_CODE) and not self.has_named:
                     self.has_named = True
                     ending = _ending(process.returncode)
                     logger.error("local rank %d (process %d) %s; the training ends", rank, process.pid, ending)

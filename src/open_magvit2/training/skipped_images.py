@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from open_magvit2.common import distributed
+from open_magvit2.training.stopping import save_before_stopping
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,9 @@ class SkippedImages(Callback):
     """Lets a data module replace unreadable training images, and answers for each of them.
 
     At the trainer's log steps it logs data/skipped, the number of different files skipped so far over all ranks and
-    epochs; adds those that are new to skipped_images.txt in the run's folder, a line each: path, tab, cause; and raises
-    `TooManySkippedError` on all ranks once they are more than the data module's `max_skipped_share` of its images.
+    epochs; adds those that are new to skipped_images.txt in the run's folder, a line each: path, tab, cause; and saves
+    the state and raises `TooManySkippedError` on all ranks once they are more than the data module's
+    `max_skipped_share` of its images.
     """
 
     def __init__(self) -> None:
@@ -64,13 +66,13 @@ class SkippedImages(Callback):
             self._compare_ranks()
             for run_logger in trainer.loggers:
                 run_logger.log_metrics({"data/skipped": len(self._causes)}, step=trainer.global_step)
-            self._check_share()
+            self._check_share(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A run may end between two log steps."""
         if self._active:
             self._compare_ranks()
-            self._check_share()
+            self._check_share(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """A collective call, as saving a checkpoint is: what other ranks met belongs into rank 0's file."""
@@ -98,14 +100,16 @@ class SkippedImages(Callback):
         number = len(self._causes)
         return f"{number} of {self._num_images} training images so far ({number / self._num_images:.2%})"
 
-    def _check_share(self) -> None:
+    def _check_share(self, trainer: pl.Trainer) -> None:
         if len(self._causes) > self._max_share * self._num_images:
+            saved = save_before_stopping(trainer)
             path, cause = next(iter(self._causes.items()))
             raise TooManySkippedError(
                 f"too many training images cannot be read: {self._so_far()}, more than max_skipped_share "
                 f"{self._max_share:g} allows. The first is {path} ({cause}), all are in {self._path}. "
                 "Replace the files, or leave them out with `exclude` (scripts/check_dataset.py finds all of them and "
-                "writes the list), or raise data.init_args.max_skipped_share"
+                "writes the list), or raise data.init_args.max_skipped_share; --ckpt_path "
+                f"{saved} continues from here"
             )
 
     def _write(self, causes: dict[str, str], mode: str) -> None:
