@@ -14,6 +14,7 @@ from open_magvit2.common.distributed import rank
 from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.image_folder import ImageFolder
 from open_magvit2.data.transforms import ValidationTransform
+from open_magvit2.evaluation.command_line import short_errors
 from open_magvit2.evaluation.loading import processes
 from open_magvit2.tokens.reading import TokenShards, detokenize
 from open_magvit2.tokens.writing import make_index, tokenize
@@ -38,7 +39,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.images and not given.image_size:
         parser.error("--images needs --image-size")
-    with processes(given.device) as device:
+    with short_errors(), processes(given.device) as device:
         tokenizer = load_tokenizer(given.checkpoint, given.weights, device)
         if given.tokens:
             shards = TokenShards(given.tokens)
