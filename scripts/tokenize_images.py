@@ -52,7 +52,7 @@ def main() -> None:
             dataset, loading = TransformedDataset(images, ValidationTransform(given.image_size)), given.num_workers
             done = tokenize(tokenizer, dataset, paths, index, given.output, device, given.batch_size, loading)
         if rank() == 0:
-            print(f"{given.output}: {done} images now, {'the others were there' if done else 'all were there'}")
+            print(f"{given.output}: {done} images now, those of an earlier run were kept")
 
 
 if __name__ == "__main__":

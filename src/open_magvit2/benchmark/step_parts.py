@@ -1,6 +1,6 @@
 """The parts of a training step, each alone with its forward and backward pass, of ours and of the baseline."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,10 +29,6 @@ def ours(steps: OurTraining, pixels: Tensor) -> Parts:
         logits = discriminator(reconstruction.detach()).mean() + discriminator(image).mean()
         torch.autograd.grad(logits, list(discriminator.parameters()))
 
-    def optimize() -> None:
-        for optimizer in steps.optimizers:
-            optimizer.step()
-
     return {
         "encoder": _forward_backward(tokenizer.encode, image, list(tokenizer.encoder.parameters())),
         "quantizer": lambda: _quantize(tokenizer.quantizer, latent),
@@ -41,7 +37,7 @@ def ours(steps: OurTraining, pixels: Tensor) -> Parts:
             training.generator_objective.perceptual(reconstruction, image).mean(), reconstruction
         ),
         "discriminator": discriminate,
-        "optimizers": optimize,
+        "optimizers": lambda: _optimize(steps.optimizers),
         "averaging": steps.update_averages,
     }
 
@@ -69,17 +65,13 @@ def plain(steps: PlainTraining, pixels: Tensor) -> Parts:
         logits = discriminator(reconstruction.detach()).mean() + discriminator(image).mean()
         torch.autograd.grad(logits, list(discriminator.parameters()))
 
-    def optimize() -> None:
-        for optimizer in steps.optimizers:
-            optimizer.step()
-
     return {
         "encoder": _forward_backward(encode, image, list(tokenizer.encoder.parameters())),
         "quantizer": lambda: _quantize(steps.quantizer, latent),
         "decoder": _forward_backward(decode, codes, [codes, *tokenizer.decoder.parameters()]),
         "LPIPS": lpips_twice,
         "discriminator": discriminate,
-        "optimizers": optimize,
+        "optimizers": lambda: _optimize(steps.optimizers),
         "averaging": steps.update_averages,
     }
 
@@ -102,3 +94,8 @@ def _forward_backward(network: Callable[[Tensor], Tensor], batch: Tensor, inputs
 def _quantize(quantizer: Any, latent: Tensor) -> None:
     codes, _, losses = quantizer(latent)
     torch.autograd.grad(codes.mean() + sum(losses.values()), latent)
+
+
+def _optimize(optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    for optimizer in optimizers:
+        optimizer.step()
