@@ -67,6 +67,19 @@ def test_convolutions_run_once_more_only_where_blocks_are_recomputed():
         assert calls == again, level
 
 
+def test_the_decoders_last_activation_is_computed_again_at_every_level():
+    decoder = tokenizer(adaptive=False).decoder
+    calls = []
+    decoder.norm_out.register_forward_hook(lambda *_: calls.append("norm_out"))
+    decoder.conv_out.register_forward_hook(lambda *_: calls.append("conv_out"))
+    for level in ("none", "activations", "blocks"):
+        set_recomputation(decoder, level)
+        output = decoder(torch.randn(1, 6, 4, 4))
+        calls.clear()
+        output.sum().backward()
+        assert calls == ["norm_out"], level
+
+
 def test_each_level_keeps_less():
     model = tokenizer(adaptive=False)
     image = torch.rand(2, 3, 128, 128) * 2 - 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.layers.convolution import Convolution, convolution_2d
@@ -86,4 +87,6 @@ class Decoder(Recomputing):
         features = self.middle(self.conv_in(codes))
         for level in reversed(self.levels):
             features = level(features, codes)
-        return self.norm_silu_convolution(self.norm_out, self.conv_out, features)
+        # Always computed again: the losses' networks come on top of the decoder's activations, so that memory is
+        # fullest just before these, the largest of all, are needed; and one of some fifty costs next to nothing.
+        return recomputed(lambda features: self.conv_out(F.silu(self.norm_out(features))), features)

@@ -47,8 +47,9 @@ def set_recomputation(module: nn.Module, level: Recomputation) -> None:
 
     Args:
         module: a network with `Recomputing` blocks.
-        level: "none"; "activations": normalizations with their SiLU, cheap and the largest part of the memory;
-            "blocks": whole residual blocks as well, half of whose convolutions run once more.
+        level: "none" (but for the decoder's last activation); "activations": normalizations with their SiLU, cheap and
+            the largest part of the memory; "blocks": whole residual blocks as well, half of whose convolutions run
+            once more.
 
     Raises:
         ValueError: for another level.
