@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
@@ -18,6 +19,14 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "image_tokenizer"
 def _no_command_line(monkeypatch):
     """The command line under test is the one given, not pytest's."""
     monkeypatch.setattr("sys.argv", ["train.py"])
+
+
+@pytest.fixture(autouse=True)
+def _own_precision():
+    """A training allows TF32 in its process: not in that of the tests that follow."""
+    precision = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(precision)
 
 
 VERSION = "--trainer.logger.init_args.version"
@@ -40,6 +49,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_last_continues_the_run_in_its_folder_from_the_newest_whole_file(tmp_path, caplog):
     run = fit(tmp_path / "run", 5)
     assert "training begins" in caplog.text
+    assert torch.get_float32_matmul_precision() == "high"
     newest = run / "checkpoints" / "step_000000005.ckpt"
     newest.write_bytes(newest.read_bytes()[:-1000])  # last.ckpt is the same file
     assert fit(tmp_path / "run", 7) == run

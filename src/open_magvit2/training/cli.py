@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.trainer.states import TrainerFn
@@ -105,6 +106,10 @@ class TrainingCLI(LightningCLI):
             config.weights_only = True
         processes = config.processes
         register_strategy(timedelta(minutes=processes.timeout_minutes), processes.gradient_compression)
+
+    def before_fit(self) -> None:
+        """Let matrix products use TF32, as cuDNN's convolutions do by themselves; entropies and metrics do not."""
+        torch.set_float32_matmul_precision("high")
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; what is refused before the first training step ends the program with that one message as well."""
