@@ -73,7 +73,10 @@ def test_cuda_without_a_gpu_is_refused_first(parse, tmp_path, capsys):
 
 def test_the_protocol_is_read_with_the_flags(tmp_path, capsys):
     assert parse(tmp_path, "--set", "tf32=true").chosen.name == "custom"
+    changes = parse(tmp_path, "--set", "tf32=true", "--precision", "bf16").chosen.changes
+    assert changes == {"name": ["paper", "custom"], "tf32": [False, True], "precision": ["fp32", "bf16"]}
     for flags, words in (
+        (["--precision", "fp16"], "precision: expected one of fp32, bf16, got 'fp16'"),
         (["--set", "num_images=abc"], "expected a whole number above 0, got 'abc'"),
         (["--metrics", "psnr,psnr"], "given more than once: psnr"),
         (["--protocol", "papers"], "beside it: llamagen"),

@@ -74,7 +74,11 @@ def test_two_processes_and_any_batch_size_give_the_same(checkpoint, folder, tmp_
 def test_own_sizes_a_file_list_and_a_subset(checkpoint, folder, tmp_path):
     (tmp_path / "list.txt").write_text("b/6.png\na/0.png\na/1.png\n")
     flags = ["--images", folder, "--file-list", tmp_path / "list.txt", "--check", "off", "--limit", "2"]
-    found = evaluate(checkpoint, tmp_path / "out", *flags, "--protocol", "native")
+    found = evaluate(checkpoint, tmp_path / "out", *flags, "--protocol", "native", "--precision", "bf16")
+    assert found["protocol"]["changes"] == {
+        **{"name": ["native", "custom"], "weights": ["averaged", "raw"], "precision": ["fp32", "bf16"]}
+    }
+    assert found["runtime"]["precision"] == "bfloat16 autocast"
     assert found["num_images"] == 2
     assert "psnr_image_2" in found["metrics"]
     assert found["dataset"]["num_files"] == 3

@@ -17,7 +17,6 @@ from open_magvit2.evaluation import originals, protocol, provenance, results, to
 from open_magvit2.evaluation.loading import EvenSubset, PaddedTokenizer
 from open_magvit2.evaluation.loading import make_loader as sharded_loader
 from open_magvit2.evaluation.metrics import available
-from open_magvit2.evaluation.precision import float32
 from open_magvit2.protocols import Tokenizer
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "evaluation"
@@ -38,9 +37,13 @@ def test_every_protocol_is_whole(path):
 def test_a_change_renames_the_protocol():
     paper = protocol.load("paper", FOLDER)
     assert paper.changed(resize="bilinear") is paper
-    custom = paper.configured(["resize=bicubic", "tf32=true"], metrics="psnr")
+    custom = paper.configured(["resize=bicubic", "precision=bf16"], metrics="psnr")
     assert custom.name == "custom"
-    assert custom.changes == {"name": ["paper", "custom"], "resize": ["bilinear", "bicubic"], "tf32": [False, True]}
+    assert custom.changes == {
+        "name": ["paper", "custom"],
+        "resize": ["bilinear", "bicubic"],
+        "precision": ["fp32", "bf16"],
+    }
     assert paper.configured([], metrics="psnr,ssim").name == "paper"
     with pytest.raises(ValueError, match=r"no field sise; its fields: .*resize"):
         paper.configured(["sise=3"])
@@ -79,7 +82,10 @@ def test_a_file_elsewhere_is_the_named_protocol_or_says_how_it_differs(tmp_path)
     [
         ("", "expected the fields of a protocol, got None"),
         ("[paper", "not YAML"),
-        ("name: ours\nmetrics: [psnr]\n", "no value for resize, weights, rfid, psnr, ssim, tf32, num_images, version"),
+        (
+            "name: ours\nmetrics: [psnr]\n",
+            "no value for resize, weights, .*tf32, precision, num_images, version",
+        ),
         ("WHOLE\nname: custom\n", "a name other than custom"),
         ("WHOLE\nmetrics: [psnr, ssim]\n", "rfid: rfid is yielded by none of the metrics psnr, ssim"),
     ],
@@ -96,6 +102,7 @@ def test_a_file_that_is_no_whole_protocol_is_refused_by_its_path(tmp_path, text,
         (["num_images=abc"], None, "num_images: expected a whole number above 0, got 'abc'"),
         (["num_images=true"], None, "expected a whole number above 0, got True"),
         (["tf32=yep"], None, "tf32: expected true or false, got 'yep'"),
+        (["precision=fp16"], None, "precision: expected one of fp32, bf16, got 'fp16'"),
         (["tf32"], None, "expected FIELD=VALUE, got 'tf32'"),
         (["tf32=[a"], None, "not YAML"),
         (["name=foo"], None, "name=foo: a name cannot be set"),
@@ -216,20 +223,6 @@ def test_a_set_that_was_cropped_before_is_said(tmp_path):
     assert any("all of 9 images looked at have one size" in text for text in warnings(facts))
     Image.new("RGB", (30, 50)).save(tmp_path / "0.png")
     assert not any("one size" in text for text in warnings(provenance.folder(tmp_path, names)))
-
-
-def test_settings_come_back_after_an_evaluation():
-    torch.backends.cudnn.benchmark = True
-    try:
-        with float32("cpu"):
-            assert torch.backends.cudnn.deterministic
-            assert not torch.backends.cudnn.benchmark
-            assert not torch.backends.cudnn.allow_tf32
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.backends.cudnn.benchmark
-        assert not torch.backends.cudnn.deterministic
-    finally:
-        torch.backends.cudnn.benchmark = False
 
 
 def test_tokenizer_families_are_found_by_module_name(tmp_path):

@@ -111,6 +111,12 @@ def test_earlier_results_serve_where_file_and_images_are_not_here(place):
     (place / "checkpoints" / "small.ckpt").unlink()
     reused = compare(place)[0]
     assert reused == {**first, "state": "reused"}
+    path = place / "out" / first["results"]
+    results = json.loads(path.read_text())
+    del results["protocol"]["precision"]  # as results were before there was a choice
+    path.write_text(json.dumps(results))
+    assert compare(place)[0] == reused
+    assert compare(place, changes=["precision=bf16"])[0]["state"] == "published"
     other = {**reused, "measured": {**reused["measured"], "fingerprint": "another"}}
     assert "different images" in table_page.markdown([reused, other])
     assert "different images" not in table_page.markdown([reused, {**other, "image_size": 64}])

@@ -35,6 +35,13 @@ def test_adaptive_group_norm_follows_its_formula():
     assert torch.allclose(norm(features, codes), expected, atol=1e-5)
 
 
+def test_adaptive_group_norm_is_the_same_for_codes_in_half_precision():
+    norm = AdaptiveGroupNorm(8, 5, num_groups=4)
+    features, codes = torch.randn(2, 8, 6, 6), torch.randn(2, 5, 3, 3).sign()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(norm(features, codes.bfloat16()), norm(features, codes))
+
+
 @pytest.mark.parametrize("out_channels", [8, 16])
 def test_residual_block_is_the_identity_path_plus_the_residual(out_channels):
     block = ResidualBlock(8, out_channels, norm_groups=4)

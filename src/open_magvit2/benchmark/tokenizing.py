@@ -9,6 +9,7 @@ from open_magvit2.benchmark import models
 from open_magvit2.benchmark.settings import Row, Settings, not_measured
 from open_magvit2.benchmark.timing import clock_name, interleaved
 from open_magvit2.common.images import to_float, to_uint8
+from open_magvit2.common.precision import without_bfloat16_units
 from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.image_folder import ImageFolder
 from open_magvit2.data.transforms import ValidationTransform
@@ -20,8 +21,8 @@ TITLE = "Tokenize and detokenize"
 
 _FULL_BATCHES, _SMALL_BATCHES = (1, 8, 32, 128), (1,)
 _PRECISIONS = ("fp32", "bf16")
-_FULL_PHOTOS, _SMALL_PHOTOS = 1000, 16  # few on a CPU, most of which are slow in bfloat16
-_SLOW = not_measured("a CPU without bfloat16 units takes 100 times longer")
+_FULL_PHOTOS, _SMALL_PHOTOS = 1000, 16  # few on a CPU, which may be slow in bfloat16
+_SLOW = not_measured("no bfloat16 units here: it takes many times longer")
 _PHOTO_SIZE, _PHOTO_BATCH = 128, 8
 
 
@@ -52,10 +53,11 @@ def _speed(case: models.Case, batch: int, settings: Settings) -> list[Row]:
             tokenizer.detokenize(indices)
 
     works = {"tokenize": tokenize, "detokenize": detokenize}
+    precisions = ("fp32",) if without_bfloat16_units(settings.device) else _PRECISIONS
     functions = {
         (work, precision): lambda function=function, precision=precision: function(precision)
         for work, function in works.items()
-        for precision in (_PRECISIONS if settings.device.type == "cuda" else ("fp32",))
+        for precision in precisions
     }
     times = interleaved(functions, settings.device, settings.repeats)
     unit = clock_name(settings.device)

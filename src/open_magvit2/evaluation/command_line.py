@@ -68,6 +68,7 @@ def parse(description: str, protocols: Path, arguments: list[str] | None = None)
     add("--tokenizer", default="open_magvit2", choices=tokenizers.available(), help="family of the checkpoint")
     add("--protocol", default="paper", help="a name in configs/evaluation, or a YAML file (default: paper)")
     add("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="change the protocol, e.g. weights=raw tf32=true")
+    add("--precision", metavar="{fp32,bf16}", help="of the tokenizer alone: bf16 is --set precision=bf16")
     add("--metrics", help="comma-separated; default: the protocol's")
     source.add_argument("--images", help="folder of images, or of class folders")
     source.add_argument("--built-in", type=int, metavar="N", help="N held-out built-in images instead")
@@ -91,14 +92,15 @@ def parse(description: str, protocols: Path, arguments: list[str] | None = None)
     given = parser.parse_args(arguments)
     if given.checkpoint and not given.images and given.built_in is None:
         parser.error("one of the arguments --images --built-in is required with --checkpoint")
+    changes = given.set + ([] if given.precision is None else [f"precision={given.precision}"])
     given.check = given.check or ("record" if given.images is None else "stop")
     with short_errors(2):
         given.device = choose_device(given.device)
         check_folder(given.output)
         if given.table:
-            given.rows = table_rows.load(given.table, protocols, given.set, given.metrics, given.image_size)
+            given.rows = table_rows.load(given.table, protocols, changes, given.metrics, given.image_size)
         else:
-            given.chosen = protocol.load(given.protocol, protocols).configured(given.set, given.metrics)
+            given.chosen = protocol.load(given.protocol, protocols).configured(changes, given.metrics)
     return given
 
 

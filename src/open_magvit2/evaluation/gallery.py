@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from open_magvit2.common.images import to_float, to_uint8
-from open_magvit2.evaluation.precision import float32
+from open_magvit2.common.precision import float32
 from open_magvit2.protocols import Sample, Tokenizer
 
 # How many times a difference is enlarged, so that it can be seen.

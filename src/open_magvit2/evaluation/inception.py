@@ -15,7 +15,7 @@ from torch import Tensor
 
 from open_magvit2.common import weights
 from open_magvit2.common.images import to_uint8
-from open_magvit2.evaluation.precision import float32
+from open_magvit2.common.precision import float32
 
 Preprocessing = Literal["paper", "u8", "tf"]
 NUM_FEATURES = 2048

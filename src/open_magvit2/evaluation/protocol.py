@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
+from open_magvit2.common.precision import Precision
 from open_magvit2.evaluation import metrics as metric_modules
 from open_magvit2.evaluation.originals import RESIZERS
 
@@ -15,6 +16,7 @@ _FIGURES = {
     "psnr": ("psnr_image", "psnr_image_trunc", "psnr_batch4", "psnr_batch8", "psnr_global"),
     "ssim": ("ssim_image", "ssim_paper"),
 }
+_CHOICES = {"resize": ("none", *RESIZERS), "weights": ("averaged", "raw"), "precision": get_args(Precision)}
 _QUOTED = ("rfid", "psnr", "ssim")  # fields that name a figure
 
 
@@ -30,6 +32,7 @@ class Protocol:
         metrics: modules of `evaluation.metrics`.
         rfid, psnr, ssim: which figures the protocol's authors quote under these names; None: not given by them.
         tf32: allow TF32 in the tokenizer; metric networks never use it.
+        precision: of the tokenizer's networks: "fp32", or "bf16" autocast; metrics and pixels are always in float32.
         num_images: how many images the protocol asks for.
         version: of the definition; a figure belongs to one version.
         changes: changed field -> [protocol's value, value used].
@@ -43,6 +46,7 @@ class Protocol:
     psnr: str | None = "psnr_image"
     ssim: str | None = "ssim_image"
     tf32: bool = False
+    precision: Precision = "fp32"
     num_images: int = 50_000
     version: int = 1
     changes: dict[str, list[Any]] = field(default_factory=dict)
@@ -176,7 +180,7 @@ def _problem(name: str, value: Any) -> str | None:
         return None if isinstance(value, bool) else "true or false"
     if name in ("num_images", "version"):
         return None if type(value) is int and value > 0 else "a whole number above 0"
-    choices = {"resize": ("none", *RESIZERS), "weights": ("averaged", "raw")}.get(name)
+    choices = _CHOICES.get(name)
     if choices is None:  # it names a figure
         figures = [figure for figure in _figures(metric_modules.available()) if figure.startswith(name)]
         choices = (None, *figures)

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from open_magvit2.common.distributed import all_gather_object, all_reduce_sum, rank
 from open_magvit2.common.images import to_float
+from open_magvit2.common.precision import float32
 from open_magvit2.evaluation.one_by_one import one_by_one
-from open_magvit2.evaluation.precision import float32
 from open_magvit2.evaluation.sanity import Sanity, SanityError, check_first_batch, check_metrics, check_utilization
 from open_magvit2.protocols import Metric, Sample, Tokenizer
 

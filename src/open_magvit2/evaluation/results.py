@@ -11,6 +11,7 @@ from open_magvit2.common import environment
 from open_magvit2.common.distributed import rank, world_size
 from open_magvit2.evaluation import metrics as metric_modules
 from open_magvit2.evaluation import provenance
+from open_magvit2.evaluation.bfloat16 import Bfloat16Tokenizer
 from open_magvit2.evaluation.loading import EvenSubset, PaddedTokenizer, make_loader
 from open_magvit2.evaluation.metrics import MetricContext
 from open_magvit2.evaluation.protocol import Protocol
@@ -81,6 +82,8 @@ def run(
         limit = None
     if protocol.resize == "none":
         tokenizer, batch_size = PaddedTokenizer(tokenizer), 1
+    if protocol.precision == "bf16":
+        tokenizer = Bfloat16Tokenizer(tokenizer)
     pixels = provenance.pixel_fingerprint(dataset)
     transform = (protocol.resize, image_size, limit, len(dataset))
     key = repr((dataset_facts["fingerprint"], dataset_facts["fingerprint_mode"], pixels, transform))
@@ -118,7 +121,7 @@ def run(
             "device": provenance.device_name(device),
             "world_size": world_size(),
             "batch_size": batch_size,
-            "precision": "float32",
+            "precision": {"fp32": "float32", "bf16": "bfloat16 autocast"}[protocol.precision],
             "tf32": protocol.tf32,
             "deterministic": True,
             "seconds": found.seconds,

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from open_magvit2.common.precision import float32
 from open_magvit2.evaluation.frechet import frechet_distance, gaussian_of
 from open_magvit2.evaluation.metrics.rfid import ReconstructionFID
 from open_magvit2.evaluation.one_by_one import one_by_one
 from open_magvit2.evaluation.per_image import PerImageMetric
-from open_magvit2.evaluation.precision import float32
 from open_magvit2.protocols import Metric, Tokenizer
 
 # A reconstruction below the mean image by PSNR, plus this margin, is worth less than a grey square.

@@ -122,9 +122,10 @@ def _key(row: Row, path: Path | None, setting: Setting | None) -> dict[str, Any]
 def _fits(results: dict[str, Any], row: Row, key: dict[str, Any], setting: Setting | None) -> bool:
     """Whether an earlier result is what an evaluation of the row would give now."""
     model, dataset = results["model"], results["dataset"]
-    protocol = {name: value for name, value in results["protocol"].items() if name in key["protocol"]}
+    # Results older than the field `precision` are of float32.
+    protocol = {"precision": "fp32", **results["protocol"]}
     same = {
-        "protocol": protocol,
+        "protocol": {name: value for name, value in protocol.items() if name in key["protocol"]},
         "image_size": results["protocol"]["image_size"],
         "sha256": model["checkpoint_sha256"],
         "fingerprint": [dataset["fingerprint"], dataset["fingerprint_mode"]],

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from open_magvit2.common import images
+from open_magvit2.common.precision import float32
 from open_magvit2.evaluation.metrics.psnr import decibels
-from open_magvit2.evaluation.precision import float32
 from open_magvit2.protocols import Tokenizer
 
 

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from open_magvit2.common.precision import at_least_float32
+
 EPS = 1e-6
 
 
@@ -37,7 +39,7 @@ class AdaptiveGroupNorm(nn.Module):
         Raises:
             ValueError: for a 1x1 style grid, which has no variance.
         """
-        style = style.flatten(2)
+        style = at_least_float32(style.flatten(2))  # so that codes in half precision give the same statistics
         if style.shape[2] < 2:
             raise ValueError("adaptive group norm needs a grid of more than one code: the image is too small")
         scale = self.scale((style.var(dim=2) + EPS).sqrt())

@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
 from open_magvit2.common.images import to_uint8
+from open_magvit2.common.precision import Precision
 from open_magvit2.common.weights import sha256_of
 from open_magvit2.protocols import Tokenizer
 from open_magvit2.tokens import index as indices
-from open_magvit2.tokens.inference import Precision, inference
+from open_magvit2.tokens.inference import inference
 
 
 class TokenShards(Dataset[Tensor]):

@@ -7,10 +7,10 @@ Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual M
 from torch import Tensor
 
 from open_magvit2.common import weights
+from open_magvit2.common.precision import float32
 from open_magvit2.evaluation.metrics import MetricContext
 from open_magvit2.evaluation.one_by_one import one_by_one
 from open_magvit2.evaluation.per_image import PerImageMetric
-from open_magvit2.evaluation.precision import float32
 from open_magvit2.losses.perceptual import Network, load_lpips
 
 _WEIGHTS = {"alex": (weights.ALEXNET, weights.LPIPS_ALEX), "vgg": (weights.VGG16, weights.LPIPS_VGG)}
