@@ -15,10 +15,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from open_magvit2.data.cache_building import build, make_plan
-from open_magvit2.data.cached import CachedImages, verify
-from open_magvit2.data.image_folder import ImageFolder
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -36,28 +32,27 @@ def main() -> None:
     given = parser.parse_args()
     if given.verify is None and None in (given.images, given.image_size, given.output):
         parser.error("give --images, --image-size and --output, or --verify")
+    from open_magvit2.data import cache_building, cached, image_folder  # only now: --help and mistakes need no torch
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         if given.verify:
-            cache = CachedImages(given.verify)
+            cache = cached.CachedImages(given.verify)
             with tqdm(total=len(cache), desc="checksums", unit="image") as bar:
-                verify(cache, given.workers, bar.update)
+                cached.verify(cache, given.workers, bar.update)
             print(f"{given.verify}: {len(cache)} images of {cache.image_size} pixels, all checksums right")
-        else:
-            write(given)
+            return
+        source = image_folder.ImageFolder(given.images, given.file_list, given.exclude)
+        with tqdm(total=len(source), desc="sizes", unit="image") as bar:
+            plan = cache_building.make_plan(source, given.image_size, given.images_per_file, given.workers, bar.update)
+        size = f"{plan.num_bytes / 1e9:.3f} GB in {plan.num_files} files"
+        print(f"{given.output}: {len(source)} images, {size}", flush=True)
+        if not given.dry_run:
+            with tqdm(total=len(source), desc="pixels", unit="image") as bar:
+                done = cache_building.build(source, given.output, plan, given.workers, given.skip_broken, bar.update)
+            print(f"{given.output}: finished, {done} images")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-
-
-def write(given: argparse.Namespace) -> None:
-    source = ImageFolder(given.images, given.file_list, given.exclude)
-    with tqdm(total=len(source), desc="sizes", unit="image") as bar:
-        plan = make_plan(source, given.image_size, given.images_per_file, given.workers, bar.update)
-    print(f"{given.output}: {len(source)} images, {plan.num_bytes / 1e9:.3f} GB in {plan.num_files} files", flush=True)
-    if not given.dry_run:
-        with tqdm(total=len(source), desc="pixels", unit="image") as bar:
-            num_images = build(source, given.output, plan, given.workers, given.skip_broken, bar.update)
-        print(f"{given.output}: finished, {num_images} images")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,6 @@ import argparse
 import os
 import sys
 
-from open_magvit2.data.check import check_folder
-from open_magvit2.data.image_folder import ImageFolder
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,6 +25,9 @@ def main() -> None:
     add("--time-limit", type=float, default=60.0, help="seconds a file may take before it counts as broken")
     add("--write-list", metavar="FILE", help="write the broken images here, one a line, for `exclude` in the config")
     given = parser.parse_args()
+    from open_magvit2.data.check import check_folder  # only now: --help and mistakes need not wait for torch
+    from open_magvit2.data.image_folder import ImageFolder
+
     try:
         images = ImageFolder(given.folder, given.file_list, given.exclude)
         report = check_folder(images, given.image_size, given.duplicates, given.num_workers, given.time_limit)
