@@ -89,4 +89,4 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
 @functools.cache
 def _warn_where_slow(device: torch.device) -> None:
     if name := without_bfloat16_units(device):
-        logger.warning("%s has no bfloat16 units: bf16 will be slower than fp32, many times so on a CPU", name)
+        logger.warning("%s has no bfloat16 units: bf16 will be slower than fp32 (docs/performance.md)", name)
