@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytorch_lightning as pl
+from torch import nn
 
 from open_magvit2.data.datamodule import ImageDataModule
 from open_magvit2.data.synthetic import SyntheticImages
@@ -29,6 +30,12 @@ def module(
         PatchDiscriminator(channels=4, num_layers=2) if discriminator else None,
         **{"micro_batch_size": 4, "learning_rate": 1e-3, **options},
     )
+
+
+def networks(training: ImageTokenizerTraining) -> tuple[nn.Module | None, ...]:
+    """Those that `compiled` compiles."""
+    tokenizer = training.tokenizer
+    return tokenizer.encoder, tokenizer.decoder, training.discriminator, training.generator_objective.perceptual
 
 
 def data(global_batch_size: int = 8) -> ImageDataModule:

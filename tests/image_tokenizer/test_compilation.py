@@ -6,7 +6,7 @@ import pickle
 import lpips
 import pytest
 import torch
-from small_training import data, module, trainer
+from small_training import data, module, networks, trainer
 
 from open_magvit2.benchmark.our_step import OurTraining
 from open_magvit2.evaluation.metrics.psnr import PSNR
@@ -41,12 +41,6 @@ def training(network: torch.nn.Module, dtype: torch.dtype, **options) -> ImageTo
     return made.to(dtype)
 
 
-def compile_all(made: ImageTokenizerTraining, backend: str) -> None:
-    tokenizer = made.tokenizer
-    networks = (tokenizer.encoder, tokenizer.decoder, made.discriminator, made.generator_objective.perceptual)
-    compile_networks(*networks, backend=backend)
-
-
 def gradients(made: ImageTokenizerTraining) -> dict[str, torch.Tensor]:
     """Of every parameter after a step, by the name that a checkpoint has."""
     pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -63,7 +57,7 @@ def largest_difference(got: dict[str, torch.Tensor], expected: dict[str, torch.T
 def test_compiled_networks_with_recomputation_have_the_same_gradients(network):
     expected = gradients(training(network, torch.float64))
     made = training(network, torch.float64, recompute="blocks")
-    compile_all(made, "aot_eager")
+    compile_networks(*networks(made), backend="aot_eager")
     torch._dynamo.utils.counters.clear()
     assert largest_difference(gradients(made), expected) < 1e-9
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 5  # the discriminator's has frozen weights, or not

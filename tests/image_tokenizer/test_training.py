@@ -288,6 +288,10 @@ def test_two_processes_train_alike(tmp_path):
     assert not result["broadcast_buffers"]
     assert not result["find_unused_parameters"]
     assert result["lecam_agrees"]
+    assert result["compiled"]["difference"] < 1e-9
+    assert result["compiled"]["largest_difference_between_ranks"] == 0.0
+    assert result["compiled"]["num_graphs"] == 4  # encoder, decoder, discriminator twice
+    assert result["compiled"]["reduced_twice"]
     options = {"discriminator": False, "objective": {"quantizer_weights": SEPARABLE}, "metrics": [PSNR(), SSIM()]}
     single = module(micro_batch_size=8, **options)
     run = trainer(tmp_path, precision="64-true")

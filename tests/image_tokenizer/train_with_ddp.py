@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from small_training import SEPARABLE, data, module, trainer
+from small_training import SEPARABLE, data, module, networks, trainer
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from open_magvit2.common.distributed import all_gather_object
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.evaluation.metrics.ssim import SSIM
+from open_magvit2.image_tokenizer.compilation import compile_networks
 from open_magvit2.training.averaging import ExponentialMovingAverage
 from open_magvit2.training.cli import register_strategy
 
@@ -77,6 +78,7 @@ def main(folder: Path) -> None:
     )
     run.fit(training, data(global_batch_size=8))
     lecam = all_gather_object(float(training.discriminator_objective.lecam.ema_real))
+    compiled = compare_compiled(folder)
     if run.is_global_zero:
         result = {
             "world_size": run.world_size,
@@ -87,9 +89,30 @@ def main(folder: Path) -> None:
             "find_unused_parameters": counter.ddp.find_unused_parameters,
             "lecam_agrees": lecam[0] == lecam[1] != 0.0,
             "num_validated": int(run.callback_metrics["validation/num_validated"]),
+            "compiled": compiled,
         }
         (folder / "result.json").write_text(json.dumps(result))
     compare_with_one_process(folder)
+
+
+def compare_compiled(folder: Path) -> dict[str, float]:
+    """Weights after two steps in float64, compiled with blocks recomputed against neither, relative to their change."""
+    weights = []
+    for compiled in (False, True):
+        training = module(micro_batch_size=2, recompute="blocks" if compiled else "none")
+        before = torch.nn.utils.parameters_to_vector(training.parameters()).detach().double()
+        if compiled:
+            compile_networks(*networks(training), backend="aot_eager")
+        counter = CountReductions()
+        run = trainer(folder, devices=2, strategy="ddp", precision="64-true", max_steps=2, callbacks=[counter])
+        run.fit(training, data(global_batch_size=8))
+        weights.append(torch.nn.utils.parameters_to_vector(training.parameters()).detach())
+    return {
+        "difference": float((weights[1] - weights[0]).norm() / (weights[0] - before).norm()),
+        "largest_difference_between_ranks": counter.largest_difference,
+        "num_graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
+        "reduced_twice": counter.per_step == [counter.num_parameters] * 2,
+    }
 
 
 def compare_with_one_process(folder: Path) -> None:

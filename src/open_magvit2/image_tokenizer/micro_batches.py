@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 
@@ -21,4 +22,15 @@ def check_share(num_images: int, micro_batch_size: int) -> None:
         raise ValueError(
             f"each device gets {num_images} images a step, which is no multiple of micro_batch_size "
             f"{micro_batch_size}: change data.global_batch_size, micro_batch_size or the number of devices"
+        )
+
+
+def check_global_batch(global_batch_size: int, num_devices: int, micro_batch_size: int) -> None:
+    """Refuse, as `check_share` does, a global batch that devices cannot cut; warn if none fills a micro-batch."""
+    share = global_batch_size // num_devices
+    check_share(share, micro_batch_size)
+    if share < micro_batch_size:
+        rank_zero_warn(
+            f"each device gets {share} images a step, fewer than micro_batch_size {micro_batch_size}: the "
+            "entropy penalty and BatchNorm see smaller batches than the recipe's"
         )

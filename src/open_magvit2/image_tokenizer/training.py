@@ -13,7 +13,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,7 +22,7 @@ from open_magvit2.common.freezing import frozen
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.image_tokenizer.compilation import compile_networks
-from open_magvit2.image_tokenizer.micro_batches import check_share, cut
+from open_magvit2.image_tokenizer.micro_batches import check_global_batch, cut
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KEY, check_same_architecture
 from open_magvit2.layers.recomputation import Recomputation, set_recomputation
@@ -55,7 +54,8 @@ class ImageTokenizerTraining(pl.LightningModule):
         usage_window: training steps over which codebook utilization is counted.
         recompute: part of the tokenizer that the backward pass computes again instead of keeping it: none,
             activations or blocks (`layers.recomputation`). Less memory, more time, the same numbers.
-        compiled: fuse encoder, decoder, discriminator and LPIPS with `torch.compile`, at the first steps' cost.
+        compiled: fuse encoder, decoder, discriminator and LPIPS with `torch.compile`, at the first step's cost.
+            Validation runs uncompiled.
         channels_last: keep convolution weights, and so activations, with channels innermost. For half precision on a
             GPU together with `compiled`: PyTorch's own group norm copies such activations there and back.
     """
@@ -113,6 +113,7 @@ class ImageTokenizerTraining(pl.LightningModule):
         self.usage_window = usage_window
         self.latest_terms: dict[str, Any] = {}  # this rank's at the last step, on the device; for the progress bar
         self.latest_scalars: dict[str, float] = {}  # over all ranks, as logged at the last step; empty between logs
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             self.to(memory_format=torch.channels_last)
         if compiled:
@@ -142,13 +143,7 @@ class ImageTokenizerTraining(pl.LightningModule):
         self._saved_usage = None
         global_batch_size = getattr(self.trainer.datamodule, "global_batch_size", None)
         if global_batch_size is not None:
-            share = global_batch_size // self.trainer.world_size
-            check_share(share, self.micro_batch_size)
-            if share < self.micro_batch_size:
-                rank_zero_warn(
-                    f"each device gets {share} images a step, fewer than micro_batch_size {self.micro_batch_size}: the "
-                    "entropy penalty and BatchNorm see smaller batches than the recipe's"
-                )
+            check_global_batch(global_batch_size, self.trainer.world_size, self.micro_batch_size)
 
     def training_step(self, batch: Sample, batch_idx: int) -> None:
         """One training step on this rank's share of the global batch: uint8 images [B, 3, H, W]."""
@@ -197,7 +192,8 @@ class ImageTokenizerTraining(pl.LightningModule):
         for number, pixels in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
             fraction = len(pixels) / num_images
-            total, new_terms = self._losses(to_float(pixels).to(self.dtype), fraction)
+            image = to_float(pixels).to(self.dtype).contiguous(memory_format=self._memory_format)
+            total, new_terms = self._losses(image, fraction)
             with gradient_sync(last):
                 backward(total * fraction)
             for name, term in new_terms.items():
@@ -263,7 +259,8 @@ class ImageTokenizerTraining(pl.LightningModule):
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Update the metrics with this rank's images."""
         image = to_float(batch["image"]).to(self.dtype)
-        reconstruction, indices = self.tokenizer.reconstruct(image)
+        with torch.compiler.set_stance("force_eager"):  # graphs are training's: see `compile_networks`
+            reconstruction, indices = self.tokenizer.reconstruct(image)
         self._validation_usage.update(indices)
         for metric in self.metrics:
             metric.update(image, at_least_float32(reconstruction), indices, batch["index"])

@@ -1,6 +1,5 @@
 """Change of resolution by 2: a strided convolution down, depth-to-space up."""
 
-from einops import rearrange
 from torch import Tensor, nn
 
 from open_magvit2.layers.convolution import Convolution, convolution_2d
@@ -16,7 +15,9 @@ def depth_to_space(features: Tensor) -> Tensor:
 
     TensorFlow's order, which MAGVIT-v2 uses; `torch.pixel_shuffle` has c in the slowest place instead.
     """
-    return rearrange(features, "b (row column c) h w -> b c (h row) (w column)", row=2, column=2)
+    batch, channels, height, width = features.shape
+    blocks = features.reshape(batch, 2, 2, channels // 4, height, width)  # row and column within a block first
+    return blocks.permute(0, 3, 4, 1, 5, 2).reshape(batch, channels // 4, 2 * height, 2 * width)
 
 
 class Upsample(nn.Module):

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
@@ -60,8 +61,9 @@ class ReconstructionImages(Callback):
         if batch_idx > 0 or trainer.sanity_checking or not trainer.is_global_zero:
             return
         pixels = batch["image"][: self.num_images]
-        with trainer.precision_plugin.val_step_context():
-            reconstruction, _ = pl_module.tokenizer.reconstruct(images.to_float(pixels))
+        # uncompiled, as everything in validation: these few images would cost minutes of compiling their size
+        with trainer.precision_plugin.val_step_context(), torch.compiler.set_stance("force_eager"):
+            reconstruction, _ = pl_module.tokenizer.reconstruct(images.to_float(pixels).to(pl_module.dtype))
         self._send(trainer, images.grid([pixels, images.to_uint8(reconstruction)]))
 
     def _send(self, trainer: pl.Trainer, grid: Tensor) -> None:
