@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from open_magvit2.benchmark.machine import chosen_device
+from open_magvit2.benchmark.models import PUBLISHED
 from open_magvit2.benchmark.run import SECTIONS, choose, run
 from open_magvit2.benchmark.settings import Settings
 
@@ -23,11 +25,12 @@ def main() -> None:
     add("--only", metavar="SECTIONS", help=f"comma-separated, of {', '.join(SECTIONS)}; default: all")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--size", choices=["small", "full"], help="default: full on a GPU, small (minutes on two cores) on a CPU")
+    add("--models", nargs="+", choices=[case.name for case in PUBLISHED], help="measured at full size; default: all")
     add("--repeats", type=int, help="measurements behind each median; default: 5 at full size, 3 at small")
     add("--images", type=Path, help="folder of photos for loading and tokenizing; default: images drawn by code")
     add("--checkpoint", type=Path, help="a trained tokenizer: what bf16 does to its tokens (needs --images)")
     given = parser.parse_args()
-    device = torch.device(given.device)
+    device = chosen_device(given.device)
     full = device.type == "cuda" if given.size is None else given.size == "full"
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -36,7 +39,7 @@ def main() -> None:
         parser.error(str(error))
     root = Path(__file__).resolve().parents[1]
     repeats = given.repeats or (5 if full else 3)
-    settings = Settings(device, full, repeats, given.images, given.checkpoint, root)
+    settings = Settings(device, full, repeats, given.models, given.images, given.checkpoint, root)
     failed = run(settings, given.output, chosen)
     print(f"written to {given.output}: benchmark.json, benchmark.md and pictures; failed sections: {failed or 'none'}")
     sys.exit(1 if failed else 0)

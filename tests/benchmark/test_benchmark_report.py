@@ -1,5 +1,6 @@
 """What a benchmark leaves behind: whole files after every section, and figures that say where they come from."""
 
+import dataclasses
 import json
 
 import pytest
@@ -46,6 +47,24 @@ def test_sections_are_written_one_by_one_and_kept(monkeypatch, tmp_path):
     assert again["start_up"]["error"] is None
     assert list(again) == ["evaluating", "start_up"]
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+def test_rows_that_come_one_by_one_are_kept_when_a_run_is_cut_off(monkeypatch, tmp_path):
+    def rows(settings):
+        yield {"table": "first", "N": 1}
+        section = json.loads((tmp_path / "benchmark.json").read_text())["sections"]["evaluating"]
+        assert [row["N"] for row in section["rows"]] == [1]
+        assert section["error"] == "cut off after these rows"
+        yield {"table": "first", "N": 2}
+        if settings.full:
+            raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(evaluating, "measure", rows)
+    for full, failed, error in ((True, ["evaluating"], "RuntimeError: out of luck"), (False, [], None)):
+        assert run.run(dataclasses.replace(CPU, full=full), tmp_path, ["evaluating"]) == failed
+        section = json.loads((tmp_path / "benchmark.json").read_text())["sections"]["evaluating"]
+        assert [row["N"] for row in section["rows"]] == [1, 2]
+        assert section["error"] == error
 
 
 def test_sections_are_chosen_by_name_in_their_own_order():

@@ -20,6 +20,7 @@ from open_magvit2.benchmark import (
     training_step,
 )
 from open_magvit2.benchmark.settings import Settings
+from open_magvit2.benchmark.variants import OURS
 
 SETTINGS = Settings(torch.device("cpu"), full=False, repeats=1)
 TOY = models.Case("toy", (1, 2), image_size=32, channels=32, num_bits=8)
@@ -29,13 +30,14 @@ TOY = models.Case("toy", (1, 2), image_size=32, channels=32, num_bits=8)
 def _toy_size(monkeypatch):
     monkeypatch.setattr(models, "SMALL", TOY)
     monkeypatch.setattr(models, "B_128", TOY)
+    monkeypatch.setattr(models, "TINY", TOY)
     for module in (training_step, tokenizing):
         monkeypatch.setattr(module, "_SMALL_BATCHES", (1,))
     monkeypatch.setattr(training_step, "_SMALL_SPLIT_BATCH", 1)
 
 
 def test_the_training_step_by_batch_part_and_memory():
-    rows = training_step.measure(SETTINGS)
+    rows = list(training_step.measure(SETTINGS))
     (whole,) = [row for row in rows if row["table"] == "Whole step by batch"]
     assert whole["time ratio"] == whole["baseline [CPU s]"] / whole["ours [CPU s]"]
     parts = {row["part"]: row["ours [CPU s]"] for row in rows if row["table"].startswith("Parts")}
@@ -70,7 +72,7 @@ def test_a_profile_adds_up_to_the_whole_step():
 
 
 def test_the_largest_batch_grows_with_the_card_and_is_marked_as_predicted(monkeypatch):
-    monkeypatch.setattr(largest_batch, "_VARIANTS", ("none",))
+    monkeypatch.setattr(largest_batch, "_VARIANTS", (OURS,))
     (row,) = largest_batch.measure(SETTINGS)
     assert row["table"].startswith("Predicted")
     assert "not measured on a GPU" in row["table"]

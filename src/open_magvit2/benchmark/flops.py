@@ -1,8 +1,8 @@
 """Floating-point operations of the networks and of a step, and the share of the device's peak they reach (MFU).
 
-Counted by torch's FlopCounterMode: matrix products and convolutions, a multiply-add being two. A peak comes from the
-table below or, on a CPU, from the fastest matrix product this process achieves: then it is a share of what was reached,
-not of what the maker states.
+Counted by torch's FlopCounterMode: matrix products and convolutions, a multiply-add being two. A peak comes from a
+data sheet (`peaks`) or, on a CPU, from the fastest matrix product this process achieves: then it is a share of what was
+reached, not of what the maker states.
 """
 
 from collections.abc import Callable
@@ -11,26 +11,18 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from open_magvit2.benchmark import models
+from open_magvit2.benchmark import models, peaks
+from open_magvit2.benchmark.mixed_precision import training_kernels
 from open_magvit2.benchmark.settings import Row, Settings
 from open_magvit2.benchmark.timing import clock_name, interleaved
 from open_magvit2.common.images import to_float
 
 TITLE = "Operations and share of the peak"
 
-# Dense peaks in TFLOP/s from NVIDIA's data sheets: float32 outside and inside (TF32) tensor cores, float16 and bfloat16
-# with float32 accumulation. The first name that is a part of torch.cuda.get_device_name() counts.
-PEAKS = {
-    "V100-SXM2": {"fp32": 15.7, "fp16": 125.0},
-    "V100-PCIE": {"fp32": 14.0, "fp16": 112.0},
-    "A100": {"fp32": 19.5, "tf32": 156.0, "fp16": 312.0, "bf16": 312.0},
-    "H100 PCIe": {"fp32": 51.0, "tf32": 378.0, "fp16": 756.0, "bf16": 756.0},
-    "H100": {"fp32": 67.0, "tf32": 494.7, "fp16": 989.4, "bf16": 989.4},  # SXM
-    "H200": {"fp32": 67.0, "tf32": 494.7, "fp16": 989.4, "bf16": 989.4},
-}
 _PRODUCT_SIZE = 1024  # of the square matrices on a CPU
 
 
+@training_kernels()
 def measure(settings: Settings) -> list[Row]:
     """Encoder, decoder and the whole step of every model."""
     peak, source = _peak(settings)
@@ -77,10 +69,7 @@ def count(function: Callable[[], Any]) -> int:
 def _peak(settings: Settings) -> tuple[float | None, str]:
     """Operations a second the device could do in float32, and who says so."""
     if settings.device.type == "cuda":
-        name = torch.cuda.get_device_name(settings.device)
-        known = next((peaks for part, peaks in PEAKS.items() if part in name), None)
-        allowed = "tf32" if torch.backends.cudnn.allow_tf32 and known and "tf32" in known else "fp32"
-        return (known[allowed] * 1e12, f"data sheet, {allowed}") if known else (None, "no entry for this device")
+        return peaks.peak(settings.device, "fp32")
     matrix = torch.randn(_PRODUCT_SIZE, _PRODUCT_SIZE)
     seconds = interleaved({"product": lambda: matrix @ matrix}, settings.device, settings.repeats)["product"].fastest
     return 2 * _PRODUCT_SIZE**3 / seconds, f"fastest {_PRODUCT_SIZE}^3 product, CPU s"

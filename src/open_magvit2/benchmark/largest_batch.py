@@ -1,107 +1,104 @@
 """The largest batch of a training step in 16, 32 and 80 GB: found by trying on a GPU, from a measured line on a CPU."""
 
+from collections.abc import Iterator
+
 import torch
 
 from open_magvit2.benchmark import models
+from open_magvit2.benchmark.failures import release, unless_out_of_memory
+from open_magvit2.benchmark.mixed_precision import Precision
 from open_magvit2.benchmark.settings import Row, Settings, not_measured
-from open_magvit2.benchmark.training_step import peak_of_step
-from open_magvit2.layers.recomputation import set_recomputation
+from open_magvit2.benchmark.variants import EAGER, Steps, Variant
 
 TITLE = "Largest batch of a training step"
 
 _CARDS = (16, 32, 80)  # GB
 _USABLE = 0.92  # of a card: the rest is the driver's, cuDNN's and lost between blocks
-_SMALLEST_SIZE = 32
-_VARIANTS = ("baseline", "none", "activations", "blocks")  # the baseline, and ours by what it recomputes
+_SMALLEST_SIZE = 32  # of images
+_VARIANTS = EAGER
+_PRECISION: Precision = "fp16"  # on a GPU: the published one, which every card has
+_RESOLUTION = 32  # batches are found to one part in so many
 
 
-def measure(settings: Settings) -> list[Row]:
+def measure(settings: Settings) -> Iterator[Row]:
     """One row for every model and variant."""
-    if settings.device.type == "cuda":
-        return [_tried(case, variant, settings) for case in models.cases(settings) for variant in _VARIANTS]
-    return [_predicted(models.B_128, variant, settings) for variant in _VARIANTS]
+    for case in models.cases(settings) if settings.device.type == "cuda" else [models.B_128]:
+        for variant in _VARIANTS:
+            yield (_tried if settings.device.type == "cuda" else _predicted)(case, variant, settings)
+            release()
 
 
-def _make(case: models.Case, variant: str, settings: Settings) -> tuple[models.OurTraining | models.PlainTraining, str]:
-    """A training and its name in the table."""
-    if variant == "baseline":
-        return models.make_plain(case, settings.device), "baseline"
-    steps = models.make_ours(case, settings.device)
-    set_recomputation(steps.training.tokenizer, variant)
-    return steps, f"ours, recompute {variant}"
+def largest(steps: Steps, known: int = 0) -> int:
+    """The largest batch that fits the device, to one part in 32; 0 if not even one image does.
+
+    Without cuDNN's trials of algorithms, which take most of the time at a new size. They need no more memory: an
+    algorithm without room for its scratch space is passed over.
+
+    Args:
+        steps: alone on the device. Its optimizers have their state afterwards.
+        known: a batch that fits, to begin there.
+    """
+
+    def fits(batch: int) -> bool:
+        def two_steps() -> bool:  # the second one has the optimizers' state from its beginning
+            step = steps.on_batch(batch)
+            steps.find_loss_scale(step)  # before which the baseline's optimizers may have skipped, and made no state
+            for _ in range(2):
+                step()
+            if steps.device.type == "cuda":
+                torch.cuda.synchronize(steps.device)
+            return True
+
+        done = unless_out_of_memory(two_steps)
+        steps.start_again()
+        release()
+        return done is not None
+
+    low, high = known, max(1, 2 * known)
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > max(1, low // _RESOLUTION):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
-def _step(
-    steps: models.OurTraining | models.PlainTraining, batch: int, case: models.Case, device: torch.device
-) -> None:
-    pixels = models.make_pixels(batch, case.image_size, device)
-    steps.step(models.float_images(pixels) if isinstance(steps, models.PlainTraining) else pixels)
-
-
-def _predicted(case: models.Case, variant: str, settings: Settings) -> Row:
+def _predicted(case: models.Case, variant: Variant, settings: Settings) -> Row:
     """From the peaks at batch 1 and 2: above the resident state they grow in proportion to the batch."""
-    steps, name = _make(case, variant, settings)
-    _step(steps, 1, case._replace(image_size=_SMALLEST_SIZE), settings.device)  # makes the optimizers' state
-    optimizers = steps.optimizers
-    peaks = [
-        peak_of_step(optimizers, lambda batch=batch: _step(steps, batch, case, settings.device), settings.device)
-        for batch in (1, 2)
-    ]
-    first, second = (peak.num_bytes for peak in peaks)
+    steps = Steps(variant, case, "fp32", settings.device)
+    steps.on_batch(1, _SMALLEST_SIZE)()  # makes the optimizers' state
+    first, second = (steps.peak(steps.on_batch(batch)) for batch in (1, 2))
     slope = second - first
-    weights = sum(
-        p.numel() * 4 for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]
-    )
+    groups = [group for optimizer in steps.training.optimizers for group in optimizer.param_groups]
+    weights = sum(p.numel() * 4 for group in groups for p in group["params"])
     resident = 5 * weights  # weights, gradients, two moments, averages
     free = [_USABLE * card * 1e9 - resident - (first - slope) for card in _CARDS]
     return {
         "table": "Predicted for float32 from a line through the peaks at batch 1 and 2 on a CPU: not measured on a GPU",
         "model": case.name,
-        "step": name,
+        "step": variant.name,
         "MiB an image": slope / 2**20,
         **{f"in {card} GB": max(0, int(room // slope)) for card, room in zip(_CARDS, free, strict=True)},
     }
 
 
-def _tried(case: models.Case, variant: str, settings: Settings) -> Row:
-    """By bisection, with the process's share of the card's memory cut to the smaller card's."""
+def _tried(case: models.Case, variant: Variant, settings: Settings) -> Row:
+    """By bisection, with the process's share of the card's memory cut to the smaller card's.
+
+    A card has some percent more than its name says, which is about what CUDA takes before anything is allocated.
+    """
     total = torch.cuda.get_device_properties(settings.device).total_memory
-    row: Row = {"table": "Found by trying, float32", "model": case.name, "step": _make_name(variant)}
+    row: Row = {"table": f"Found by trying, {_PRECISION}", "model": case.name, "step": variant.name}
+    steps = Steps(variant, case, _PRECISION, settings.device)
+    batch = 0
     for card in _CARDS:
-        if card * 1e9 > total * 1.08:  # an "80 GB" card has a little less
+        if card * 1e9 > total * 1.08:  # an "80 GB" card may have a little less
             row[f"in {card} GB"] = not_measured("this card is smaller")
             continue
+        release()
         torch.cuda.set_per_process_memory_fraction(min(1.0, card * 1e9 / total), settings.device)
         try:
-            row[f"in {card} GB"] = _largest(case, variant, settings)
+            batch = row[f"in {card} GB"] = largest(steps, batch)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, settings.device)
     return row
-
-
-def _make_name(variant: str) -> str:
-    return variant if variant == "baseline" else f"ours, recompute {variant}"
-
-
-def _largest(case: models.Case, variant: str, settings: Settings) -> int:
-    """The largest batch that fits; 0 if not even one image does."""
-
-    def fits(batch: int) -> bool:
-        try:
-            steps, _ = _make(case, variant, settings)
-            for _ in range(2):  # the second step has the optimizers' state from its beginning
-                _step(steps, batch, case, settings.device)
-            return True
-        except torch.cuda.OutOfMemoryError:
-            return False
-        finally:
-            steps = None
-            torch.cuda.empty_cache()
-
-    low, high = 0, 1
-    while fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low

@@ -24,7 +24,9 @@ def num_cores() -> int:
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on a device."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What this process's allocator keeps without using it can be had as well.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     # What the kernel thinks new programs can get, and no more than the container may.
     available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
     limits = [int(available.split()[1]) * 1024]
@@ -32,6 +34,25 @@ def free_memory(device: torch.device) -> int:
     if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
         limits.append(int(limit.read_text()) - int(used.read_text()))
     return min(limits)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16 by itself; others imitate it, up to 100 times slower."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device of a name such as "cuda:1", with its index, and made the current one: events are recorded there."""
+    device = torch.device(name)
+    if device.type != "cuda":
+        return device
+    device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+    torch.cuda.set_device(device)
+    return device
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lpips
 import torch
@@ -38,12 +38,16 @@ class Case(NamedTuple):
 
 B_128 = Case("B-128", (1, 2, 2, 4), 128)
 B_256 = Case("B-256", (1, 1, 2, 2, 4), 256)
+PUBLISHED = (B_128, B_256)
 SMALL = Case("B-128 at 64 px", (1, 2, 2, 4), 64)
+TINY = Case("B-128 at 32 px", (1, 2, 2, 4), 32)
 
 
 def cases(settings: Settings) -> list[Case]:
-    """Both published models; at small sizes the first alone, on images of a quarter of its pixels."""
-    return [B_128, B_256] if settings.full else [SMALL]
+    """The published models, or those chosen; at small sizes the first alone, on images of a quarter of its pixels."""
+    if not settings.full:
+        return [SMALL]
+    return [case for case in PUBLISHED if settings.models is None or case.name in settings.models]
 
 
 def make_tokenizer(case: Case, device: torch.device) -> ImageTokenizer:
@@ -52,23 +56,40 @@ def make_tokenizer(case: Case, device: torch.device) -> ImageTokenizer:
 
 
 def make_lpips() -> nn.Module:
-    """LPIPS on a random VGG-16: no download, the same work."""
-    with warnings.catch_warnings():
+    """LPIPS on a random VGG-16, the same at every call: no download, the same work."""
+    with warnings.catch_warnings(), torch.device("meta"):  # meta: VGG's unused classifier is most of its weights
         warnings.simplefilter("ignore", category=UserWarning)  # lpips uses torchvision's former `pretrained`
-        return lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False).eval().requires_grad_(False)
+        network = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
+    network = network.to_empty(device="cpu")
+    network.scaling_layer = lpips.lpips.ScalingLayer()  # constants
+    torch.manual_seed(0)
+    for name, weight in network.named_parameters():
+        if weight.ndim == 1:
+            nn.init.zeros_(weight)
+        elif name.startswith("lin"):
+            nn.init.uniform_(weight)  # positive: a distance
+        else:  # as torchvision does: activations of one size through all layers
+            nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+    return network.eval().requires_grad_(False)
 
 
-def make_training(case: Case, network: nn.Module | None = None) -> ImageTokenizerTraining:
-    """The published training without its schedule, on the CPU; the whole batch is one micro-batch."""
+def make_training(case: Case, network: nn.Module | None = None, **options: Any) -> ImageTokenizerTraining:
+    """The published training without its schedule, on the CPU; the whole batch is one micro-batch.
+
+    Args:
+        case: the model.
+        network: of LPIPS; None makes one.
+        options: further ones of `ImageTokenizerTraining`.
+    """
     objective = GeneratorObjective(perceptual_weight=0.0)
     objective.perceptual_weight = 1.0
     objective.perceptual = PerceptualLoss(make_lpips() if network is None else network)
-    return ImageTokenizerTraining(case.tokenizer(), objective, PatchDiscriminator(), micro_batch_size=2**20)
+    return ImageTokenizerTraining(case.tokenizer(), objective, PatchDiscriminator(), micro_batch_size=2**20, **options)
 
 
-def make_ours(case: Case, device: torch.device) -> OurTraining:
-    """Steps of ours."""
-    return OurTraining(make_training(case).to(device))
+def make_ours(case: Case, device: torch.device, **options: Any) -> OurTraining:
+    """Steps of ours, with `options` of `ImageTokenizerTraining`."""
+    return OurTraining(make_training(case, **options).to(device))
 
 
 def make_plain(case: Case, device: torch.device) -> PlainTraining:

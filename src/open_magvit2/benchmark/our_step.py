@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from open_magvit2.benchmark.mixed_precision import FLOAT32, MixedPrecision
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
 from open_magvit2.training.averaging import move_averages
 
 
 class OurTraining:
-    """Steps of an `ImageTokenizerTraining` and the averages of its weights; no logging, no loops, no precision plugin.
+    """Steps of an `ImageTokenizerTraining` and the averages of its weights; no logging, no loops.
 
     Args:
         training: trained in place.
@@ -24,9 +25,15 @@ class OurTraining:
         self.weights = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
         self.averages = [weight.detach().clone() for weight in self.weights]
 
-    def step(self, pixels: Tensor) -> dict[str, Any]:
+    def step(self, pixels: Tensor, precision: MixedPrecision = FLOAT32) -> dict[str, Any]:
         """One training step on uint8 images [B, 3, H, W]; the terms of the objectives. Gradients stay in `.grad`."""
-        terms = self.training.train_on(pixels.to(self.weights[0].device, non_blocking=True), self.optimizers)
+        with precision.autocast():
+            terms = self.training.train_on(
+                pixels.to(self.weights[0].device, non_blocking=True),
+                precision.wrapped(self.optimizers),
+                precision.backward,
+                scaler=precision.scaler,
+            )
         self.update_averages()
         return terms
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from open_magvit2.benchmark import plain_networks
 from open_magvit2.benchmark.memory import part
+from open_magvit2.benchmark.mixed_precision import FLOAT32, MixedPrecision
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 
 
@@ -60,18 +61,24 @@ class PlainTraining:
         self.ema_real = torch.zeros((), device=first.device, dtype=first.dtype)
         self.ema_fake = torch.zeros((), device=first.device, dtype=first.dtype)
 
-    def step(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
+    def step(self, images: Sequence[Tensor], precision: MixedPrecision = FLOAT32) -> dict[str, Tensor]:
         """One training step.
 
         Args:
             images: B float images [H, W, 3] in [-1, 1] on the CPU (or one tensor [B, H, W, 3]).
+            precision: autocast around it; with a scaler, each optimizer's step updates the loss scale.
 
         Returns:
             detached scalars, named as `ImageTokenizerTraining` names its terms. The gradients stay in `.grad`.
         """
-        generator, discriminator = self.optimizers
-        image = self.collate(images)
+        with precision.autocast():
+            terms = self._train_on(self.collate(images), precision)
+        self.update_averages()
+        return {name: term.detach() for name, term in terms.items()}
 
+    def _train_on(self, image: Tensor, precision: MixedPrecision) -> dict[str, Tensor]:
+        """First the generator steps, then the discriminator."""
+        generator, discriminator = precision.wrapped(self.optimizers)
         generator.zero_grad()
         with part("encoder"):
             latent = plain_networks.encode(self.tokenizer.encoder, image)
@@ -80,20 +87,17 @@ class PlainTraining:
         with part("decoder"):
             reconstruction = plain_networks.decode(self.tokenizer.decoder, codes)
         total, terms = self.generator_loss(image, reconstruction, losses)
-        total.backward()
+        precision.backward(total)
         with part("optimizers"):
             generator.step()
         terms = {"generator/total": total, **{f"generator/{name}": term for name, term in terms.items()}}
 
         total, more = self.discriminator_loss(image, reconstruction)
         discriminator.zero_grad()
-        total.backward()
+        precision.backward(total)
         with part("optimizers"):
             discriminator.step()
-        terms |= {"discriminator/total": total, **{f"discriminator/{name}": term for name, term in more.items()}}
-
-        self.update_averages()
-        return {name: term.detach() for name, term in terms.items()}
+        return terms | {"discriminator/total": total, **{f"discriminator/{name}": term for name, term in more.items()}}
 
     def collate(self, images: Sequence[Tensor]) -> Tensor:
         """Stack on the CPU, send as floats, then to channels first: [B, 3, H, W]."""

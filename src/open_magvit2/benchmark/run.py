@@ -1,18 +1,20 @@
 """Runs the sections of the benchmark one after the other, and writes what there is after each.
 
-A section is a module of this folder with `TITLE` and `measure(settings) -> list[Row]`.
+A section is a module of this folder with `TITLE` and `measure(settings)`, which gives its rows: all in a list, or one
+by one, where they take long. The latter are written one by one as well, so that a run may be cut off at any time.
 """
 
 import importlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from open_magvit2.benchmark import machine, pictures, report
-from open_magvit2.benchmark.settings import Settings
+from open_magvit2.benchmark.failures import release
+from open_magvit2.benchmark.settings import Row, Settings
 from open_magvit2.common import environment
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,9 @@ logger = logging.getLogger(__name__)
 SECTIONS = (
     "entropy",
     "training_step",
+    "precisions",
     "largest_batch",
+    "at_largest_batch",
     "growth",
     "flops",
     "profiling",
@@ -65,20 +69,21 @@ def run(settings: Settings, output: Path, sections: Sequence[str] = SECTIONS) ->
     failed = []
     for name in sections:
         logger.info("measuring %s", name)
-        found = _measure(name, settings)
+        for found in _measure(name, settings):
+            kept = {key: content["sections"].get(key) for key in SECTIONS} | {name: found}
+            content["sections"] = {key: section for key, section in kept.items() if section}
+            report.write_atomically(path, json.dumps(content, indent=1) + "\n")
+            report.write_atomically(output / "benchmark.md", report.markdown(content["sections"]))
         if found["error"]:
             failed.append(name)
-        kept = {key: content["sections"].get(key) for key in SECTIONS} | {name: found}
-        content["sections"] = {key: section for key, section in kept.items() if section}
-        report.write_atomically(path, json.dumps(content, indent=1) + "\n")
-        report.write_atomically(output / "benchmark.md", report.markdown(content["sections"]))
         for file, drawing in pictures.draw(content["sections"]).items():
             report.write_atomically(output / file, drawing)
+        release()
     return failed
 
 
-def _measure(name: str, settings: Settings) -> dict[str, Any]:
-    """One section with everything that tells what its rows were measured on."""
+def _measure(name: str, settings: Settings) -> Iterator[dict[str, Any]]:
+    """One section with everything that tells what its rows were measured on, as it is after each row and at the end."""
     module = importlib.import_module(f"{__package__}.{name}")
     described = machine.describe(settings.device)
     stamp = {
@@ -86,19 +91,29 @@ def _measure(name: str, settings: Settings) -> dict[str, Any]:
         "torch": described["versions"]["torch"],
         "date": described["started_utc"],
     }
-    start, error, rows = time.monotonic(), None, []
+    start = time.monotonic()
+    rows: list[Row] = []
+
+    def section(error: str | None) -> dict[str, Any]:
+        return {
+            "title": module.TITLE,
+            "rows": rows,
+            "error": error,
+            "full": settings.full,
+            "repeats": settings.repeats,
+            "wall_seconds": round(time.monotonic() - start, 1),
+            "finished_utc": environment.now(),
+            "machine": described,
+        }
+
+    error = None
     try:
-        rows = [{**row, **stamp} for row in module.measure(settings)]
+        found = module.measure(settings)
+        for row in found:
+            rows.append({**row, **stamp})
+            if not isinstance(found, list):
+                yield section("cut off after these rows")
     except Exception as reason:  # of whatever kind: a benchmark of hours keeps the other sections and says which failed
         logger.exception("section %s failed", name)
         error = f"{type(reason).__name__}: {reason}"
-    return {
-        "title": module.TITLE,
-        "rows": rows,
-        "error": error,
-        "full": settings.full,
-        "repeats": settings.repeats,
-        "wall_seconds": round(time.monotonic() - start, 1),
-        "finished_utc": environment.now(),
-        "machine": described,
-    }
+    yield section(error)

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from open_magvit2.benchmark import machine, models
+from open_magvit2.benchmark.failures import release
+from open_magvit2.benchmark.mixed_precision import training_kernels
 from open_magvit2.benchmark.settings import Row, Settings, not_measured
 from open_magvit2.common.images import to_float
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
@@ -27,7 +29,7 @@ def measure(settings: Settings) -> list[Row]:
     """One row for every number of processes up to those there is room for."""
     cuda = settings.device.type == "cuda"
     most = torch.cuda.device_count() if cuda else min(2, machine.num_cores())
-    case = models.B_128 if settings.full else models.Case("B-128 at 32 px", (1, 2, 2, 4), 32)
+    case = models.B_128 if settings.full else models.TINY
     batch = 8 if settings.full else 2
     worlds = [world for world in (1, 2, 4, 8) if world <= most]
     unit = "s a step" if cuda else "CPU s a step and process"
@@ -50,6 +52,7 @@ def measure(settings: Settings) -> list[Row]:
 
 def _run(world: int, case: models.Case, batch: int, settings: Settings) -> tuple[float, float]:
     """Medians over steps of CPU seconds a process and of wall seconds."""
+    release()  # the first process shares its GPU with this one
     with tempfile.TemporaryDirectory() as folder:
         arguments = (world, case, batch, settings.repeats, settings.device.type, folder)
         torch.multiprocessing.spawn(_rank, args=arguments, nprocs=world)
@@ -69,6 +72,7 @@ class _Objective(torch.nn.Module):
         return self.training_module._losses(to_float(pixels), 1.0)[0]
 
 
+@training_kernels()
 def _rank(rank: int, world: int, case: models.Case, batch: int, repeats: int, kind: str, folder: str) -> None:
     """One process: a few steps, its times in a file."""
     torch.set_num_threads(1)

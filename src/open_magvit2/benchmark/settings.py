@@ -1,5 +1,6 @@
 """What a benchmark runs on and how thoroughly, and the form of what it finds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ class Settings:
         device: to measure on.
         full: the sizes of the published recipe; otherwise small ones, minutes on two cores.
         repeats: measurements behind every median.
+        models: names of the published models to measure at full size; None is all.
         images: folder of photos; None draws images by code, where a section can do with those.
         checkpoint: a trained tokenizer, to say what bfloat16 does to its tokens; None leaves that out.
         repository: the checkout whose scripts and configs are measured.
@@ -28,6 +30,7 @@ class Settings:
     device: torch.device
     full: bool
     repeats: int = 5
+    models: Sequence[str] | None = None
     images: Path | None = None
     checkpoint: Path | None = None
     repository: Path = Path()

@@ -13,6 +13,7 @@ import torch
 
 _SHORTEST_SECONDS = 0.02  # shorter calls are repeated within one measurement: below, the clocks' own ticks show
 _MOST_CALLS = 1000
+_LONG_SECONDS = 1.0  # on a CPU, of a first call: no second one is needed to see that it need not be repeated
 
 
 class Timing(NamedTuple):
@@ -65,7 +66,11 @@ def _turns(names: list[str], repeats: int) -> Iterator[str]:
 
 def _calls_per_measurement(function: Callable[[], Any], device: torch.device, warm_up: int) -> int:
     for _ in range(warm_up):
+        start = time.process_time()
         function()
+        long = time.process_time() - start > _LONG_SECONDS
+    if long and device.type != "cuda":  # there a first call may be long for its compilation alone
+        return 1
     start = time.monotonic()  # by the clock on the wall: a call that waits must not be repeated a thousand times
     seconds = max(_seconds(function, device, 1), time.monotonic() - start)
     return max(1, min(_MOST_CALLS, round(_SHORTEST_SECONDS / max(seconds, 1e-6))))

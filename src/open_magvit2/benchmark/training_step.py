@@ -1,13 +1,16 @@
 """A whole training step against the plain baseline: time by part and by batch, peak memory by part."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from open_magvit2.benchmark import models, step_parts
+from open_magvit2.benchmark.failures import OUT_OF_MEMORY, fits, release, unless_out_of_memory
 from open_magvit2.benchmark.memory import ELSEWHERE, Peak, parts, peak_memory
+from open_magvit2.benchmark.mixed_precision import training_kernels
 from open_magvit2.benchmark.models import Case
 from open_magvit2.benchmark.settings import Row, Settings
 from open_magvit2.benchmark.timing import clock_name, interleaved
@@ -15,47 +18,49 @@ from open_magvit2.layers.recomputation import set_recomputation
 
 TITLE = "Training step"
 
-_FULL_BATCHES, _SMALL_BATCHES = (1, 2, 4, 8, 16, 32), (1, 2)
+_FULL_BATCHES, _SMALL_BATCHES = (1, 2, 4, 8, 16, 32), (2,)
 _SPLIT_BATCH, _SMALL_SPLIT_BATCH = 8, 2
 
 
-def measure(settings: Settings) -> list[Row]:
+def measure(settings: Settings) -> Iterator[Row]:
     """Three tables: by batch, by part, memory by part."""
-    rows: list[Row] = []
     for case in models.cases(settings):
         ours, plain = models.make_ours(case, settings.device), models.make_plain(case, settings.device)
         for batch in _FULL_BATCHES if settings.full else _SMALL_BATCHES:
-            rows.append(_whole(case, ours, plain, batch, settings))
+            yield _whole(case, ours, plain, batch, settings)
         batch = _SPLIT_BATCH if settings.full else _SMALL_SPLIT_BATCH
-        rows += _by_part(case, ours, plain, batch, settings)
-        rows += _memory_by_part(case, ours, plain, batch, settings)
-    return rows
+        for table in (_by_part, _memory_by_part):
+            yield from unless_out_of_memory(partial(table, case, ours, plain, batch, settings)) or []
+        del ours, plain
+        release()
 
 
+@training_kernels()
 def _whole(case: Case, ours: Any, plain: Any, batch: int, settings: Settings) -> Row:
     pixels = models.make_pixels(batch, case.image_size, settings.device)
     images = models.float_images(pixels)
     functions = {"ours": lambda: ours.step(pixels), "plain": lambda: plain.step(images)}
-    times = interleaved(functions, settings.device, settings.repeats)
-    memory = {
-        "ours": peak_of_step(ours.optimizers, functions["ours"], settings.device).num_bytes,
-        "plain": peak_of_step(plain.optimizers, functions["plain"], settings.device).num_bytes,
-    }
+    functions = {name: step for name, step in functions.items() if fits(step, settings.device)}
+    times = interleaved(functions, settings.device, settings.repeats) if functions else {}
+    optimizers = {"ours": ours.optimizers, "plain": plain.optimizers}
+    memory = {name: peak_of_step(optimizers[name], step, settings.device).num_bytes for name, step in functions.items()}
+    both = len(times) == 2
     unit = clock_name(settings.device)
     return {
         "table": "Whole step by batch",
         "model": case.name,
         "batch": batch,
-        f"ours [{unit}]": times["ours"].median,
-        f"baseline [{unit}]": times["plain"].median,
-        "time ratio": times["plain"].median / times["ours"].median,
-        f"ours [images / {unit}]": batch / times["ours"].median,
-        "ours [MiB]": memory["ours"] / 2**20,
-        "baseline [MiB]": memory["plain"] / 2**20,
-        "memory ratio": memory["plain"] / memory["ours"],
+        f"ours [{unit}]": times["ours"].median if "ours" in times else OUT_OF_MEMORY,
+        f"baseline [{unit}]": times["plain"].median if "plain" in times else OUT_OF_MEMORY,
+        "time ratio": times["plain"].median / times["ours"].median if both else None,
+        f"ours [images / {unit}]": batch / times["ours"].median if "ours" in times else None,
+        "ours [MiB]": memory["ours"] / 2**20 if "ours" in memory else None,
+        "baseline [MiB]": memory["plain"] / 2**20 if "plain" in memory else None,
+        "memory ratio": memory["plain"] / memory["ours"] if both else None,
     }
 
 
+@training_kernels()
 def _by_part(case: Case, ours: Any, plain: Any, batch: int, settings: Settings) -> list[Row]:
     pixels = models.make_pixels(batch, case.image_size, settings.device)
     mine, theirs = step_parts.ours(ours, pixels), step_parts.plain(plain, pixels)
@@ -80,6 +85,7 @@ def _by_part(case: Case, ours: Any, plain: Any, batch: int, settings: Settings) 
     ]
 
 
+@training_kernels()
 def _memory_by_part(case: Case, ours: Any, plain: Any, batch: int, settings: Settings) -> list[Row]:
     """Who allocated what is alive at the fullest moment, for every level of recomputation."""
     pixels = models.make_pixels(batch, case.image_size, settings.device)

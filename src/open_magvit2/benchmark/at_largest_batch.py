@@ -1,0 +1,73 @@
+"""Whole training steps at the largest batch that fits the device, by precision: images a second and MFU.
+
+Each variant is alone on the device. Compiled steps begin at the batch that the same steps reach uncompiled.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+from open_magvit2.benchmark import models
+from open_magvit2.benchmark.failures import OUT_OF_MEMORY, or_reason, then_raise, unless_out_of_memory
+from open_magvit2.benchmark.largest_batch import largest
+from open_magvit2.benchmark.mixed_precision import PRECISIONS, Precision, why_not
+from open_magvit2.benchmark.precisions import Found, Table, step_costs, step_operations
+from open_magvit2.benchmark.settings import Row, Settings, not_measured
+from open_magvit2.benchmark.variants import BASELINE, COMPILED, EAGER, OURS, Steps, Variant
+
+TITLE = "Training step at the largest batch"
+
+_TRIES = 3  # each on a batch a tenth smaller: timing may need a little more than finding
+
+
+def measure(settings: Settings) -> Iterator[Row]:
+    """One row for every model, precision and variant, each as soon as it is known; on a GPU."""
+    return then_raise(_rows(settings), "batch")
+
+
+def _rows(settings: Settings) -> Iterator[Row]:
+    if settings.device.type != "cuda":
+        yield {"table": TITLE, "model": "all", "batch": not_measured("a CPU has no memory of its own to fill")}
+        return
+    for case in models.cases(settings):
+        operations = step_operations(case, settings)
+        for precision in PRECISIONS:
+            table = Table(TITLE, case, precision, operations, settings)
+            reason = why_not(precision, settings.device)
+            if reason is not None:
+                yield table.row("all", not_measured(reason))
+                continue
+            found: dict[Variant, Found | str] = {}
+            for variant in (*EAGER, COMPILED):
+                uncompiled = found.get(OURS)
+                if variant.compiled and not isinstance(uncompiled, Found):
+                    found[variant] = not_measured("there is no batch of uncompiled steps to begin with")
+                else:
+                    known = uncompiled.batch if variant.compiled else None
+                    found[variant] = or_reason(partial(at_largest, variant, case, precision, settings, known))
+                yield table.row(variant.name, found[variant], found[BASELINE])
+
+
+def at_largest(
+    variant: Variant, case: models.Case, precision: Precision, settings: Settings, known: int | None = None
+) -> Found | str:
+    """A variant at its largest batch.
+
+    Args:
+        variant: alone on the device.
+        case: the model.
+        precision: of its networks.
+        settings: device and repeats.
+        known: the batch to begin with; None looks for it.
+
+    Returns:
+        what was found, or that not even one image fits.
+    """
+    steps = Steps(variant, case, precision, settings.device)
+    batch = largest(steps) if known is None else known
+    for _ in range(_TRIES if batch else 0):
+        found = unless_out_of_memory(partial(step_costs, [steps], batch, "alone", settings))
+        if found is not None:
+            return found[0]
+        steps.start_again()
+        batch = max(1, batch * 9 // 10)
+    return OUT_OF_MEMORY
