@@ -36,15 +36,6 @@ def free_memory(device: torch.device) -> int:
     return min(limits)
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16 by itself; others imitate it, up to 100 times slower."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
-
-
 def chosen_device(name: str) -> torch.device:
     """The device of a name such as "cuda:1", with its index, and made the current one: events are recorded there."""
     device = torch.device(name)

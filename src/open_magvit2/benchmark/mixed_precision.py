@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.plugins import MixedPrecision as Plugin
 from torch import Tensor
 
-from open_magvit2.benchmark import machine
+from open_magvit2.common.precision import without_bfloat16_units
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
@@ -75,8 +75,8 @@ def training_kernels() -> Iterator[None]:
 
 def why_not(precision: Precision, device: torch.device) -> str | None:
     """Why a precision is not measured on a device, or None where it is."""
-    if precision == "bf16" and not machine.has_bfloat16(device):
-        return "this device has no bfloat16 units"
+    if precision == "bf16" and (name := without_bfloat16_units(device)):
+        return f"{name} has no bfloat16 units"
     if precision == "fp16" and device.type != "cuda":
         return "Lightning trains in float16 on GPUs alone"
     return None

@@ -11,8 +11,8 @@ import torch
 
 Rates = dict[str, float]
 
-# What torch.cuda.get_device_name says, as a whole -> dense TFLOP/s: float32 outside and inside (TF32) tensor cores,
-# float16 and bfloat16 with sums in float32.
+# What torch.cuda.get_device_name says, as a whole (older drivers leave the maker out) -> dense TFLOP/s: float32 outside
+# and inside (TF32) tensor cores, float16 and bfloat16 with sums in float32.
 _A100 = {"fp32": 19.5, "tf32": 156.0, "fp16": 312.0, "bf16": 312.0}
 _HOPPER_SXM = {"fp32": 67.0, "tf32": 494.5, "fp16": 989.5, "bf16": 989.5}
 _HOPPER_NVL = {"fp32": 60.0, "tf32": 417.5, "fp16": 835.5, "bf16": 835.5}
@@ -20,13 +20,13 @@ _PEAKS: dict[str, Rates] = {
     r"Tesla V100-SXM2-\d+GB": {"fp32": 15.7, "fp16": 125.0},
     r"Tesla V100-PCIE-\d+GB": {"fp32": 14.0, "fp16": 112.0},
     r"Tesla V100S-PCIE-32GB": {"fp32": 16.4, "fp16": 130.0},
-    r"NVIDIA A100-(SXM4|PCIE|PCIe)-\d+GB": _A100,
-    r"NVIDIA A100 80GB PCIe": _A100,
-    r"NVIDIA H100 PCIe": {"fp32": 51.0, "tf32": 378.0, "fp16": 756.5, "bf16": 756.5},
-    r"NVIDIA H100 80GB HBM3": _HOPPER_SXM,
-    r"NVIDIA H100 NVL": _HOPPER_NVL,
-    r"NVIDIA H200": _HOPPER_SXM,
-    r"NVIDIA H200 NVL": _HOPPER_NVL,
+    r"(NVIDIA )?A100-(SXM4|PCIE|PCIe)-\d+GB": _A100,
+    r"(NVIDIA )?A100 80GB PCIe": _A100,
+    r"(NVIDIA )?H100 PCIe": {"fp32": 51.0, "tf32": 378.0, "fp16": 756.5, "bf16": 756.5},
+    r"(NVIDIA )?H100 80GB HBM3": _HOPPER_SXM,
+    r"(NVIDIA )?H100 NVL": _HOPPER_NVL,
+    r"(NVIDIA )?H200": _HOPPER_SXM,
+    r"(NVIDIA )?H200 NVL": _HOPPER_NVL,
 }
 
 
