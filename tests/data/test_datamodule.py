@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import time
@@ -230,9 +231,18 @@ def test_a_worker_survives_what_a_cluster_sends_and_obeys_its_parent(number, mom
         seen += batch["index"].tolist()
     assert sorted(seen) == list(range(16))
     assert worker.is_alive()
+    deadline = time.monotonic() + 20
+    while _has_pending_signals(worker.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)  # signals do not queue: a second SIGTERM beside one that is not yet taken would be lost
     worker.terminate()
     worker.join(timeout=20)
     assert worker.exitcode == 0
+
+
+def _has_pending_signals(pid: int) -> bool:
+    """Whether a signal to a process was sent and not yet taken."""
+    (mask,) = re.findall(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(mask, 16) != 0
 
 
 def _load_until_killed(path: Path) -> None:
