@@ -2,6 +2,7 @@
 
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -9,8 +10,7 @@ import torch
 from pytorch_lightning.plugins import MixedPrecision as Plugin
 from torch.utils.data import DataLoader
 
-from open_magvit2.benchmark import failures, models, peaks, precisions
-from open_magvit2.benchmark.largest_batch import largest
+from open_magvit2.benchmark import at_largest_batch, failures, largest_batch, models, peaks, precisions
 from open_magvit2.benchmark.mixed_precision import MixedPrecision
 from open_magvit2.benchmark.our_step import OurTraining
 from open_magvit2.benchmark.plain_step import PlainTraining
@@ -143,21 +143,56 @@ def test_other_failures_are_rows_as_well_and_an_error_at_the_end():
         failures.unless_out_of_memory(broken)
 
 
-@pytest.mark.parametrize("most", [0, 40])
-def test_the_largest_batch_is_found_to_one_part_in_32(most, monkeypatch):
-    def on_batch(self, number):
-        def step():
-            if number > most:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+@pytest.fixture
+def limited(monkeypatch):
+    """A stand-in for a device that holds so many images a step, for the number that it is told; tiny networks."""
+    real, most = Steps.on_batch, [0]
 
-        return step
+    def on_batch(self, number, image_size=None):
+        step = real(self, min(number, 2))
+
+        def limited_step():
+            if number > most[0]:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return step()
+
+        return limited_step
 
     monkeypatch.setattr(Steps, "on_batch", on_batch)
     monkeypatch.setattr(models, "make_ours", lambda case, device, **options: OurTraining(tiny_training()))
-    steps = Steps(OURS, TOY, "fp32", CPU)
-    found = largest(steps)
+    return lambda number: most.__setitem__(0, number)
+
+
+@pytest.mark.parametrize("most", [0, 40])
+def test_the_largest_batch_is_found_to_one_part_in_32(most, limited):
+    limited(most)
+    found = largest_batch.largest(Steps(OURS, TOY, "fp32", CPU))
     assert found <= most
     assert most - found <= most / 32
+
+
+def test_the_share_of_memory_is_cut_to_every_smaller_card_and_given_back(limited, monkeypatch):
+    shares = []
+
+    def set_share(share, device):
+        shares.append(share)
+        limited(round(10 * share))
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=int(40e9)))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", set_share)
+    row = largest_batch._tried(TOY, OURS, SETTINGS)
+    assert (row["in 16 GB"], row["in 32 GB"]) == (4, 8)
+    assert row["in 80 GB"] == "not measured: this card is smaller"
+    assert shares == [0.4, 1.0, 0.8, 1.0]
+
+
+def test_a_step_at_the_largest_batch_gives_way_where_timing_needs_more(limited, monkeypatch):
+    limited(5)
+    assert at_largest_batch.at_largest(OURS, TOY, "fp32", SETTINGS).batch == 5
+    limited(4)
+    assert at_largest_batch.at_largest(OURS, TOY, "fp32", SETTINGS, known=5).batch == 4
+    limited(0)
+    assert at_largest_batch.at_largest(OURS, TOY, "fp32", SETTINGS) == failures.OUT_OF_MEMORY
 
 
 def test_rows_in_float32_and_bfloat16(monkeypatch):

@@ -51,7 +51,7 @@ def largest(steps: Steps, known: int = 0) -> int:
 
         done = unless_out_of_memory(two_steps)
         steps.start_again()
-        release()
+        torch.cuda.empty_cache()  # blocks of one batch's sizes are lost to the next
         return done is not None
 
     low, high = known, max(1, 2 * known)
