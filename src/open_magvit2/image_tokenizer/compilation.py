@@ -1,4 +1,4 @@
-"""The networks of a training step through `torch.compile`: fused kernels, for minutes at the first steps."""
+"""The networks of a training step through `torch.compile`: fused kernels, for minutes at the first step."""
 
 import torch
 from torch import nn
