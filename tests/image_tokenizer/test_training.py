@@ -197,14 +197,22 @@ def test_a_continued_run_follows_the_new_learning_rate(tmp_path):
     assert [optimizer.param_groups[0]["lr"] for optimizer in second.optimizers] == [0.002, 0.002]
 
 
-def test_averaging_can_start_later(tmp_path):
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-6), ("64-true", 1e-14)])
+def test_averaging_can_start_later_and_has_the_precision_of_the_weights(tmp_path, precision, tolerance):
     record = RecordWeights()
     callbacks = [record, ExponentialMovingAverage(decay=0.7, start_step=2)]
-    trainer(tmp_path, max_steps=4, val_check_interval=4, callbacks=callbacks).fit(module(), data())
+    run = trainer(tmp_path, max_steps=4, val_check_interval=4, callbacks=callbacks, precision=precision)
+    run.fit(module(), data())
     average = record.raw[1]  # after 2 steps still a copy
     for raw in record.raw[2:]:
         average = 0.7 * average + 0.3 * raw
-    assert torch.allclose(record.validated[0], average, atol=1e-6)
+    assert torch.allclose(record.validated[0], average, rtol=0, atol=tolerance)
+
+
+def test_averages_too_short_to_move_are_refused(tmp_path):
+    run = trainer(tmp_path, precision="bf16-true", callbacks=[ExponentialMovingAverage(decay=0.999)])
+    with pytest.raises(ValueError, match=r"bf16-true keeps weights in torch.bfloat16.*stand still: use bf16-mixed"):
+        run.fit(module(), data())
 
 
 def test_a_checkpoint_without_averages_is_loaded_raw_only(tmp_path):

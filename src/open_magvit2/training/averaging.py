@@ -35,6 +35,13 @@ class ExponentialMovingAverage(WeightAveraging):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._device = trainer.strategy.root_device  # the module itself is still on the CPU at this moment
         super().setup(trainer, pl_module, stage)
+        average = trainer.precision_plugin.convert_module(self._average_model.module)  # as it will convert the module
+        dtype = next(average.parameters()).dtype
+        if torch.finfo(dtype).eps > 1.0 - self.decay:
+            raise ValueError(
+                f"trainer.precision {trainer.precision} keeps weights in {dtype}, where averages of decay {self.decay} "
+                "would stand still: use bf16-mixed or 16-mixed, which keep them in float32"
+            )
 
     @torch.no_grad()
     def on_train_batch_end(
