@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import nn
 
 from open_magvit2.data.datamodule import ImageDataModule
@@ -67,3 +68,8 @@ def trainer(folder: Any, **options: Any) -> pl.Trainer:
         "val_check_interval": 3,
     }
     return pl.Trainer(**(defaults | options))
+
+
+def parameters(network: torch.nn.Module) -> torch.Tensor:
+    """All weights of a network in one vector, a copy."""
+    return torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()

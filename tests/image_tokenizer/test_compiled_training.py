@@ -34,6 +34,8 @@ DEBUG.insert(2, "--config")
 @pytest.fixture(autouse=True)
 def fresh_compiler():
     """No test sees another's graphs or settings."""
+    torch._dynamo.reset()
+    counters.clear()
     dynamo = torch._dynamo.config.patch(optimize_ddp=True, recompile_limit=8)
     with dynamo, torch._functorch.config.patch(donated_buffer=True):
         yield

@@ -1,4 +1,4 @@
-"""The training step: gradients, steps, loss scale, averages, and what it logs and saves."""
+"""The training step: gradients, steps, loss scale, and what it logs and saves."""
 
 import json
 import subprocess
@@ -8,23 +8,17 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import MixedPrecision
-from small_training import SEPARABLE, data, module, trainer
+from small_training import SEPARABLE, data, module, parameters, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from open_magvit2 import load_tokenizer
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.evaluation.metrics.ssim import SSIM
-from open_magvit2.training.averaging import ExponentialMovingAverage
 from open_magvit2.training.callbacks import ReconstructionImages, Throughput
-from open_magvit2.training.checkpointing import TrainingCheckpoint
 from open_magvit2.training.schedules import StepDrop
-
-
-def parameters(network: torch.nn.Module) -> torch.Tensor:
-    return torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -144,48 +138,6 @@ def test_gradient_clipping_bounds_the_step(tmp_path):
     assert norm.norm.item() == pytest.approx(0.01, rel=1e-3)
 
 
-class RecordWeights(Callback):
-    """Keeps the raw weights after every step, and those that validation ran on."""
-
-    def __init__(self) -> None:
-        self.raw, self.validated = [], []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.raw.append(parameters(pl_module.tokenizer))
-
-    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
-        self.validated.append(parameters(pl_module.tokenizer))
-
-
-def test_moving_averages_follow_their_formula_are_validated_and_saved(tmp_path):
-    record = RecordWeights()
-    checkpoint = ModelCheckpoint(dirpath=tmp_path, save_last=True, every_n_train_steps=4)
-    callbacks = [record, ExponentialMovingAverage(decay=0.7), checkpoint]
-    trainer(tmp_path, max_steps=4, val_check_interval=4, callbacks=callbacks, enable_checkpointing=True).fit(
-        module(), data()
-    )
-    average = record.raw[0]
-    for raw in record.raw[1:]:
-        average = 0.7 * average + 0.3 * raw
-    assert torch.allclose(record.validated[0], average, atol=1e-6)
-    file = tmp_path / "last.ckpt"
-    assert torch.allclose(parameters(load_tokenizer(file)), average, atol=1e-6)
-    assert torch.equal(parameters(load_tokenizer(file, weights="raw")), record.raw[-1])
-
-
-def test_training_that_ends_between_validations_is_saved_with_both_weights(tmp_path):
-    record = RecordWeights()
-    checkpoint = TrainingCheckpoint(dirpath=str(tmp_path), monitor="validation/psnr_image")
-    callbacks = [record, ExponentialMovingAverage(decay=0.5), checkpoint]
-    options = {"max_steps": 5, "val_check_interval": 4, "callbacks": callbacks, "enable_checkpointing": True}
-    trainer(tmp_path, **options).fit(module(metrics=[PSNR()]), data())
-    file = tmp_path / "last.ckpt"
-    assert torch.load(file, weights_only=True)["global_step"] == 5
-    assert torch.equal(parameters(load_tokenizer(file, weights="raw")), record.raw[4])
-    assert not torch.allclose(parameters(load_tokenizer(file)), record.raw[4])
-    assert load_tokenizer(file).checkpoint_facts["train_image_size"] == data().image_size == 32
-
-
 def test_a_continued_run_follows_the_new_learning_rate(tmp_path):
     first = trainer(tmp_path, max_steps=2)
     first.fit(module(learning_rate=0.01, schedule=StepDrop([100])), data())
@@ -195,34 +147,6 @@ def test_a_continued_run_follows_the_new_learning_rate(tmp_path):
         module(learning_rate=0.004, schedule=StepDrop([3], factor=0.5)), data(), ckpt_path=tmp_path / "first.ckpt"
     )
     assert [optimizer.param_groups[0]["lr"] for optimizer in second.optimizers] == [0.002, 0.002]
-
-
-@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-6), ("64-true", 1e-14)])
-def test_averaging_can_start_later_and_has_the_precision_of_the_weights(tmp_path, precision, tolerance):
-    record = RecordWeights()
-    callbacks = [record, ExponentialMovingAverage(decay=0.7, start_step=2)]
-    run = trainer(tmp_path, max_steps=4, val_check_interval=4, callbacks=callbacks, precision=precision)
-    run.fit(module(), data())
-    average = record.raw[1]  # after 2 steps still a copy
-    for raw in record.raw[2:]:
-        average = 0.7 * average + 0.3 * raw
-    assert torch.allclose(record.validated[0], average, rtol=0, atol=tolerance)
-
-
-def test_averages_too_short_to_move_are_refused(tmp_path):
-    run = trainer(tmp_path, precision="bf16-true", callbacks=[ExponentialMovingAverage(decay=0.999)])
-    with pytest.raises(ValueError, match=r"bf16-true keeps weights in torch.bfloat16.*stand still: use bf16-mixed"):
-        run.fit(module(), data())
-
-
-def test_a_checkpoint_without_averages_is_loaded_raw_only(tmp_path):
-    training = module()
-    run = trainer(tmp_path)
-    run.fit(training, data())
-    run.save_checkpoint(tmp_path / "raw.ckpt")
-    assert torch.equal(parameters(load_tokenizer(tmp_path / "raw.ckpt", "raw")), parameters(training.tokenizer))
-    with pytest.raises(ValueError, match=r"no averaged weights.*weights='raw'"):
-        load_tokenizer(tmp_path / "raw.ckpt")
 
 
 def test_what_is_logged_and_at_which_step(tmp_path):

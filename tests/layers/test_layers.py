@@ -40,6 +40,8 @@ def test_adaptive_group_norm_is_the_same_for_codes_in_half_precision():
     features, codes = torch.randn(2, 8, 6, 6), torch.randn(2, 5, 3, 3).sign()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(norm(features, codes.bfloat16()), norm(features, codes))
+    halved = norm.bfloat16()(features.bfloat16(), codes.bfloat16())  # a whole model in bfloat16
+    assert halved.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("out_channels", [8, 16])

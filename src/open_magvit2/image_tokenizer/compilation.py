@@ -14,7 +14,7 @@ def compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> 
 
     A network is compiled at its first pass, and again for another kind of pass: other sizes, precision, recomputation,
     gradients or none. Training has one kind. Validation and pictures, whose batches come in other sizes, therefore run
-    uncompiled, inside `torch.compiler.set_stance("force_eager")`; their figures are those of later evaluation.
+    uncompiled, inside `torch.compiler.set_stance("force_eager")`, as those of an uncompiled training do.
 
     Args:
         networks: None is left out, for a loss or a network that a training is without. Their classes must not be

@@ -44,7 +44,7 @@ class DecoderLevel(Recomputing):
         return self.upsample(features)
 
 
-class Decoder(Recomputing):
+class Decoder(nn.Module):
     """Codes [B, latent_channels, h, w] -> reconstruction [B, 3, H, W], about [-1, 1] and not clamped.
 
     Args:

@@ -42,6 +42,6 @@ class AdaptiveGroupNorm(nn.Module):
         style = at_least_float32(style.flatten(2))  # so that codes in half precision give the same statistics
         if style.shape[2] < 2:
             raise ValueError("adaptive group norm needs a grid of more than one code: the image is too small")
-        scale = self.scale((style.var(dim=2) + EPS).sqrt())
-        bias = self.bias(style.mean(dim=2))
+        scale = self.scale((style.var(dim=2) + EPS).sqrt().to(self.scale.weight.dtype))
+        bias = self.bias(style.mean(dim=2).to(self.bias.weight.dtype))
         return scale[:, :, None, None] * self.norm(features) + bias[:, :, None, None]

@@ -35,12 +35,15 @@ class ExponentialMovingAverage(WeightAveraging):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._device = trainer.strategy.root_device  # the module itself is still on the CPU at this moment
         super().setup(trainer, pl_module, stage)
+        if self._average_model is None:  # nothing is trained
+            return
         average = trainer.precision_plugin.convert_module(self._average_model.module)  # as it will convert the module
         dtype = next(average.parameters()).dtype
-        if torch.finfo(dtype).eps > 1.0 - self.decay:
+        if self.decay and torch.finfo(dtype).bits < 32:
             raise ValueError(
-                f"trainer.precision {trainer.precision} keeps weights in {dtype}, where averages of decay {self.decay} "
-                "would stand still: use bf16-mixed or 16-mixed, which keep them in float32"
+                f"trainer.precision {trainer.precision} keeps weights in {dtype}, whose averages would not move by "
+                f"{1.0 - self.decay:.3g} of a small difference: use bf16-mixed or 16-mixed, which keep weights in "
+                "float32, or averaging.decay 0 for no averages"
             )
 
     @torch.no_grad()
