@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
+from open_magvit2.common.distributed import leave_process_group
+
 _LONGEST_SECONDS = 300
 
 
@@ -18,9 +20,7 @@ def process_group(rank: int, world: int, folder: Path) -> Iterator[None]:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     yield
-    # Without it a rank may tear its connections down while another still reads from them, and hang.
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 def spawn(function: Callable[..., None], world: int, *arguments: object) -> None:

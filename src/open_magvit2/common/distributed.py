@@ -21,6 +21,19 @@ def world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
+def leave_process_group() -> None:
+    """Wait until all ranks are here, then destroy the process group.
+
+    The barrier's handle is kept until the group is gone. Otherwise gloo's thread is the last to let go of it and of the
+    tensors of earlier operations, for which it needs Python's lock, while the destructor of the group holds that lock
+    and waits for the thread: a deadlock (PyTorch issue 56297), seen once with PyTorch 2.7.1.
+    """
+    barrier = dist.barrier(async_op=True)
+    barrier.wait()
+    dist.destroy_process_group()
+    del barrier
+
+
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum over ranks, in place and returned; without gradient."""
     if is_distributed():

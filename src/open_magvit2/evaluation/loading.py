@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from open_magvit2.common.distributed import rank, world_size
+from open_magvit2.common.distributed import leave_process_group, rank, world_size
 from open_magvit2.protocols import Sample, Tokenizer
 
 
@@ -85,8 +85,7 @@ def processes(device: str | torch.device | None = None) -> Iterator[torch.device
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     yield chosen
     # Only where all went well: after an error the other ranks are elsewhere, and torchrun ends them.
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 class PaddedTokenizer:
