@@ -10,8 +10,6 @@ import logging
 import sys
 from pathlib import Path
 
-import torch
-
 from open_magvit2.benchmark.machine import chosen_device
 from open_magvit2.benchmark.models import PUBLISHED
 from open_magvit2.benchmark.run import SECTIONS, choose, run
@@ -23,18 +21,22 @@ def main() -> None:
     add = parser.add_argument
     add("--output", required=True, type=Path, help="folder; sections measured there before stay until measured again")
     add("--only", metavar="SECTIONS", help=f"comma-separated, of {', '.join(SECTIONS)}; default: all")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", help="cpu, cuda or cuda:1; default: a GPU if there is one")
     add("--size", choices=["small", "full"], help="default: full on a GPU, small (minutes on two cores) on a CPU")
-    add("--models", nargs="+", choices=[case.name for case in PUBLISHED], help="measured at full size; default: all")
+    names = [case.name for case in PUBLISHED]
+    models_help = "at full size alone; default: all; growth, profiling and scaling take the first"
+    add("--models", nargs="+", choices=names, help=models_help)
     add("--repeats", type=int, help="measurements behind each median; default: 5 at full size, 3 at small")
     add("--images", type=Path, help="folder of photos for loading and tokenizing; default: images drawn by code")
     add("--checkpoint", type=Path, help="a trained tokenizer: what bf16 does to its tokens (needs --images)")
     given = parser.parse_args()
-    device = chosen_device(given.device)
-    full = device.type == "cuda" if given.size is None else given.size == "full"
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         chosen = choose(given.only)
+        device = chosen_device(given.device)
+        full = device.type == "cuda" if given.size is None else given.size == "full"
+        if given.models and not full:
+            raise ValueError("--models chooses among the published models, measured at full size: add --size full")
     except ValueError as error:
         parser.error(str(error))
     root = Path(__file__).resolve().parents[1]

@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import re
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,3 +76,21 @@ def test_sections_are_chosen_by_name_in_their_own_order():
     assert run.choose(None) == list(run.SECTIONS)
     with pytest.raises(ValueError, match=r"no section is called speed; there are: entropy"):
         run.choose("entropy,speed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "cuda:99"], "cannot run on cuda:99: .* take cpu"),
+        (["--size", "small", "--device", "cpu", "--models", "B-256"], "--models chooses .*: add --size full"),
+        (["--only", "speed"], "no section is called speed"),
+    ],
+)
+def test_the_script_refuses_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    script = Path(__file__).parents[2] / "scripts" / "benchmark.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--output", str(tmp_path / "new"), *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(script), run_name="__main__")
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err.splitlines()[-1])
+    assert not (tmp_path / "new").exists()

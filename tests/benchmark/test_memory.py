@@ -42,7 +42,9 @@ def test_gradients_can_count_as_resident():
         product.sum().backward()
 
     assert peak_memory(step).num_bytes == pytest.approx(8 * MIB, abs=SMALL)
-    assert peak_memory(step, resident=lambda: [weight.grad]).num_bytes == pytest.approx(4 * MIB, abs=SMALL)
+    peak = peak_memory(step, resident=lambda: [weight.grad])
+    assert peak.num_bytes == pytest.approx(4 * MIB, abs=SMALL)
+    assert peak.with_resident == pytest.approx(8 * MIB, abs=SMALL)
     with pytest.raises(ValueError, match="on a CPU only"):
         peak_memory(step, "cuda", resident=lambda: [weight.grad])
 

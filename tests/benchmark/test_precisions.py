@@ -11,16 +11,18 @@ from pytorch_lightning.plugins import MixedPrecision as Plugin
 from torch.utils.data import DataLoader
 
 from open_magvit2.benchmark import at_largest_batch, failures, largest_batch, models, peaks, precisions
-from open_magvit2.benchmark.mixed_precision import MixedPrecision
+from open_magvit2.benchmark.mixed_precision import MixedPrecision, training_kernels
 from open_magvit2.benchmark.our_step import OurTraining
 from open_magvit2.benchmark.plain_step import PlainTraining
 from open_magvit2.benchmark.settings import Settings
+from open_magvit2.benchmark.training_step import StepPeak
 from open_magvit2.benchmark.variants import BASELINE, OURS, Steps
 from open_magvit2.image_tokenizer.discriminator import PatchDiscriminator
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
 from open_magvit2.losses.objective import GeneratorObjective
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
+from open_magvit2.training.cli import TrainingCLI
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(CPU, full=False, repeats=1)
@@ -135,12 +137,53 @@ def test_other_failures_are_rows_as_well_and_an_error_at_the_end():
 
     reason = failures.or_reason(broken)
     assert reason == "failed: TypeError: no compiler"
-    rows = failures.then_raise([{"batch": reason}, {"batch": 8}], "batch")
+    rows = failures.then_raise([{"batch": reason}, {"batch": 8}])
     assert [next(rows)["batch"], next(rows)["batch"]] == [reason, 8]
     with pytest.raises(RuntimeError, match="1 variants: failed: TypeError: no compiler"):
         next(rows)
     with pytest.raises(TypeError):
         failures.unless_out_of_memory(broken)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "FIND was unable to find an engine to execute this computation",
+    ],
+)
+def test_libraries_without_memory_are_out_of_memory(message):
+    assert failures.is_out_of_memory(RuntimeError(message))
+    assert not failures.is_out_of_memory(ValueError(message))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm`",
+    ],
+)
+def test_other_errors_of_libraries_are_not(message):
+    assert not failures.is_out_of_memory(RuntimeError(message))
+
+
+def test_measured_kernels_are_those_that_a_training_chooses():
+    before = torch.get_float32_matmul_precision()
+    try:
+        TrainingCLI.before_fit(None)  # it sets what this process's products may be, and needs no configuration for it
+        expected = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        with training_kernels():
+            assert torch.get_float32_matmul_precision() == expected
+            assert torch.backends.cudnn.benchmark
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture
@@ -193,6 +236,9 @@ def test_a_step_at_the_largest_batch_gives_way_where_timing_needs_more(limited, 
     assert at_largest_batch.at_largest(OURS, TOY, "fp32", SETTINGS, known=5).batch == 4
     limited(0)
     assert at_largest_batch.at_largest(OURS, TOY, "fp32", SETTINGS) == failures.OUT_OF_MEMORY
+    assert at_largest_batch.at_largest(OURS, TOY, "fp32", SETTINGS, known=2) == failures.OUT_OF_MEMORY
+    reason = at_largest_batch.at_largest(OURS, TOY, "fp32", SETTINGS, known=40)  # 40, 36, 32
+    assert reason == "out of memory down to batch 32; fewer images were not tried"
 
 
 def test_rows_in_float32_and_bfloat16(monkeypatch):
@@ -203,7 +249,10 @@ def test_rows_in_float32_and_bfloat16(monkeypatch):
     }
     baseline, ours, compiled = by_precision["fp32"]
     assert ours["speed ratio"] == pytest.approx(baseline["step [CPU s]"] / ours["step [CPU s]"])
-    assert ours["memory ratio"] == pytest.approx(baseline["peak [MiB]"] / ours["peak [MiB]"])
+    for gradients in ("with gradients", "beyond gradients"):
+        peaks_of_both = [row[f"peak {gradients} [MiB]"] for row in (baseline, ours)]
+        assert ours[f"memory ratio {gradients}"] == pytest.approx(peaks_of_both[0] / peaks_of_both[1])
+    assert ours["peak with gradients [MiB]"] > ours["peak beyond gradients [MiB]"]
     assert ours["MFU [%]"] == "unknown"
     assert compiled["batch"].startswith("not measured: ")
     assert [row["batch"].split(":")[0] for row in by_precision["fp16"]] == ["not measured"]
@@ -222,6 +271,13 @@ def test_rows_in_float32_and_bfloat16(monkeypatch):
 )
 def test_peaks_are_those_of_data_sheets_or_unknown(name, fp16):
     assert peaks.rates(name).get("fp16") == fp16
+
+
+def test_a_gpus_memory_is_compared_with_gradients_alone():
+    found = [precisions.Found(2, 1.0, StepPeak(peak, None, {}), None, "alone") for peak in (3 * 2**20, 2**20)]
+    row = precisions.Table("t", TOY, "fp32", 1, SETTINGS).row("ours", found[1], found[0])
+    assert (row["peak with gradients [MiB]"], row["memory ratio with gradients"]) == (1.0, 3.0)
+    assert not any("beyond" in column for column in row)
 
 
 def test_a_peak_belongs_to_a_precision(monkeypatch):

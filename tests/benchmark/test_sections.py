@@ -11,8 +11,10 @@ from small_checkpoint import save_small_checkpoint
 from open_magvit2.benchmark import (
     evaluating,
     flops,
+    growth,
     largest_batch,
     models,
+    pictures,
     profiling,
     run,
     scaling,
@@ -24,6 +26,7 @@ from open_magvit2.benchmark.variants import OURS
 
 SETTINGS = Settings(torch.device("cpu"), full=False, repeats=1)
 TOY = models.Case("toy", (1, 2), image_size=32, channels=32, num_bits=8)
+TOO_LARGE = TOY._replace(name="too large", channels=2**21)  # a convolution's weights have 158 TB: no address space does
 
 
 @pytest.fixture(autouse=True)
@@ -47,26 +50,34 @@ def test_the_training_step_by_batch_part_and_memory():
     total = parts.pop("sum of parts")
     assert total == pytest.approx(sum(parts.values()))
     assert 0.4 < total / whole["ours [CPU s]"] < 2.5  # nothing large is forgotten or counted twice
+    for gradients in ("with gradients", "beyond gradients"):
+        ratio = whole[f"baseline {gradients} [MiB]"] / whole[f"ours {gradients} [MiB]"]
+        assert whole[f"memory ratio {gradients}"] == pytest.approx(ratio)
+    assert whole["ours with gradients [MiB]"] > whole["ours beyond gradients [MiB]"]
     memory = {row["step"]: row for row in rows if row["table"].startswith("Peak")}
+    assert all("beyond gradients" in row["table"] for row in memory.values())
     for row in memory.values():
         named = [value for name, value in row.items() if name.endswith("[MiB]") and name != "total [MiB]"]
         assert sum(named) == pytest.approx(row["total [MiB]"])
     assert memory["ours, recompute activations"]["total [MiB]"] < memory["ours, recompute none"]["total [MiB]"]
 
 
-def test_operations_are_those_counted_by_hand():
+def test_operations_are_those_counted_by_hand(monkeypatch):
     matrices = torch.randn(8, 16, requires_grad=True), torch.randn(16, 4, requires_grad=True)
     forward = 2 * 8 * 16 * 4
     assert flops.count(lambda: matrices[0] @ matrices[1]) == forward
     assert flops.count(lambda: (matrices[0] @ matrices[1]).sum().backward()) == 3 * forward
-    rows = {row["work"]: row for row in flops.measure(SETTINGS)}
+    monkeypatch.setattr(models, "cases", lambda settings: [TOO_LARGE, TOY])
+    failed, *measured = flops.measure(SETTINGS)  # what does not fit takes nothing from the others
+    assert (failed["model"], failed["reason"]) == ("too large", "out of memory")
+    rows = {row["work"]: row for row in measured}
     step, forward = rows["training step"]["GFLOP an image"], rows["detokenize"]["GFLOP an image"]
     assert step > 3 * (forward + rows["tokenize"]["GFLOP an image"])
     assert 0 < rows["detokenize"]["share of the peak [%]"] < 130
 
 
 def test_a_profile_adds_up_to_the_whole_step():
-    rows = profiling.measure(SETTINGS)
+    rows = list(profiling.measure(SETTINGS))
     assert sum(row["share [%]"] for row in rows) == pytest.approx(100)
     assert any("convolution" in row["operator"] for row in rows)
 
@@ -81,8 +92,33 @@ def test_the_largest_batch_grows_with_the_card_and_is_marked_as_predicted(monkey
     assert more == pytest.approx(0.92 * 64e9, rel=0.01)
 
 
-def test_evaluation_and_tokenizing(tmp_path):
-    (row,) = evaluating.measure(SETTINGS)
+@pytest.mark.parametrize("section", [profiling, largest_batch])
+def test_a_model_that_fits_nowhere_is_a_row(section, monkeypatch):
+    monkeypatch.setattr(largest_batch, "_VARIANTS", (OURS,))
+    for name in ("SMALL", "B_128"):
+        monkeypatch.setattr(models, name, TOO_LARGE)
+    (row,) = section.measure(SETTINGS)
+    assert (row["model"], row["reason"]) == ("too large", "out of memory")
+    stamped = row | {"device": "CPU", "torch": "2", "date": "2025"}
+    assert pictures.draw({section.__name__.rpartition(".")[2]: {"rows": [stamped]}}) == {}
+
+
+def test_growth_is_that_of_the_first_model_chosen(monkeypatch):
+    monkeypatch.setattr(models, "PUBLISHED", (TOO_LARGE, TOY))
+    monkeypatch.setattr(growth, "_FULL", {"resolution": (32, 64), "batch": (1,)})
+    monkeypatch.setattr(growth, "_FULL_SIZE", 32)
+    monkeypatch.setattr(growth, "_FULL_BATCH", 1)
+    rows = growth.measure(dataclasses.replace(SETTINGS, full=True, models=["toy"]))
+    assert [row["table"] for row in rows] == [*(["toy by resolution, batch 1"] * 2), "toy by batch, 32 px"]
+    assert rows[1]["MiB beyond gradients"] > rows[0]["MiB beyond gradients"]
+    assert 0 < rows[1]["exponent of MiB beyond gradients"] < 1.5
+
+
+def test_evaluation_and_tokenizing(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "cases", lambda settings: [TOO_LARGE, TOY])
+        failed, row = evaluating.measure(SETTINGS)
+    assert (failed["model"], failed["reason"]) == ("too large", "out of memory")
     assert 0 < row["share outside the networks [%]"] < 100
     folder = tmp_path / "photos"
     folder.mkdir()

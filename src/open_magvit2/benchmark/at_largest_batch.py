@@ -1,6 +1,7 @@
 """Whole training steps at the largest batch that fits the device, by precision: images a second and MFU.
 
-Each variant is alone on the device. Compiled steps begin at the batch that the same steps reach uncompiled.
+Each variant is alone on the device. For compiled steps no batch is looked for, since each one tried would be compiled
+anew: they run at the batch that the same steps reach uncompiled, or a little below.
 """
 
 from collections.abc import Iterator
@@ -16,12 +17,12 @@ from open_magvit2.benchmark.variants import BASELINE, COMPILED, EAGER, OURS, Ste
 
 TITLE = "Training step at the largest batch"
 
-_TRIES = 3  # each on a batch a tenth smaller: timing may need a little more than finding
+_TRIES = 3  # each on a batch a tenth smaller: timing may need a little more than finding, and compiled steps as well
 
 
 def measure(settings: Settings) -> Iterator[Row]:
     """One row for every model, precision and variant, each as soon as it is known; on a GPU."""
-    return then_raise(_rows(settings), "batch")
+    return then_raise(_rows(settings))
 
 
 def _rows(settings: Settings) -> Iterator[Row]:
@@ -44,7 +45,8 @@ def _rows(settings: Settings) -> Iterator[Row]:
                 else:
                     known = uncompiled.batch if variant.compiled else None
                     found[variant] = or_reason(partial(at_largest, variant, case, precision, settings, known))
-                yield table.row(variant.name, found[variant], found[BASELINE])
+                name = f"{variant.name}, at the uncompiled batch" if variant.compiled else variant.name
+                yield table.row(name, found[variant], found[BASELINE])
 
 
 def at_largest(
@@ -60,14 +62,17 @@ def at_largest(
         known: the batch to begin with; None looks for it.
 
     Returns:
-        what was found, or that not even one image fits.
+        what was found; or that not even one image fits; or down to which batch, after three, none did.
     """
     steps = Steps(variant, case, precision, settings.device)
     batch = largest(steps) if known is None else known
-    for _ in range(_TRIES if batch else 0):
+    smallest = batch
+    for _ in range(_TRIES):
+        if batch == 0:
+            return OUT_OF_MEMORY
         found = unless_out_of_memory(partial(step_costs, [steps], batch, "alone", settings))
         if found is not None:
             return found[0]
         steps.start_again()
-        batch = max(1, batch * 9 // 10)
-    return OUT_OF_MEMORY
+        smallest, batch = batch, batch * 9 // 10
+    return OUT_OF_MEMORY if batch == 0 else f"{OUT_OF_MEMORY} down to batch {smallest}; fewer images were not tried"

@@ -1,9 +1,12 @@
 """Images a second of an evaluation: the networks, the metrics and the loop around them."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from open_magvit2.benchmark import models
+from open_magvit2.benchmark.failures import rows_or_reason, then_raise
 from open_magvit2.benchmark.settings import Row, Settings
 from open_magvit2.benchmark.timing import clock_name, interleaved
 from open_magvit2.evaluation import metrics as metric_modules
@@ -14,6 +17,7 @@ from open_magvit2.protocols import Sample
 TITLE = "Evaluation"
 
 _METRICS = ["psnr", "ssim", "l1", "clamp_fraction", "codebook_usage", "bits_per_pixel"]  # those without networks
+_TABLE = TITLE + ": " + ", ".join(_METRICS)
 
 
 class _Instant:
@@ -35,35 +39,37 @@ class _Instant:
         return image, self.tokenize(image)
 
 
-def measure(settings: Settings) -> list[Row]:
+def measure(settings: Settings) -> Iterator[Row]:
     """One row a model: the whole evaluation, and the same with networks that cost nothing."""
-    rows = []
+    return then_raise(_rows(settings))
+
+
+def _rows(settings: Settings) -> Iterator[Row]:
     for case in models.cases(settings):
-        number, batch = (256, 32) if settings.full else (8, 4)
-        pixels = models.make_pixels(number, case.image_size, torch.device("cpu"))
-        loader = [
-            Sample(image=pixels[i : i + batch], label=-1, path="", index=torch.arange(i, i + batch))
-            for i in range(0, number, batch)
-        ]
-        tokenizer = models.make_tokenizer(case, settings.device)
-        chosen, _ = metric_modules.create(_METRICS, MetricContext(tokenizer.codebook_size, number, "benchmark"))
-        kinds = {"whole": tokenizer, "loop": _Instant(tokenizer.downsampling)}
-        functions = {
-            name: lambda kind=kind, loader=loader, chosen=chosen: evaluate(
-                kind, loader, chosen, settings.device, progress=False, check="off"
-            )
-            for name, kind in kinds.items()
-        }
-        times = interleaved(functions, settings.device, settings.repeats)
-        unit = clock_name(settings.device)
-        rows.append(
-            {
-                "table": TITLE + ": " + ", ".join(_METRICS),
-                "model": case.name,
-                "batch": batch,
-                f"images / {unit}": number / times["whole"].median,
-                f"images / {unit} without networks": number / times["loop"].median,
-                "share outside the networks [%]": 100 * times["loop"].median / times["whole"].median,
-            }
-        )
-    return rows
+        yield from rows_or_reason(lambda case=case: [_model(case, settings)], table=_TABLE, model=case.name)
+
+
+def _model(case: models.Case, settings: Settings) -> Row:
+    number, batch = (256, 32) if settings.full else (8, 4)
+    pixels = models.make_pixels(number, case.image_size, torch.device("cpu"))
+    loader = [
+        Sample(image=pixels[i : i + batch], label=-1, path="", index=torch.arange(i, i + batch))
+        for i in range(0, number, batch)
+    ]
+    tokenizer = models.make_tokenizer(case, settings.device)
+    chosen, _ = metric_modules.create(_METRICS, MetricContext(tokenizer.codebook_size, number, "benchmark"))
+    kinds = {"whole": tokenizer, "loop": _Instant(tokenizer.downsampling)}
+    functions = {
+        name: lambda kind=kind: evaluate(kind, loader, chosen, settings.device, progress=False, check="off")
+        for name, kind in kinds.items()
+    }
+    times = interleaved(functions, settings.device, settings.repeats)
+    unit = clock_name(settings.device)
+    return {
+        "table": _TABLE,
+        "model": case.name,
+        "batch": batch,
+        f"images / {unit}": number / times["whole"].median,
+        f"images / {unit} without networks": number / times["loop"].median,
+        "share outside the networks [%]": 100 * times["loop"].median / times["whole"].median,
+    }

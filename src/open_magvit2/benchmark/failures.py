@@ -3,7 +3,7 @@
 import gc
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,10 +16,12 @@ T = TypeVar("T")
 OUT_OF_MEMORY = "out of memory"  # what a table shows
 _FAILED = "failed: "
 
-# The allocators of CUDA and of the CPU, CUDA's driver below Triton's kernels, cuBLAS and cuDNN without memory for
-# themselves; the last two are what cuDNN says where no algorithm's scratch space is left.
+# The allocators of CUDA and of the CPU, CUDA's driver below Triton's kernels; cuBLAS and cuDNN 8 without memory for
+# themselves, cuDNN 9 (..._DEVICE_ALLOCATION_FAILED, ..._HOST_ALLOCATION_FAILED), cuBLAS on a card too full for its
+# handle; the last two are what cuDNN says where no algorithm's scratch space is left.
 _MESSAGES = (
-    *("out of memory", "can't allocate memory", "alloc_failed"),
+    *("out of memory", "can't allocate memory", "alloc_failed", "allocation_failed"),
+    "cublas_status_not_initialized when calling `cublascreate",
     *("unable to find an engine to execute", "unable to find a valid cudnn algorithm"),
 )
 
@@ -68,16 +70,21 @@ def or_reason(function: Callable[[], T]) -> T | str:
     return found
 
 
-def then_raise(rows: Iterable[Row], column: str) -> Iterator[Row]:
-    """The same rows; after the last one an error, if some say in a column that they failed.
+def rows_or_reason(function: Callable[[], Iterable[Row]], **labels: Any) -> list[Row]:
+    """The rows of a function; where it fails, one row of its labels and, as "reason", why."""
+    found = or_reason(lambda: list(function()))
+    return [{**labels, "reason": found}] if isinstance(found, str) else found
+
+
+def then_raise(rows: Iterable[Row]) -> Iterator[Row]:
+    """The same rows; after the last one an error, if some say in one of their columns that they failed.
 
     Raises:
         RuntimeError: with their reasons, so that the section counts as failed and yet keeps its rows.
     """
-    reasons = []
+    reasons: list[str] = []
     for row in rows:
-        if str(row.get(column)).startswith(_FAILED):
-            reasons.append(row[column])
+        reasons += [value for value in row.values() if str(value).startswith(_FAILED)]
         yield row
     if reasons:
         raise RuntimeError(f"{len(reasons)} variants: {'; '.join(dict.fromkeys(reasons))}")

@@ -18,13 +18,14 @@ _SMALL_SIZE, _FULL_SIZE, _FULL_BATCH = 32, 128, 4
 
 @training_kernels()
 def measure(settings: Settings) -> list[Row]:
-    """Two tables; the exponent e of a row says that the figure grew as size^e since the row before."""
-    steps = models.make_ours(models.B_128, settings.device)
+    """Two tables of the first model; the exponent e of a row: the figure grew as size^e since the row before."""
+    case = models.cases(settings)[0] if settings.full else models.B_128
+    steps = models.make_ours(case, settings.device)
     sizes = _FULL if settings.full else _SMALL
     fixed_batch, fixed_size = (_FULL_BATCH, _FULL_SIZE) if settings.full else (1, _SMALL_SIZE)
     tables = {
-        f"B-128 by resolution, batch {fixed_batch}": [(s, s, fixed_batch, s * s) for s in sizes["resolution"]],
-        f"B-128 by batch, {fixed_size} px": [(b, fixed_size, b, b) for b in sizes["batch"]],
+        f"{case.name} by resolution, batch {fixed_batch}": [(s, s, fixed_batch, s * s) for s in sizes["resolution"]],
+        f"{case.name} by batch, {fixed_size} px": [(b, fixed_size, b, b) for b in sizes["batch"]],
     }
     return [row for title, cases in tables.items() for row in _table(title, cases, steps, settings)]
 
@@ -39,16 +40,18 @@ def _table(
     functions = {label: function for label, function in functions.items() if fits(function, settings.device)}
     cases = [case for case in cases if case[0] in functions]
     times = interleaved(functions, settings.device, settings.repeats)
+    gradients = "beyond gradients" if settings.device.type == "cpu" else "with gradients"
+    memory = f"MiB {gradients}"
     rows: list[Row] = []
     for i, (label, _, _, amount) in enumerate(cases):
-        peak = peak_of_step(steps.optimizers, functions[label], settings.device).num_bytes
+        peak = peak_of_step(steps.optimizers, functions[label], settings.device).columns()[gradients]
         row = {
             "table": title,
             "resolution" if "resolution" in title else "batch": label,
             unit: times[label].median,
-            "MiB": peak / 2**20,
+            memory: peak / 2**20,
         }
-        for figure in (unit, "MiB"):
+        for figure in (unit, memory):
             grown = math.log(row[figure] / rows[-1][figure]) / math.log(amount / cases[i - 1][3]) if rows else None
             row[f"exponent of {figure}"] = grown
         rows.append(row)

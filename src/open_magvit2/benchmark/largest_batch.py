@@ -1,11 +1,12 @@
 """The largest batch of a training step in 16, 32 and 80 GB: found by trying on a GPU, from a measured line on a CPU."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
 from open_magvit2.benchmark import models
-from open_magvit2.benchmark.failures import release, unless_out_of_memory
+from open_magvit2.benchmark.failures import release, rows_or_reason, then_raise, unless_out_of_memory
 from open_magvit2.benchmark.mixed_precision import Precision
 from open_magvit2.benchmark.settings import Row, Settings, not_measured
 from open_magvit2.benchmark.variants import EAGER, Steps, Variant
@@ -18,14 +19,22 @@ _SMALLEST_SIZE = 32  # of images
 _VARIANTS = EAGER
 _PRECISION: Precision = "fp16"  # on a GPU: the published one, which every card has
 _RESOLUTION = 32  # batches are found to one part in so many
+_FOUND = f"Found by trying, {_PRECISION}"
+_PREDICTED = "Predicted for float32 from a line through the peaks at batch 1 and 2 on a CPU: not measured on a GPU"
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    """One row for every model and variant."""
-    for case in models.cases(settings) if settings.device.type == "cuda" else [models.B_128]:
+    """One row for every model and variant, each as soon as it is known."""
+    return then_raise(_rows(settings))
+
+
+def _rows(settings: Settings) -> Iterator[Row]:
+    cuda = settings.device.type == "cuda"
+    for case in models.cases(settings) if cuda or settings.full else [models.B_128]:
         for variant in _VARIANTS:
-            yield (_tried if settings.device.type == "cuda" else _predicted)(case, variant, settings)
-            release()
+            one = partial(_tried if cuda else _predicted, case, variant, settings)
+            labels = {"table": _FOUND if cuda else _PREDICTED, "model": case.name, "step": variant.name}
+            yield from rows_or_reason(lambda one=one, labels=labels: [labels | one()], **labels)
 
 
 def largest(steps: Steps, known: int = 0) -> int:
@@ -67,16 +76,13 @@ def _predicted(case: models.Case, variant: Variant, settings: Settings) -> Row:
     """From the peaks at batch 1 and 2: above the resident state they grow in proportion to the batch."""
     steps = Steps(variant, case, "fp32", settings.device)
     steps.on_batch(1, _SMALLEST_SIZE)()  # makes the optimizers' state
-    first, second = (steps.peak(steps.on_batch(batch)) for batch in (1, 2))
+    first, second = (steps.peak(steps.on_batch(batch)).beyond_gradients for batch in (1, 2))
     slope = second - first
     groups = [group for optimizer in steps.training.optimizers for group in optimizer.param_groups]
     weights = sum(p.numel() * 4 for group in groups for p in group["params"])
     resident = 5 * weights  # weights, gradients, two moments, averages
     free = [_USABLE * card * 1e9 - resident - (first - slope) for card in _CARDS]
     return {
-        "table": "Predicted for float32 from a line through the peaks at batch 1 and 2 on a CPU: not measured on a GPU",
-        "model": case.name,
-        "step": variant.name,
         "MiB an image": slope / 2**20,
         **{f"in {card} GB": max(0, int(room // slope)) for card, room in zip(_CARDS, free, strict=True)},
     }
@@ -88,7 +94,7 @@ def _tried(case: models.Case, variant: Variant, settings: Settings) -> Row:
     A card has some percent more than its name says, which is about what CUDA takes before anything is allocated.
     """
     total = torch.cuda.get_device_properties(settings.device).total_memory
-    row: Row = {"table": f"Found by trying, {_PRECISION}", "model": case.name, "step": variant.name}
+    row: Row = {}
     steps = Steps(variant, case, _PRECISION, settings.device)
     batch = 0
     for card in _CARDS:

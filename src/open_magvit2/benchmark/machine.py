@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from open_magvit2.common import environment
+from open_magvit2.evaluation.loading import choose_device
 
 
 def device_name(device: torch.device) -> str:
@@ -36,9 +37,16 @@ def free_memory(device: torch.device) -> int:
     return min(limits)
 
 
-def chosen_device(name: str) -> torch.device:
-    """The device of a name such as "cuda:1", with its index, and made the current one: events are recorded there."""
-    device = torch.device(name)
+def chosen_device(name: str | None) -> torch.device:
+    """The device of a name such as "cuda:1", with its index, and made the current one: events are recorded there.
+
+    Args:
+        name: None takes a GPU if there is one.
+
+    Raises:
+        ValueError: if there is no such device, or it cannot be used.
+    """
+    device = choose_device(name)
     if device.type != "cuda":
         return device
     device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)

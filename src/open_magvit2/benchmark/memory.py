@@ -23,6 +23,7 @@ class Peak(NamedTuple):
 
     num_bytes: int  # allocated by the call and not yet released, beyond what was there before
     by_part: dict[str, int]  # on a CPU: the same bytes by the part (see `part`) that allocated them; they add up
+    with_resident: int  # the fullest moment if what counts as resident is counted as well
 
 
 def peak_memory(
@@ -52,12 +53,15 @@ def peak_memory(
         torch.cuda.reset_peak_memory_stats(device)
         function()
         torch.cuda.synchronize(device)
-        return Peak(torch.cuda.max_memory_allocated(device) - before, {})
+        peak = torch.cuda.max_memory_allocated(device) - before
+        return Peak(peak, {}, peak)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         function()
         excluded = {tensor.untyped_storage().data_ptr() for tensor in resident()} if resident is not None else set()
     roots = profiler.profiler.kineto_results.experimental_event_tree()
-    return _peak([event for root in roots for event in _allocations(root, ELSEWHERE)], excluded)
+    events = [event for root in roots for event in _allocations(root, ELSEWHERE)]
+    peak, by_part = _peak(events, excluded)
+    return Peak(peak, by_part, _peak(events, set())[0])
 
 
 @contextlib.contextmanager
@@ -111,8 +115,10 @@ def _allocations(event: Any, part_name: str) -> Iterator[_Event]:
         waiting += [(child, part_name) for child in reversed(event.children)]
 
 
-def _peak(events: list[_Event], resident: set[int]) -> Peak:
-    """Replay the events in time; a release of what was allocated before them changes nothing.
+def _peak(events: list[_Event], resident: set[int]) -> tuple[int, dict[str, int]]:
+    """Bytes at the fullest moment, in all and by part: replays the events in time.
+
+    A release of what was allocated before them changes nothing.
 
     Args:
         events: in any order.
@@ -140,4 +146,4 @@ def _peak(events: list[_Event], resident: set[int]) -> Peak:
         by_part[name] += change
         if total > peak:
             peak, at_peak = total, dict(by_part)
-    return Peak(peak, {name: size for name, size in at_peak.items() if size})
+    return peak, {name: size for name, size in at_peak.items() if size}

@@ -68,9 +68,17 @@ class _Scaled:
 
 @contextmanager
 def training_kernels() -> Iterator[None]:
-    """Inside, cuDNN works as in our trainings: algorithms found by trial (base.yaml's `benchmark: true`), and TF32."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
-        yield
+    """Inside, kernels are those of our trainings: cuDNN's found by trial (base.yaml's `benchmark: true`), and TF32.
+
+    TF32 both in convolutions and in matrix products, where `training/cli.py` allows it.
+    """
+    products = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(products)
 
 
 def why_not(precision: Precision, device: torch.device) -> str | None:

@@ -69,8 +69,10 @@ def _parts(rows: Sequence[Row]) -> str | None:
     return bar_chart(chosen[0]["table"], bars, unit, _on(chosen))
 
 
-def _profile(rows: Sequence[Row]) -> str:
+def _profile(rows: Sequence[Row]) -> str | None:
     """The most expensive operators."""
+    if "ms" not in rows[0]:
+        return None  # it says why there are none
     bars = {f"{row['operator']} x {row['calls']:,}": {"time": row["ms"]} for row in rows}
     return bar_chart("Profile: " + rows[0]["table"], bars, "ms", _on(rows))
 

@@ -12,6 +12,7 @@ from open_magvit2.benchmark.failures import or_reason, then_raise
 from open_magvit2.benchmark.mixed_precision import PRECISIONS, Precision, training_kernels, why_not
 from open_magvit2.benchmark.settings import Row, Settings, not_measured
 from open_magvit2.benchmark.timing import clock_name, interleaved
+from open_magvit2.benchmark.training_step import StepPeak
 from open_magvit2.benchmark.variants import BASELINE, COMPILED, EAGER, OURS, Steps, Variant
 
 TITLE = "Training step by precision"
@@ -24,14 +25,14 @@ class Found(NamedTuple):
 
     batch: int
     seconds: float  # of a step
-    num_bytes: int  # at its fullest moment, beyond weights, optimizers and averages
+    peak: StepPeak  # with gradients on any device; beyond them on a CPU alone
     loss_scale: float | None
     timed: str  # beside what
 
 
 def measure(settings: Settings) -> Iterator[Row]:
     """One row for every model, precision and variant, each as soon as it is known."""
-    return then_raise(_rows(settings), "batch")
+    return then_raise(_rows(settings))
 
 
 def _rows(settings: Settings) -> Iterator[Row]:
@@ -130,7 +131,7 @@ class Table(NamedTuple):
         row: Row = {"table": self.title, "model": self.case.name, "precision": self.precision, "step": name}
         if isinstance(found, str):
             return row | {"batch": found}
-        rate, image = found.batch / found.seconds, found.num_bytes / found.batch
+        rate = found.batch / found.seconds
         compared = isinstance(baseline, Found)
         peak, source = peaks.peak(self.settings.device, self.precision)
         return row | {
@@ -138,10 +139,21 @@ class Table(NamedTuple):
             f"step [{unit}]": found.seconds,
             f"images / {unit}": rate,
             "speed ratio": rate / (baseline.batch / baseline.seconds) if compared else None,
-            "peak [MiB]": found.num_bytes / 2**20,
-            "memory ratio": baseline.num_bytes / baseline.batch / image if compared else None,
+            **_memory(found, baseline if compared else None),
             "MFU [%]": 100 * rate * self.operations / peak if peak else "unknown",
             "peak rate from": source,
             "loss scale": found.loss_scale,
             "timed": found.timed,
         }
+
+
+def _memory(found: Found, baseline: Found | None) -> Row:
+    """Peaks, and their ratios an image: with gradients, and beyond them where that was measured."""
+    row: Row = {}
+    for gradients in ("with gradients", "beyond gradients"):
+        peak = found.peak.columns().get(gradients)
+        if peak is not None:
+            row[f"peak {gradients} [MiB]"] = peak / 2**20
+            compared = baseline and baseline.peak.columns()[gradients] / baseline.batch * found.batch / peak
+            row[f"memory ratio {gradients}"] = compared
+    return row

@@ -1,10 +1,14 @@
 """Where one training step goes: its most expensive operators, by torch.profiler."""
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from open_magvit2.benchmark import models
+from open_magvit2.benchmark.failures import rows_or_reason, then_raise
 from open_magvit2.benchmark.mixed_precision import training_kernels
 from open_magvit2.benchmark.settings import Row, Settings
 
@@ -13,11 +17,16 @@ TITLE = "Profile of one training step"
 _NUM_OPERATORS = 12
 
 
+def measure(settings: Settings) -> Iterator[Row]:
+    """The first model's operators with the most time of their own, without those they call; the rest in one row."""
+    case = models.cases(settings)[0]
+    return then_raise(rows_or_reason(partial(_model, case, settings), table=TITLE, model=case.name))
+
+
 @training_kernels()
-def measure(settings: Settings) -> list[Row]:
-    """The operators with the most time of their own, without those they call; the rest in one row."""
+def _model(case: models.Case, settings: Settings) -> list[Row]:
     cuda = settings.device.type == "cuda"
-    case, batch = models.cases(settings)[0], 8 if settings.full else 2
+    batch = 8 if settings.full else 2
     steps, pixels = (
         models.make_ours(case, settings.device),
         models.make_pixels(batch, case.image_size, settings.device),

@@ -26,10 +26,10 @@ TITLE = "Scaling over processes"
 
 
 def measure(settings: Settings) -> list[Row]:
-    """One row for every number of processes up to those there is room for."""
+    """One row for every number of processes up to those there is room for, of the first model."""
     cuda = settings.device.type == "cuda"
     most = torch.cuda.device_count() if cuda else min(2, machine.num_cores())
-    case = models.B_128 if settings.full else models.TINY
+    case = models.cases(settings)[0] if settings.full else models.TINY
     batch = 8 if settings.full else 2
     worlds = [world for world in (1, 2, 4, 8) if world <= most]
     unit = "s a step" if cuda else "CPU s a step and process"

@@ -21,7 +21,8 @@ class Settings:
         device: to measure on.
         full: the sizes of the published recipe; otherwise small ones, minutes on two cores.
         repeats: measurements behind every median.
-        models: names of the published models to measure at full size; None is all.
+        models: names of the published models to measure at full size; None is all. Sections that take a single one
+            (growth, profiling, scaling) take the first.
         images: folder of photos; None draws images by code, where a section can do with those.
         checkpoint: a trained tokenizer, to say what bfloat16 does to its tokens; None leaves that out.
         repository: the checkout whose scripts and configs are measured.

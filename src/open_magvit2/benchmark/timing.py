@@ -73,7 +73,7 @@ def _calls_per_measurement(function: Callable[[], Any], device: torch.device, wa
         start = time.process_time()
         function()
         long = time.process_time() - start > _LONG_SECONDS
-    if long and device.type != "cuda":  # there a first call may be long for its compilation alone
+    if long and device.type != "cuda":  # on a GPU a first call may be long for compilation alone
         return 1
     enough = _SHORTEST_GPU_SECONDS if device.type == "cuda" else _SHORTEST_SECONDS
     seconds = math.inf

@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from open_magvit2.benchmark import models, step_parts
 from open_magvit2.benchmark.failures import OUT_OF_MEMORY, fits, release, unless_out_of_memory
-from open_magvit2.benchmark.memory import ELSEWHERE, Peak, parts, peak_memory
+from open_magvit2.benchmark.memory import ELSEWHERE, parts, peak_memory
 from open_magvit2.benchmark.mixed_precision import training_kernels
 from open_magvit2.benchmark.models import Case
 from open_magvit2.benchmark.settings import Row, Settings
@@ -23,6 +23,19 @@ logger = logging.getLogger(__name__)
 
 _FULL_BATCHES, _SMALL_BATCHES = (1, 2, 4, 8, 16, 32), (2,)
 _SPLIT_BATCH, _SMALL_SPLIT_BATCH = 8, 2
+
+
+class StepPeak(NamedTuple):
+    """The fullest moment of a step: bytes above the resident state, which is weights, optimizers and averages."""
+
+    with_gradients: int  # as after `zero_grad(set_to_none=True)`: they grow in the backward pass
+    beyond_gradients: int | None  # as where they stay from step to step, like DDP's; a CPU alone tells tensors apart
+    by_part: dict[str, int]  # of `beyond_gradients`, which they add up to
+
+    def columns(self) -> dict[str, int]:
+        """The peaks that were measured, by what is said of them in the head of a column."""
+        measured = {"with gradients": self.with_gradients, "beyond gradients": self.beyond_gradients}
+        return {name: peak for name, peak in measured.items() if peak is not None}
 
 
 def measure(settings: Settings) -> Iterator[Row]:
@@ -49,7 +62,7 @@ def _whole(case: Case, ours: Any, plain: Any, batch: int, settings: Settings) ->
     functions = {name: step for name, step in functions.items() if fits(step, settings.device)}
     times = interleaved(functions, settings.device, settings.repeats) if functions else {}
     optimizers = {"ours": ours.optimizers, "plain": plain.optimizers}
-    memory = {name: peak_of_step(optimizers[name], step, settings.device).num_bytes for name, step in functions.items()}
+    memory = {name: peak_of_step(optimizers[name], step, settings.device) for name, step in functions.items()}
     both = len(times) == 2
     unit = clock_name(settings.device)
     return {
@@ -60,10 +73,19 @@ def _whole(case: Case, ours: Any, plain: Any, batch: int, settings: Settings) ->
         f"baseline [{unit}]": times["plain"].median if "plain" in times else OUT_OF_MEMORY,
         "time ratio": times["plain"].median / times["ours"].median if both else None,
         f"ours [images / {unit}]": batch / times["ours"].median if "ours" in times else None,
-        "ours [MiB]": memory["ours"] / 2**20 if "ours" in memory else None,
-        "baseline [MiB]": memory["plain"] / 2**20 if "plain" in memory else None,
-        "memory ratio": memory["plain"] / memory["ours"] if both else None,
+        **_peaks(memory.get("ours"), memory.get("plain")),
     }
+
+
+def _peaks(ours: StepPeak | None, plain: StepPeak | None) -> Row:
+    """Columns of both peaks and their ratio: with gradients, and beyond them where that was measured."""
+    mine, theirs = (peak.columns() if peak is not None else {} for peak in (ours, plain))
+    row: Row = {}
+    for gradients in mine | theirs:
+        row[f"ours {gradients} [MiB]"] = mine[gradients] / 2**20 if mine else None
+        row[f"baseline {gradients} [MiB]"] = theirs[gradients] / 2**20 if theirs else None
+        row[f"memory ratio {gradients}"] = theirs[gradients] / mine[gradients] if mine and theirs else None
+    return row
 
 
 @training_kernels()
@@ -115,12 +137,14 @@ def _memory_by_part(case: Case, ours: Any, plain: Any, batch: int, settings: Set
                 ours.optimizers, lambda: ours.step(pixels), settings.device
             )
     set_recomputation(training.tokenizer, "none")
+    gradients = "beyond gradients" if settings.device.type == "cpu" else "with gradients"
+    totals = {name: peak.columns()[gradients] for name, peak in peaks.items()}
     return [
         {
-            "table": f"Peak memory of a step by what allocated it, {case.name}, batch {batch}",
+            "table": f"Peak memory of a step by what allocated it, {gradients}, {case.name}, batch {batch}",
             "step": name,
-            "total [MiB]": peak.num_bytes / 2**20,
-            "ratio": peaks["baseline"].num_bytes / peak.num_bytes,
+            "total [MiB]": totals[name] / 2**20,
+            "ratio": totals["baseline"] / totals[name],
             **{
                 f"{part} [MiB]": peak.by_part.get(part, 0) / 2**20
                 for part in ([*modules, "optimizers", ELSEWHERE] if peak.by_part else [])
@@ -130,8 +154,8 @@ def _memory_by_part(case: Case, ours: Any, plain: Any, batch: int, settings: Set
     ]
 
 
-def peak_of_step(optimizers: list[torch.optim.Optimizer], step: Callable[[], Any], device: torch.device) -> Peak:
-    """Peak memory of a step above the resident state: weights, optimizers, averages, and on a CPU gradients."""
+def peak_of_step(optimizers: list[torch.optim.Optimizer], step: Callable[[], Any], device: torch.device) -> StepPeak:
+    """Peak memory of a step that begins without gradients, above weights, optimizers and averages."""
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
 
@@ -139,4 +163,7 @@ def peak_of_step(optimizers: list[torch.optim.Optimizer], step: Callable[[], Any
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         return [p.grad for group in groups for p in group["params"] if p.grad is not None]
 
-    return peak_memory(step, device, gradients if device.type == "cpu" else None)
+    if device.type != "cpu":
+        return StepPeak(peak_memory(step, device).num_bytes, None, {})
+    peak = peak_memory(step, device, gradients)
+    return StepPeak(peak.with_resident, peak.num_bytes, peak.by_part)

@@ -7,7 +7,7 @@ import torch
 
 from open_magvit2.benchmark import models
 from open_magvit2.benchmark.mixed_precision import MixedPrecision, Precision
-from open_magvit2.benchmark.training_step import peak_of_step
+from open_magvit2.benchmark.training_step import StepPeak, peak_of_step
 from open_magvit2.layers.recomputation import Recomputation
 
 _MOST_HALVINGS = 40  # of the loss scale, from 2^16: below, no gradient is too large
@@ -95,9 +95,9 @@ class Steps:
         if self.variant.compiled:
             torch.compiler.reset()
 
-    def peak(self, step: Callable[[], Any]) -> int:
-        """Bytes of a step at its fullest moment beyond weights, optimizers and averages."""
-        return peak_of_step(self.training.optimizers, step, self.device).num_bytes
+    def peak(self, step: Callable[[], Any]) -> StepPeak:
+        """Memory of a step at its fullest moment beyond weights, optimizers and averages."""
+        return peak_of_step(self.training.optimizers, step, self.device)
 
     @property
     def loss_scale(self) -> float | None:
