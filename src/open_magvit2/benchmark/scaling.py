@@ -19,6 +19,7 @@ from open_magvit2.benchmark import machine, models
 from open_magvit2.benchmark.failures import release
 from open_magvit2.benchmark.mixed_precision import training_kernels
 from open_magvit2.benchmark.settings import Row, Settings, not_measured
+from open_magvit2.common.distributed import leave_process_group
 from open_magvit2.common.images import to_float
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
 
@@ -105,5 +106,4 @@ def _rank(rank: int, world: int, case: models.Case, batch: int, repeats: int, ki
             times["cpu"].append(time.process_time() - cpu)
             times["wall"].append(time.monotonic() - wall)
     Path(folder, f"{rank}.json").write_text(json.dumps(times))
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_process_group()
