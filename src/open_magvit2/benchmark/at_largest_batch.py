@@ -10,8 +10,8 @@ from functools import partial
 from open_magvit2.benchmark import models
 from open_magvit2.benchmark.failures import OUT_OF_MEMORY, or_reason, then_raise, unless_out_of_memory
 from open_magvit2.benchmark.largest_batch import largest
-from open_magvit2.benchmark.mixed_precision import PRECISIONS, Precision, why_not
-from open_magvit2.benchmark.precisions import Found, Table, step_costs, step_operations
+from open_magvit2.benchmark.mixed_precision import Precision
+from open_magvit2.benchmark.precisions import Found, step_costs, tables
 from open_magvit2.benchmark.settings import Row, Settings, not_measured
 from open_magvit2.benchmark.variants import BASELINE, COMPILED, EAGER, OURS, Steps, Variant
 
@@ -29,24 +29,21 @@ def _rows(settings: Settings) -> Iterator[Row]:
     if settings.device.type != "cuda":
         yield {"table": TITLE, "model": "all", "batch": not_measured("a CPU has no memory of its own to fill")}
         return
-    for case in models.cases(settings):
-        operations = step_operations(case, settings)
-        for precision in PRECISIONS:
-            table = Table(TITLE, case, precision, operations, settings)
-            reason = why_not(precision, settings.device)
-            if reason is not None:
-                yield table.row("all", not_measured(reason))
-                continue
-            found: dict[Variant, Found | str] = {}
-            for variant in (*EAGER, COMPILED):
-                uncompiled = found.get(OURS)
-                if variant.compiled and not isinstance(uncompiled, Found):
-                    found[variant] = not_measured("there is no batch of uncompiled steps to begin with")
-                else:
-                    known = uncompiled.batch if variant.compiled else None
-                    found[variant] = or_reason(partial(at_largest, variant, case, precision, settings, known))
-                name = f"{variant.name}, at the uncompiled batch" if variant.compiled else variant.name
-                yield table.row(name, found[variant], found[BASELINE])
+    for table in tables(TITLE, models.cases(settings), settings):
+        if table.reason is not None:
+            yield table.row("all", not_measured(table.reason))
+            continue
+        found: dict[Variant, Found | str] = {}
+        for variant in (*EAGER, COMPILED):
+            uncompiled = found.get(OURS)
+            if variant.compiled and not isinstance(uncompiled, Found):
+                found[variant] = not_measured("there is no batch of uncompiled steps to begin with")
+            else:
+                known = uncompiled.batch if variant.compiled else None
+                run = partial(at_largest, variant, table.case, table.precision, settings, known)
+                found[variant] = or_reason(run)
+            name = f"{variant.name}, at the uncompiled batch" if variant.compiled else variant.name
+            yield table.row(name, found[variant], found[BASELINE])
 
 
 def at_largest(

@@ -38,21 +38,17 @@ def measure(settings: Settings) -> Iterator[Row]:
 def _rows(settings: Settings) -> Iterator[Row]:
     batch = _FULL_BATCH if settings.full else _SMALL_BATCH
     eager = EAGER if settings.full else (BASELINE, OURS)
-    for case in models.cases(settings) if settings.full else [models.TINY]:
-        operations = step_operations(case, settings)
-        for precision in PRECISIONS:
-            table = Table(TITLE, case, precision, operations, settings)
-            reason = why_not(precision, settings.device)
-            if reason is not None:
-                yield table.row("all", not_measured(reason))
-                continue
-            found = side_by_side(eager, case, precision, batch, settings)
-            yield from (table.row(variant.name, found[variant], found[BASELINE]) for variant in eager)
-            if settings.device.type == "cuda":
-                compiled = alone(COMPILED, case, precision, batch, settings)
-            else:
-                compiled = not_measured("compiling takes minutes on a CPU")
-            yield table.row(COMPILED.name, compiled, found[BASELINE])
+    for table in tables(TITLE, models.cases(settings) if settings.full else [models.TINY], settings):
+        if table.reason is not None:
+            yield table.row("all", not_measured(table.reason))
+            continue
+        found = side_by_side(eager, table.case, table.precision, batch, settings)
+        yield from (table.row(variant.name, found[variant], found[BASELINE]) for variant in eager)
+        if settings.device.type == "cuda":
+            compiled = alone(COMPILED, table.case, table.precision, batch, settings)
+        else:
+            compiled = not_measured("compiling takes minutes on a CPU")
+        yield table.row(COMPILED.name, compiled, found[BASELINE])
 
 
 def side_by_side(
@@ -119,6 +115,11 @@ class Table(NamedTuple):
     operations: int  # an image
     settings: Settings
 
+    @property
+    def reason(self) -> str | None:
+        """Why this precision is not measured here, or None where it is."""
+        return why_not(self.precision, self.settings.device)
+
     def row(self, name: str, found: Found | str, baseline: Found | str | None = None) -> Row:
         """A variant's row.
 
@@ -145,6 +146,13 @@ class Table(NamedTuple):
             "loss scale": found.loss_scale,
             "timed": found.timed,
         }
+
+
+def tables(title: str, cases: Sequence[models.Case], settings: Settings) -> Iterator[Table]:
+    """One for every model and precision."""
+    for case in cases:
+        operations = step_operations(case, settings)
+        yield from (Table(title, case, precision, operations, settings) for precision in PRECISIONS)
 
 
 def _memory(found: Found, baseline: Found | None) -> Row:
