@@ -41,9 +41,9 @@ class ExponentialMovingAverage(WeightAveraging):
         dtype = next(average.parameters()).dtype
         if self.decay and torch.finfo(dtype).bits < 32:
             raise ValueError(
-                f"trainer.precision {trainer.precision} keeps weights in {dtype}, whose averages would not move by "
-                f"{1.0 - self.decay:.3g} of a small difference: use bf16-mixed or 16-mixed, which keep weights in "
-                "float32, or averaging.decay 0 for no averages"
+                f"trainer.precision {trainer.precision} keeps weights in {dtype}, too short for averages of decay "
+                f"{self.decay}: they stand still. Use bf16-mixed or 16-mixed, which keep weights in float32, or "
+                "averaging.decay 0 for no averages"
             )
 
     @torch.no_grad()
