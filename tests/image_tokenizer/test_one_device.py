@@ -1,7 +1,7 @@
 """What a training step computes stays on the device of its images.
 
-"meta" stands for a GPU here: a device that is not the CPU, whose elementwise operations refuse to mix the two, and whose
-tensors have no value that a host could ask for.
+"meta" stands for a GPU here: a device that is not the CPU, whose elementwise operations refuse to mix the two, and
+whose tensors have no value that a host could ask for.
 """
 
 from contextlib import nullcontext
