@@ -12,7 +12,7 @@ from pathlib import Path
 
 from open_magvit2.benchmark.machine import chosen_device
 from open_magvit2.benchmark.models import PUBLISHED
-from open_magvit2.benchmark.run import SECTIONS, choose, run
+from open_magvit2.benchmark.run import SECTIONS, choose, measured_before, run
 from open_magvit2.benchmark.settings import Settings
 
 
@@ -26,6 +26,7 @@ def main() -> None:
     names = [case.name for case in PUBLISHED]
     models_help = "at full size alone; default: all; growth, profiling and scaling take the first"
     add("--models", nargs="+", choices=names, help=models_help)
+    add("--batch", type=int, help="images of a step, in training_step and precisions; default: several, 8; small: 2")
     add("--repeats", type=int, help="measurements behind each median; default: 5 at full size, 3 at small")
     add("--images", type=Path, help="folder of photos for loading and tokenizing; default: images drawn by code")
     add("--checkpoint", type=Path, help="a trained tokenizer: what bf16 does to its tokens (needs --images)")
@@ -37,11 +38,12 @@ def main() -> None:
         full = device.type == "cuda" if given.size is None else given.size == "full"
         if given.models and not full:
             raise ValueError("--models chooses among the published models, measured at full size: add --size full")
+        repeats = (5 if full else 3) if given.repeats is None else given.repeats
+        root = Path(__file__).resolve().parents[1]
+        settings = Settings(device, full, repeats, given.models, given.batch, given.images, given.checkpoint, root)
+        measured_before(given.output)
     except ValueError as error:
         parser.error(str(error))
-    root = Path(__file__).resolve().parents[1]
-    repeats = given.repeats or (5 if full else 3)
-    settings = Settings(device, full, repeats, given.models, given.images, given.checkpoint, root)
     failed = run(settings, given.output, chosen)
     print(f"written to {given.output}: benchmark.json, benchmark.md and pictures; failed sections: {failed or 'none'}")
     sys.exit(1 if failed else 0)

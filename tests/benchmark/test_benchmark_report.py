@@ -71,6 +71,33 @@ def test_rows_that_come_one_by_one_are_kept_when_a_run_is_cut_off(monkeypatch, t
         assert section["error"] == error
 
 
+@pytest.mark.parametrize("name", ["repeats", "batch"])
+def test_nothing_cannot_be_measured(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        dataclasses.replace(CPU, **{name: 0})
+
+
+def test_what_is_missing_is_said_before_anything_is_measured(tmp_path):
+    with pytest.raises(ValueError, match="images must be a folder of photos; there is none at .*/photos"):
+        dataclasses.replace(CPU, images=tmp_path / "photos")
+    with pytest.raises(ValueError, match=r"checkpoint must be a tokenizer's file; there is none at .*/last\.ckpt"):
+        dataclasses.replace(CPU, images=tmp_path, checkpoint=tmp_path / "last.ckpt")
+    (tmp_path / "last.ckpt").touch()
+    with pytest.raises(ValueError, match="without images: add the folder of photos"):
+        dataclasses.replace(CPU, checkpoint=tmp_path / "last.ckpt")
+
+
+def test_an_output_of_no_use_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot write into .*/file: .*; choose another output"):
+        run.run(CPU, tmp_path / "file")
+    for content, words in (('{"sec', "is damaged"), ("[]", "was not written by this benchmark")):
+        (tmp_path / "benchmark.json").write_text(content)
+        with pytest.raises(ValueError, match=f"{words}.*: remove it, or choose another output"):
+            run.run(CPU, tmp_path)
+        assert (tmp_path / "benchmark.json").read_text() == content
+
+
 def test_sections_are_chosen_by_name_in_their_own_order():
     assert run.choose("start_up, entropy") == ["entropy", "start_up"]
     assert run.choose(None) == list(run.SECTIONS)

@@ -62,6 +62,12 @@ def test_the_training_step_by_batch_part_and_memory():
     assert memory["ours, recompute activations"]["total [MiB]"] < memory["ours, recompute none"]["total [MiB]"]
 
 
+def test_the_training_step_at_a_batch_of_ones_choice():
+    rows = list(training_step.measure(dataclasses.replace(SETTINGS, batch=3)))
+    assert [row["batch"] for row in rows if row["table"] == "Whole step by batch"] == [3]
+    assert all("batch 3" in row["table"] for row in rows if row["table"] != "Whole step by batch")
+
+
 def test_operations_are_those_counted_by_hand(monkeypatch):
     matrices = torch.randn(8, 16, requires_grad=True), torch.randn(16, 4, requires_grad=True)
     forward = 2 * 8 * 16 * 4

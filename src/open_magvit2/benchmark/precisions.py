@@ -1,4 +1,4 @@
-"""Whole training steps by precision at the published batch of a device: time, memory and share of the peak (MFU).
+"""Whole training steps by precision, at a device's published batch or another: time, memory, share of the peak (MFU).
 
 Timed in turns: the baseline and ours at every level of recomputation, in float32 (TF32 where a GPU has it), bfloat16
 and float16. Ours compiled and with channels last comes after them, alone.
@@ -36,7 +36,7 @@ def measure(settings: Settings) -> Iterator[Row]:
 
 
 def _rows(settings: Settings) -> Iterator[Row]:
-    batch = _FULL_BATCH if settings.full else _SMALL_BATCH
+    batch = settings.batch or (_FULL_BATCH if settings.full else _SMALL_BATCH)
     eager = EAGER if settings.full else (BASELINE, OURS)
     for table in tables(TITLE, models.cases(settings) if settings.full else [models.TINY], settings):
         if table.reason is not None:

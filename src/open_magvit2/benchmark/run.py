@@ -62,10 +62,11 @@ def run(settings: Settings, output: Path, sections: Sequence[str] = SECTIONS) ->
 
     Returns:
         names of the sections that failed.
+
+    Raises:
+        ValueError: as `measured_before`.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / "benchmark.json"
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"sections": {}}
+    content, path = measured_before(output), output / "benchmark.json"
     failed = []
     for name in sections:
         logger.info("measuring %s", name)
@@ -80,6 +81,25 @@ def run(settings: Settings, output: Path, sections: Sequence[str] = SECTIONS) ->
             report.write_atomically(output / file, drawing)
         release()
     return failed
+
+
+def measured_before(output: Path) -> dict[str, Any]:
+    """What a folder's benchmark.json holds; the folder is made if there is none.
+
+    Raises:
+        ValueError: if the folder cannot be made or its benchmark.json is none of ours.
+    """
+    path = output / "benchmark.json"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"sections": {}}
+    except OSError as error:
+        raise ValueError(f"cannot write into {output}: {error}; choose another output") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it, or choose another output") from error
+    if not isinstance(content, dict) or not isinstance(content.get("sections"), dict):
+        raise ValueError(f"{path} was not written by this benchmark: remove it, or choose another output")
+    return content
 
 
 def _measure(name: str, settings: Settings) -> Iterator[dict[str, Any]]:

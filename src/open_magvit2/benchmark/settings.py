@@ -23,18 +23,34 @@ class Settings:
         repeats: measurements behind every median.
         models: names of the published models to measure at full size; None is all. Sections that take a single one
             (growth, profiling, scaling) take the first.
+        batch: images of a step in the sections training_step and precisions; None: their own choices.
         images: folder of photos; None draws images by code, where a section can do with those.
         checkpoint: a trained tokenizer, to say what bfloat16 does to its tokens; None leaves that out.
         repository: the checkout whose scripts and configs are measured.
+
+    Raises:
+        ValueError: if there is nothing to repeat, no image in a batch, or no such folder or file.
     """
 
     device: torch.device
     full: bool
     repeats: int = 5
     models: Sequence[str] | None = None
+    batch: int | None = None
     images: Path | None = None
     checkpoint: Path | None = None
     repository: Path = Path()
+
+    def __post_init__(self) -> None:
+        for name, number in (("repeats", self.repeats), ("batch", self.batch)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
+        if self.images is not None and not self.images.is_dir():
+            raise ValueError(f"images must be a folder of photos; there is none at {self.images}")
+        if self.checkpoint is not None and not self.checkpoint.is_file():
+            raise ValueError(f"checkpoint must be a tokenizer's file; there is none at {self.checkpoint}")
+        if self.checkpoint is not None and self.images is None:
+            raise ValueError("checkpoint was given without images: add the folder of photos to tokenize")
 
 
 def not_measured(reason: str) -> str:

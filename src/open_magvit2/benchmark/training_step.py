@@ -1,7 +1,7 @@
 """A whole training step against the plain baseline: time by part and by batch, peak memory by part."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -42,16 +42,23 @@ def measure(settings: Settings) -> Iterator[Row]:
     """Three tables: by batch, by part, memory by part."""
     for case in models.cases(settings):
         ours, plain = models.make_ours(case, settings.device), models.make_plain(case, settings.device)
-        for batch in _FULL_BATCHES if settings.full else _SMALL_BATCHES:
+        batches, split_batch = _batches(settings)
+        for batch in batches:
             yield _whole(case, ours, plain, batch, settings)
-        batch = _SPLIT_BATCH if settings.full else _SMALL_SPLIT_BATCH
         for table in (_by_part, _memory_by_part):
-            rows = unless_out_of_memory(partial(table, case, ours, plain, batch, settings))
+            rows = unless_out_of_memory(partial(table, case, ours, plain, split_batch, settings))
             if rows is None:
-                logger.warning("%s, batch %d does not fit the device: no table by part", case.name, batch)
+                logger.warning("%s, batch %d does not fit the device: no table by part", case.name, split_batch)
             yield from rows or []
         del ours, plain
         release()
+
+
+def _batches(settings: Settings) -> tuple[Sequence[int], int]:
+    """Those of whole steps, and that of the tables by part."""
+    if settings.batch is not None:
+        return (settings.batch,), settings.batch
+    return (_FULL_BATCHES, _SPLIT_BATCH) if settings.full else (_SMALL_BATCHES, _SMALL_SPLIT_BATCH)
 
 
 @training_kernels()
