@@ -7,7 +7,7 @@ One machine, all visible GPUs:
 Four machines, one command on each, NODE_RANK 0 to 3:
     NUM_NODES=4 IMAGENET_ROOT=/data/imagenet bash run_B_128.sh 10.0.0.1 29500 NODE_RANK
     (or with MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment)
-SLURM, one task a GPU:
+SLURM, one task a GPU, each of which sees all GPUs of its machine (not --gpus-per-task, which hides the others):
     srun --kill-on-bad-exit=1 --nodes 4 --ntasks-per-node 8 --gpus-per-node 8 bash run_B_128.sh
 Start a run or continue it from its newest whole checkpoint:
     bash run_B_128.sh --ckpt_path last
@@ -57,7 +57,10 @@ tasks=${SLURM_NTASKS_PER_NODE:-}
 tasks=${tasks%%(*}
 if [[ -n "${SLURM_PROCID:-}" && -n "$tasks" ]]; then
   nodes=$SLURM_NNODES
-  [[ $gpus -le 1 || $gpus -eq $tasks ]] ||
+  [[ $gpus -ne 1 || $tasks -eq 1 ]] ||
+    fail "SLURM starts $tasks tasks a machine, but each sees 1 GPU and Lightning expects to see all $tasks: use" \
+      "--gpus-per-node $tasks instead of --gpus-per-task, or add --gpu-bind=none"
+  [[ $gpus -eq 0 || $gpus -eq $tasks ]] ||
     fail "SLURM starts $tasks task(s) a machine, but $gpus GPUs are visible: use one task a GPU"
   command+=(--trainer.devices "$tasks")
 elif [[ $nodes -gt 1 ]]; then

@@ -89,3 +89,31 @@ def test_launching_without_a_gpu_is_refused(imagenet):
     result = run("bash", ROOT / "run_B_128.sh", check=False, IMAGENET_ROOT=str(imagenet / "imagenet"))
     assert result.returncode == 2
     assert "PyTorch sees no GPU" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("gpus", "tasks", "message"),
+    [
+        (1, 8, "each sees 1 GPU and Lightning expects to see all 8: use --gpus-per-node 8"),
+        (8, 4, "8 GPUs are visible: use one task a GPU"),
+        (8, 8, None),
+        (1, 1, None),
+    ],
+)
+def test_a_slurm_task_must_see_all_gpus_of_its_machine(imagenet, gpus, tasks, message):
+    """With an interpreter that claims so many GPUs and does not train."""
+    python = imagenet / "python"
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *device_count*) echo {gpus};; *scripts/train.py*) echo "trains: $*";; esac\n'
+    )
+    python.chmod(0o755)
+    slurm = {"SLURM_PROCID": "0", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": f"{tasks}(x2)"}
+    folder = str(imagenet / "imagenet")
+    result = run("bash", ROOT / "run_B_128.sh", check=False, IMAGENET_ROOT=folder, PYTHON=str(python), **slurm)
+    if message is None:
+        assert result.returncode == 0, result.stderr
+        assert f"--trainer.devices {tasks} --trainer.num_nodes 2" in result.stdout
+    else:
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert "trains" not in result.stdout
