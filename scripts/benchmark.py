@@ -27,6 +27,8 @@ def main() -> None:
     models_help = "at full size alone; default: all; growth, profiling and scaling take the first"
     add("--models", nargs="+", choices=names, help=models_help)
     add("--batch", type=int, help="images of a step, in training_step and precisions; default: several, 8; small: 2")
+    add("--tokens", nargs="+", type=int, metavar="N", help="of the section entropy; default: several")
+    add("--bits", nargs="+", type=int, metavar="K", help="of the section entropy: 2^K codes; default: several")
     add("--repeats", type=int, help="measurements behind each median; default: 5 at full size, 3 at small")
     add("--images", type=Path, help="folder of photos for loading and tokenizing; default: images drawn by code")
     add("--checkpoint", type=Path, help="a trained tokenizer: what bf16 does to its tokens (needs --images)")
@@ -40,7 +42,8 @@ def main() -> None:
             raise ValueError("--models chooses among the published models, measured at full size: add --size full")
         repeats = (5 if full else 3) if given.repeats is None else given.repeats
         root = Path(__file__).resolve().parents[1]
-        settings = Settings(device, full, repeats, given.models, given.batch, given.images, given.checkpoint, root)
+        options = ("models", "batch", "tokens", "bits", "images", "checkpoint")
+        settings = Settings(device, full, repeats, **{name: getattr(given, name) for name in options}, repository=root)
         measured_before(given.output)
     except ValueError as error:
         parser.error(str(error))

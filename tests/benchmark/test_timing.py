@@ -1,11 +1,13 @@
 """The clocks of the benchmark: what they count, and that nothing is timed cold or in blocks."""
 
+import itertools
+import mmap
 import time
 
 import pytest
 import torch
 
-from open_magvit2.benchmark.timing import interleaved
+from open_magvit2.benchmark.timing import _turns, interleaved
 
 CPU = torch.device("cpu")
 
@@ -32,7 +34,27 @@ def test_warms_up_first_and_then_takes_turns():
     assert calls[:9] == ["a"] * 3 + ["b"] * 3 + ["c"] * 3  # warm-up, and one call to learn how long one takes
     rounds = [calls[9 + 3 * i : 12 + 3 * i] for i in range(4)]
     assert all(sorted(turn) == ["a", "b", "c"] for turn in rounds)
-    assert len({turn[0] for turn in rounds}) > 1
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "c"], ["a", "b", "c", "d"]])
+def test_all_begin_a_round_equally_often_and_none_has_a_fixed_place(names):
+    turns = list(_turns(names, repeats=2 * len(names)))
+    rounds = [turns[i : i + len(names)] for i in range(0, len(turns), len(names))]
+    assert all(sorted(turn) == names for turn in rounds)
+    for place in range(len(names)):
+        assert sorted(turn[place] for turn in rounds) == sorted(2 * names)
+    followers = {name: {after for before, after in itertools.pairwise(turns) if before == name} for name in names}
+    assert all(len(after) > 1 for after in followers.values())
+
+
+def test_the_kernels_part_is_counted():
+    def new_pages() -> None:
+        for _ in range(4):
+            mmap.mmap(-1, 2**26).write(bytes(2**26))
+
+    found = interleaved({"pages": new_pages, "computes": lambda: sum(range(2_000_000))}, CPU, repeats=3)
+    assert 0.2 * found["pages"].median < found["pages"].system <= found["pages"].median
+    assert found["computes"].system < 0.1 * found["computes"].median
 
 
 def test_short_calls_are_repeated_within_a_measurement():

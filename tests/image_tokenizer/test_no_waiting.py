@@ -1,4 +1,7 @@
-"""Between two logs a training step never waits for the device: nothing asks for a value of a tensor."""
+"""Between two logs a training step never waits for the device: nothing asks for a value of a tensor.
+
+What no operation shows on a CPU (`.tolist()`, `.cpu()`, `.numpy()`) fails on the tensors of test_one_device.py.
+"""
 
 import pytest
 import pytorch_lightning as pl
@@ -13,6 +16,7 @@ from open_magvit2.training.averaging import ExponentialMovingAverage
 # What `.item()`, `float()`, `if tensor:`, boolean masks and `unique` come down to: operations whose result's size or
 # value the host has to know.
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2", "unique_dim"}
+WAITING |= {"allclose", "bincount", "repeat_interleave"}
 INDEXING = {"index", "index_put", "index_put_"}  # with a mask
 
 

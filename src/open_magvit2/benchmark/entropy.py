@@ -23,6 +23,7 @@ _MOST_ELEMENTS_QUICK = 2**26  # of such a tensor: a CPU takes seconds a call
 def measure(settings: Settings) -> list[Row]:
     """One row for every N and K; at small sizes on a CPU."""
     tokens, bits = (_FULL_TOKENS, _FULL_BITS) if settings.full else (_SMALL_TOKENS, _SMALL_BITS)
+    tokens, bits = settings.tokens or tokens, settings.bits or bits
     return [_row(number, num_bits, settings) for num_bits in bits for number in tokens]
 
 
@@ -58,6 +59,11 @@ def _row(number: int, num_bits: int, settings: Settings) -> Row:
         f"exact [{unit}]": times["ours"].median,
         f"softmax [{unit}]": times["plain"].median if reason is None else not_measured(reason),
         "time ratio": times["plain"].median / times["ours"].median if reason is None else None,
+        **(
+            {"softmax, of it the system [CPU s]": times["plain"].system}
+            if reason is None and device.type == "cpu"
+            else {}
+        ),
         "exact [MiB]": memory["ours"] / 2**20,
         "softmax [MiB]": memory["plain"] / 2**20 if reason is None else not_measured(reason),
         "memory ratio": memory["plain"] / memory["ours"] if reason is None else None,
@@ -70,6 +76,7 @@ def _why_not_plain(number: int, num_bits: int, settings: Settings) -> str | None
     needed = _PLAIN_TENSORS * 4 * elements
     if needed > 0.9 * machine.free_memory(settings.device):
         return f"would need about {gib(needed):.0f} GiB"
-    if settings.device.type == "cpu" and not settings.full and elements > _MOST_ELEMENTS_QUICK:
+    quick = settings.device.type == "cpu" and not settings.full and settings.tokens is None
+    if quick and elements > _MOST_ELEMENTS_QUICK:
         return "too slow for the quick mode"
     return None

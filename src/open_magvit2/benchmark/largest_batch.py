@@ -79,8 +79,10 @@ def _predicted(case: models.Case, variant: Variant, settings: Settings) -> Row:
     first, second = (steps.peak(steps.on_batch(batch)).beyond_gradients for batch in (1, 2))
     slope = second - first
     groups = [group for optimizer in steps.training.optimizers for group in optimizer.param_groups]
-    weights = sum(p.numel() * 4 for group in groups for p in group["params"])
-    resident = 5 * weights  # weights, gradients, two moments, averages
+    trained = sum(p.nbytes for group in groups for p in group["params"])
+    modules = steps.training.modules()  # trained weights among the others
+    held = sum(tensor.nbytes for tensor in (*modules.parameters(), *modules.buffers()))
+    resident = held + 4 * trained  # gradients, two moments, averages
     free = [_USABLE * card * 1e9 - resident - (first - slope) for card in _CARDS]
     return {
         "MiB an image": slope / 2**20,

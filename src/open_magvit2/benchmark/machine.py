@@ -47,8 +47,10 @@ def chosen_device(name: str | None) -> torch.device:
         ValueError: if there is no such device, or it cannot be used.
     """
     device = choose_device(name)
-    if device.type != "cuda":
+    if device.type == "cpu":
         return device
+    if device.type != "cuda":
+        raise ValueError(f"device must be cpu or cuda, which the clocks and the memory's meter know, got {name}")
     device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     torch.cuda.set_device(device)
     return device

@@ -44,10 +44,11 @@ TINY = Case("B-128 at 32 px", (1, 2, 2, 4), 32)
 
 
 def cases(settings: Settings) -> list[Case]:
-    """The published models, or those chosen; at small sizes the first alone, on images of a quarter of its pixels."""
+    """The published models, or those chosen, in their order; at small sizes B-128 on a quarter of its pixels."""
     if not settings.full:
         return [SMALL]
-    return [case for case in PUBLISHED if settings.models is None or case.name in settings.models]
+    published = {case.name: case for case in PUBLISHED}
+    return [published[name] for name in settings.models or published]
 
 
 def make_tokenizer(case: Case, device: torch.device) -> ImageTokenizer:
@@ -106,6 +107,12 @@ def make_pixels(number: int, size: int, device: torch.device) -> Tensor:
     return torch.randint(0, 256, (number, 3, size, size), dtype=torch.uint8, generator=generator).to(device)
 
 
-def float_images(pixels: Tensor) -> Tensor:
-    """The same images as the baseline's loader hands them over: float [B, H, W, 3] on the CPU."""
-    return to_float(pixels.cpu()).permute(0, 2, 3, 1).contiguous()
+def loaded(number: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The same images as both loaders leave them in the host's memory, pinned if the device is a GPU.
+
+    Returns:
+        uint8 [number, 3, size, size] for ours; float [number, size, size, 3] in [-1, 1] for the baseline.
+    """
+    pixels = make_pixels(number, size, torch.device("cpu"))
+    images = to_float(pixels).permute(0, 2, 3, 1).contiguous()
+    return (pixels.pin_memory(), images.pin_memory()) if device.type == "cuda" else (pixels, images)

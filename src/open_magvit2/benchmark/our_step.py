@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from open_magvit2.benchmark.mixed_precision import FLOAT32, MixedPrecision
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
@@ -36,6 +36,10 @@ class OurTraining:
             )
         self.update_averages()
         return terms
+
+    def modules(self) -> nn.Module:
+        """All that lies on the device but optimizers and averages."""
+        return self.training
 
     @torch.no_grad()
     def update_averages(self) -> None:

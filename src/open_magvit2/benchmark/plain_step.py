@@ -4,12 +4,14 @@
 
 It computes what `ImageTokenizerTraining` computes at the published settings, with the same weights, and a test holds
 the two to the same losses and gradients. What it does the long way: the entropy penalty as a softmax over 2^K codes,
-x sigmoid(x), LPIPS with a graph on both images, in the generator's pass and again in the discriminator's, gradients
-of the discriminator's weights in the generator's pass, two backward passes, Adam and averages tensor by tensor, and
-float images, channels last, collated on the CPU.
-"""
+x sigmoid(x), LPIPS in the generator's pass and again in the discriminator's, gradients of the discriminator's weights
+in the generator's pass, two backward passes, LeCAM's averages by way of the host, averages of weights tensor by tensor,
+Adam as PyTorch chooses it by itself (tensor by tensor on a CPU, in groups on a GPU), and float images, channels last.
 
-from collections.abc import Sequence
+What it shares with ours on a GPU, so that the steps alone are compared: cuDNN's trials of algorithms, TF32, images in
+pinned memory. What ours does besides, and pays for: it counts codes, computes PSNR and the gradients' norms, and checks
+that losses and gradients are finite.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +53,7 @@ class PlainTraining:
         self.quantizer = plain_networks.PlainQuantizer(quantizer.num_bits, quantizer.temperature, quantizer.entropy_eps)
         self.quantizer = self.quantizer.to(first.device, first.dtype)
         self.optimizers = [
-            torch.optim.Adam(network.parameters(), lr=learning_rate, betas=betas, foreach=False, fused=False)
+            torch.optim.Adam(network.parameters(), lr=learning_rate, betas=betas)
             for network in (tokenizer, discriminator)
         ]
         self.decay = decay
@@ -61,18 +63,18 @@ class PlainTraining:
         self.ema_real = torch.zeros((), device=first.device, dtype=first.dtype)
         self.ema_fake = torch.zeros((), device=first.device, dtype=first.dtype)
 
-    def step(self, images: Sequence[Tensor], precision: MixedPrecision = FLOAT32) -> dict[str, Tensor]:
+    def step(self, images: Tensor, precision: MixedPrecision = FLOAT32) -> dict[str, Tensor]:
         """One training step.
 
         Args:
-            images: B float images [H, W, 3] in [-1, 1] on the CPU (or one tensor [B, H, W, 3]).
+            images: float [B, H, W, 3] in [-1, 1] on the CPU, as a loader's processes collate them.
             precision: autocast around it; with a scaler, each optimizer's step updates the loss scale.
 
         Returns:
             detached scalars, named as `ImageTokenizerTraining` names its terms. The gradients stay in `.grad`.
         """
         with precision.autocast():
-            terms = self._train_on(self.collate(images), precision)
+            terms = self._train_on(self.receive(images), precision)
         self.update_averages()
         return {name: term.detach() for name, term in terms.items()}
 
@@ -99,9 +101,9 @@ class PlainTraining:
             discriminator.step()
         return terms | {"discriminator/total": total, **{f"discriminator/{name}": term for name, term in more.items()}}
 
-    def collate(self, images: Sequence[Tensor]) -> Tensor:
-        """Stack on the CPU, send as floats, then to channels first: [B, 3, H, W]."""
-        return torch.stack(list(images)).to(self.device).permute(0, 3, 1, 2).contiguous()
+    def receive(self, images: Tensor) -> Tensor:
+        """Send as floats, then to channels first: [B, 3, H, W]."""
+        return images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
 
     def generator_loss(
         self, image: Tensor, reconstruction: Tensor, losses: dict[str, Tensor]
@@ -129,6 +131,11 @@ class PlainTraining:
         hinge = 0.5 * (F.relu(1.0 - real_logits).mean() + F.relu(1.0 + fake_logits).mean())
         lecam = (F.relu(real_logits - self.ema_fake) ** 2).mean() + (F.relu(self.ema_real - fake_logits) ** 2).mean()
         return hinge + 0.005 * lecam, {"hinge": hinge, "lecam": lecam}
+
+    def modules(self) -> nn.ModuleList:
+        """All that lies on the device but optimizers and averages."""
+        perceptual = [] if self.lpips is None else [self.lpips]
+        return nn.ModuleList([self.tokenizer, self.quantizer, self.discriminator, *perceptual])
 
     @torch.no_grad()
     def update_averages(self) -> None:

@@ -10,6 +10,10 @@ from open_magvit2.benchmark.settings import Row
 _STAMP = ("table", "device", "torch", "date")  # the same in all rows of a section: said above its tables
 
 
+# Of a section: what its part of the report is made of.
+FIELDS = {"title", "rows", "error", "full", "repeats", "wall_seconds", "machine"}
+
+
 def markdown(sections: Mapping[str, Mapping[str, Any]]) -> str:
     """All sections, in their order."""
     return "\n".join(["# Benchmark", "", *(_section(section) for section in sections.values())])
@@ -47,7 +51,7 @@ def _section(section: Mapping[str, Any]) -> str:
         f"## {section['title']}",
         "",
         f"{on['device']}; torch {on['versions']['torch']}{cuda}; {time}; load {load:.1f}; "
-        f"{sizes}, medians of {section['repeats']}; took {section['wall_seconds']:.0f} s.",
+        f"{sizes}, {section['repeats']} repeats of what is timed; took {section['wall_seconds']:.0f} s.",
         "",
     ]
     if section["error"]:

@@ -92,12 +92,16 @@ def measured_before(output: Path) -> dict[str, Any]:
     path = output / "benchmark.json"
     try:
         output.mkdir(parents=True, exist_ok=True)
-        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"sections": {}}
+        text = path.read_text(encoding="utf-8") if path.exists() else '{"sections": {}}'
+        report.write_atomically(path, text)  # whether that works shows here, and not after the first section
     except OSError as error:
         raise ValueError(f"cannot write into {output}: {error}; choose another output") from error
+    try:
+        content = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): remove it, or choose another output") from error
-    if not isinstance(content, dict) or not isinstance(content.get("sections"), dict):
+    sections = content.get("sections") if isinstance(content, dict) else None
+    if not isinstance(sections, dict) or not all(set(section) >= report.FIELDS for section in sections.values()):
         raise ValueError(f"{path} was not written by this benchmark: remove it, or choose another output")
     return content
 

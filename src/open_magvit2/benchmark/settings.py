@@ -24,6 +24,7 @@ class Settings:
         models: names of the published models to measure at full size; None is all. Sections that take a single one
             (growth, profiling, scaling) take the first.
         batch: images of a step in the sections training_step and precisions; None: their own choices.
+        tokens, bits: N and K of the section entropy, every one with every other; None: its own choices.
         images: folder of photos; None draws images by code, where a section can do with those.
         checkpoint: a trained tokenizer, to say what bfloat16 does to its tokens; None leaves that out.
         repository: the checkout whose scripts and configs are measured.
@@ -37,14 +38,18 @@ class Settings:
     repeats: int = 5
     models: Sequence[str] | None = None
     batch: int | None = None
+    tokens: Sequence[int] | None = None
+    bits: Sequence[int] | None = None
     images: Path | None = None
     checkpoint: Path | None = None
     repository: Path = Path()
 
     def __post_init__(self) -> None:
-        for name, number in (("repeats", self.repeats), ("batch", self.batch)):
-            if number is not None and number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
+        numbers = {"repeats": [self.repeats], "batch": [self.batch], "tokens": self.tokens, "bits": self.bits}
+        for name, given in numbers.items():
+            for number in given or []:
+                if number is not None and number < 1:
+                    raise ValueError(f"{name} must be at least 1, got {number}")
         if self.images is not None and not self.images.is_dir():
             raise ValueError(f"images must be a folder of photos; there is none at {self.images}")
         if self.checkpoint is not None and not self.checkpoint.is_file():

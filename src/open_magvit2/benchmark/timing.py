@@ -1,10 +1,12 @@
 """Times that can be compared: warmed up, interleaved, medians; CPU seconds of the process, or CUDA events.
 
-Variants are timed in turns, each round in another order, so that whatever else the machine does falls on all alike. On
-a CPU the clock counts the seconds that all threads of this process computed, not those it waited for a neighbour.
+Variants are timed in turns, rounds beginning with each of them equally often, so that whatever else the machine does
+falls on all alike. On a CPU the clock counts the seconds that all threads of this process computed, not those it waited
+for a neighbour.
 """
 
 import math
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +26,7 @@ class Timing(NamedTuple):
     """Seconds of one call."""
 
     median: float
+    system: float  # the kernel's part of it on a CPU, mostly to clear new pages of memory: the median of its own
     fastest: float
     slowest: float
     repeats: int  # measurements behind the median
@@ -51,21 +54,23 @@ def interleaved(
     if not functions or repeats < 1 or warm_up < 1:
         raise ValueError(f"expected functions, repeats and warm_up, got {len(functions)}, {repeats} and {warm_up}")
     calls = {name: _calls_per_measurement(function, device, warm_up) for name, function in functions.items()}
-    measured: dict[str, list[float]] = {name: [] for name in functions}
+    measured: dict[str, list[_Seconds]] = {name: [] for name in functions}
     for name in _turns(list(functions), repeats):
         measured[name].append(_seconds(functions[name], device, calls[name]))
-    return {
-        name: Timing(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
-        for name, seconds in measured.items()
-    }
+    timings = {}
+    for name, found in measured.items():
+        seconds, system = [one.all for one in found], [one.system for one in found]
+        timings[name] = Timing(
+            statistics.median(seconds), statistics.median(system), min(seconds), max(seconds), len(seconds)
+        )
+    return timings
 
 
 def _turns(names: list[str], repeats: int) -> Iterator[str]:
-    """Every name once a round, each round beginning with the next one and every second round backwards."""
+    """Every name once a round. Rounds begin with one name after the other, and go backwards once all have begun one."""
     for number in range(repeats):
-        first = number % len(names)
-        turn = names[first:] + names[:first]
-        yield from turn if number % 2 == 0 else reversed(turn)
+        step = -1 if number // len(names) % 2 else 1
+        yield from (names[(number + step * place) % len(names)] for place in range(len(names)))
 
 
 def _calls_per_measurement(function: Callable[[], Any], device: torch.device, warm_up: int) -> int:
@@ -79,14 +84,19 @@ def _calls_per_measurement(function: Callable[[], Any], device: torch.device, wa
     seconds = math.inf
     for _ in range(_TRIES):
         start = time.monotonic()  # by the clock on the wall: a call that waits must not be repeated a thousand times
-        computed = _seconds(function, device, 1)
+        computed = _seconds(function, device, 1).all
         seconds = min(seconds, max(computed, time.monotonic() - start))
         if computed >= enough or seconds <= 2 * computed or seconds > _LONG_SECONDS:
             break  # else it waited, if only for a neighbour who had its core
     return max(1, min(_MOST_CALLS, round(enough / max(seconds, 1e-6))))
 
 
-def _seconds(function: Callable[[], Any], device: torch.device, calls: int) -> float:
+class _Seconds(NamedTuple):
+    all: float
+    system: float
+
+
+def _seconds(function: Callable[[], Any], device: torch.device, calls: int) -> _Seconds:
     """Mean seconds of a call over `calls` in a row."""
     if device.type == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -96,8 +106,9 @@ def _seconds(function: Callable[[], Any], device: torch.device, calls: int) -> f
             function()
         end.record()
         torch.cuda.synchronize(device)
-        return begin.elapsed_time(end) / 1000 / calls
-    start = time.process_time()
+        return _Seconds(begin.elapsed_time(end) / 1000 / calls, 0.0)
+    start, system = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_stime
     for _ in range(calls):
         function()
-    return (time.process_time() - start) / calls
+    seconds = time.process_time() - start
+    return _Seconds(seconds / calls, (resource.getrusage(resource.RUSAGE_SELF).ru_stime - system) / calls)

@@ -59,12 +59,9 @@ class Steps:
             number: of images.
             image_size: theirs, if not that of the case.
         """
-        pixels = models.make_pixels(number, image_size or self.case.image_size, torch.device("cpu"))
-        if self.variant.recompute is None:
-            pixels = models.float_images(pixels)
-        elif self.device.type == "cuda":
-            pixels = pixels.pin_memory()
-        return lambda: self.training.step(pixels, self.surroundings)
+        pixels, floats = models.loaded(number, image_size or self.case.image_size, self.device)
+        images = floats if self.variant.recompute is None else pixels
+        return lambda: self.training.step(images, self.surroundings)
 
     def find_loss_scale(self, step: Callable[[], Any]) -> None:
         """Step until the loss scale of fp16 is low enough for both optimizers to step; nothing in other precisions.

@@ -248,8 +248,8 @@ class ImageTokenizerTraining(pl.LightningModule):
             scalars |= {f"train/codebook_{name}": usage[name] for name in ("utilization", "entropy_bits")}
             self._usage.reset()
         if step % self.trainer.log_every_n_steps == 0:
-            values = torch.tensor([float(term) for term in terms.values()], device=self.device)
-            means = distributed.all_reduce_mean(values).tolist()
+            values = [torch.as_tensor(term, dtype=torch.float32, device=self.device) for term in terms.values()]
+            means = distributed.all_reduce_mean(torch.stack(values)).tolist()  # the one wait for the device
             scalars |= {f"train/{name}": mean for name, mean in zip(terms, means, strict=True)}
         self.latest_scalars = scalars
         if scalars:
