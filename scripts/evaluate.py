@@ -28,7 +28,7 @@ def image_source(given: argparse.Namespace) -> ImageSource | None:
     if given.images:
         images = ImageFolder(given.images, given.file_list)
         facts = provenance.folder(given.images, images.relative_paths(), given.file_list, given.fingerprint == "full")
-        facts["skipped"] = leave_out_broken(images, max(given.num_workers, 1)) if given.skip_broken else {}
+        facts["skipped"] = leave_out_broken(images, given.num_workers) if given.skip_broken else {}
         return lambda resize, size: (TransformedDataset(images, originals.make_transform(resize, size)), facts)
 
     def draw(resize: str, size: int | None) -> tuple[TransformedDataset, dict[str, Any]]:

@@ -15,8 +15,8 @@ from commands import run
 from image_bytes import png, png_that_claims
 from PIL import Image
 
-from open_magvit2.data import check
-from open_magvit2.data.check import check_folder
+from open_magvit2.data import check, isolation
+from open_magvit2.data.check import check_folder, leave_out_broken
 from open_magvit2.data.decoding import UnreadableImageError
 from open_magvit2.data.image_folder import ImageFolder
 
@@ -113,6 +113,22 @@ def test_a_file_that_kills_or_stops_the_decoder_is_named_and_survived(folder):
     assert len(report.broken) == 7
     assert report.broken["n01/photo 1.JPEG"] == "killed its process by SIGSEGV"
     assert report.broken["n02/photo 2.JPEG"] == "took longer than 2 s"
+
+
+@pytest.mark.parametrize(("num_workers", "started"), [(0, 3), (1, 1)])
+def test_broken_images_are_left_out_and_looked_for_on_every_core(folder, monkeypatch, num_workers, started):
+    workers, start = [], isolation._start
+
+    def noted(*arguments):
+        workers.append(start(*arguments))
+        return workers[-1]
+
+    monkeypatch.setattr(isolation, "_start", noted)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5})
+    images = ImageFolder(folder)
+    assert set(leave_out_broken(images, num_workers)) == set(BROKEN)
+    assert len(images) == 12
+    assert len(workers) == started
 
 
 def test_a_name_that_a_list_cannot_hold_is_refused(tmp_path):

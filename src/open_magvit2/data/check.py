@@ -162,12 +162,17 @@ def check_folder(
     return report
 
 
-def leave_out_broken(images: ImageFolder, num_workers: int = 1) -> dict[str, str]:
+def leave_out_broken(images: ImageFolder, num_workers: int = 0) -> dict[str, str]:
     """Check a folder and leave its broken images out; a collective call under DDP, rank 0 looks for all.
+
+    Args:
+        images: the folder.
+        num_workers: number of processes; 0 for one a core, since nothing else goes on meanwhile.
 
     Returns:
         relative path -> cause, of what was left out.
     """
+    num_workers = num_workers or len(os.sched_getaffinity(0))
     found = check_folder(images, num_workers=num_workers).broken if rank() == 0 else None
     broken = dict(sorted(all_gather_object(found)[0].items()))
     images.leave_out(broken)

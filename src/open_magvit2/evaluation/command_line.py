@@ -73,7 +73,12 @@ def parse(description: str, protocols: Path, arguments: list[str] | None = None)
     source.add_argument("--images", help="folder of images, or of class folders")
     source.add_argument("--built-in", type=int, metavar="N", help="N held-out built-in images instead")
     add("--file-list", help="text file of paths below --images")
-    add("--skip-broken", action="store_true", help="leave out files that cannot be read, and say so; default: refuse")
+    add(
+        "--skip-broken",
+        action="store_true",
+        help="leave out files that cannot be read, and say so; default: refuse. Decodes every file first, on "
+        "--num-workers processes, with 0 on one a core",
+    )
     add(
         "--image-size",
         type=int,

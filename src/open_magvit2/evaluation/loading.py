@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from open_magvit2.common.distributed import leave_process_group, rank, world_size
 from open_magvit2.protocols import Sample, Tokenizer
+
+# Longest wait for another rank. The first one alone decodes every file for --skip-broken and reads every file for the
+# fingerprint, and the last shard may be slow; NCCL's own 10 minutes end that. Where a rank fails, torchrun ends all.
+_TIMEOUT = timedelta(hours=2)
 
 
 class EvenSubset(Dataset[Sample]):
@@ -82,7 +87,7 @@ def processes(device: str | torch.device | None = None) -> Iterator[torch.device
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
     yield chosen
     # Only where all went well: after an error the other ranks are elsewhere, and torchrun ends them.
     leave_process_group()
