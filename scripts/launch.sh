@@ -7,6 +7,7 @@ One machine, all visible GPUs:
 Four machines, one command on each, NODE_RANK 0 to 3:
     NUM_NODES=4 IMAGENET_ROOT=/data/imagenet bash run_B_128.sh 10.0.0.1 29500 NODE_RANK
     (or with MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment)
+    If a host's name means 127.0.0.1 to itself: GLOO_SOCKET_IFNAME=eth0, the interface that reaches MASTER_ADDR.
 SLURM, one task a GPU, each of which sees all GPUs of its machine (not --gpus-per-task, which hides the others):
     srun --kill-on-bad-exit=1 --nodes 4 --ntasks-per-node 8 --gpus-per-node 8 bash run_B_128.sh
 Start a run or continue it from its newest whole checkpoint:

@@ -8,20 +8,25 @@ from typing import Literal
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-Kind = Literal["raise", "exit", "kill", "signal", "hang", "hang in validation"]
+Kind = Literal["raise", "exit", "kill", "signal", "hang", "hang in validation", "no network"]
 
 
 class Fault(Callback):
-    """At a step, one rank fails.
+    """At a step, one rank fails; or before the first one, no rank finds a network.
 
     Args:
         rank: which.
-        kind: "raise" an error, "exit" without cleaning up, "kill" itself, get a "signal" to stop, or "hang".
+        kind: "raise" an error, "exit" without cleaning up, "kill" itself, get a "signal" to stop, or "hang"; or
+            "no network" for gloo groups that are made from now on.
         at_step: training steps done before.
     """
 
     def __init__(self, rank: int, kind: Kind, at_step: int = 2) -> None:
         self.rank, self.kind, self.at_step = rank, kind, at_step
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.kind == "no network":
+            os.environ["GLOO_SOCKET_IFNAME"] = "none0"
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx) -> None:
         if trainer.global_rank != self.rank or trainer.global_step != self.at_step:

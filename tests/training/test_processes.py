@@ -8,6 +8,7 @@ import pytest
 import torch
 from commands import ROOT, run
 
+from open_magvit2.training.cli import MISTAKE
 from open_magvit2.training.preemption import EXIT_CODE
 from open_magvit2.training.processes import EndTogether, lost_another_process
 
@@ -49,6 +50,17 @@ def test_when_the_first_process_is_killed_the_others_end(tmp_path):
     result = train_with_fault(tmp_path, 0, "kill")
     assert result.returncode == -9
     assert "of this training" in result.stderr or "another process is gone" in result.stderr
+
+
+def test_processes_that_cannot_connect_are_refused_with_what_to_set(tmp_path):
+    """DDP's own group is up, as NCCL's would be; the one for agreement on signals finds no network."""
+    result = train_with_fault(tmp_path, 0, "no network")
+    assert result.returncode == MISTAKE
+    assert "error: the processes cannot connect over gloo: " in result.stderr
+    assert "Unable to find address for: none0" in result.stderr
+    assert "GLOO_SOCKET_IFNAME is none0" in result.stderr
+    assert "the network interface that reaches MASTER_ADDR" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 LATE = "did not answer within processes.timeout_minutes"

@@ -1,6 +1,7 @@
 """Signals that ask a training to stop (SLURM's preemption, a cloud's notice), and the ranks' agreement on them."""
 
 import logging
+import os
 import signal
 from collections.abc import Sequence
 from datetime import timedelta
@@ -65,10 +66,26 @@ class Agreement:
 
     Args:
         timeout: longest wait for the other ranks; PyTorch's own if None.
+
+    Raises:
+        ConnectionError: if the hosts cannot reach each other, although the training's own process group is up.
     """
 
     def __init__(self, timeout: timedelta | None = None) -> None:
-        self._group = dist.new_group(backend="gloo", timeout=timeout) if distributed.is_distributed() else None
+        self._group = None
+        if not distributed.is_distributed():
+            return
+        try:
+            self._group = dist.new_group(backend="gloo", timeout=timeout)
+        except RuntimeError as error:
+            # NCCL chooses a network by itself; gloo takes the one of the host's name, often 127.0.1.1 or a container's
+            reason, interface = str(error).partition("\n")[0], os.environ.get("GLOO_SOCKET_IFNAME", "not set")
+            raise ConnectionError(
+                f"the processes cannot connect over gloo: {reason}\n"
+                f"Expected an address that all machines reach; GLOO_SOCKET_IFNAME is {interface}, and without it gloo "
+                "takes the address of the host's name. Set it on every machine to the network interface that reaches "
+                "MASTER_ADDR (the `dev` of `ip route get`), e.g. GLOO_SOCKET_IFNAME=eth0"
+            ) from error
 
     def largest(self, number: int) -> int:
         """A collective call under DDP; the number itself on a single process."""
