@@ -96,6 +96,28 @@ def test_an_interrupted_compiled_training_continues_bit_for_bit(tmp_path, monkey
     assert list(uncompiled["state_dict"]) == list(continued["state_dict"])
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_channels_last_may_change_when_a_training_continues(tmp_path, saved):
+    """The moments of Adam, and the averages, follow the weights into the other memory format; in float64."""
+
+    def train(channels_last: bool, max_steps: int, path: Path | None = None):
+        made, averaging = module(channels_last=channels_last), ExponentialMovingAverage(0.9)
+        options = {"precision": "64-true", "limit_val_batches": 0, "callbacks": [averaging]}
+        fitting = trainer(tmp_path, max_steps=max_steps, **options)
+        fitting.fit(made, data(), ckpt_path=path)
+        return fitting, made, averaging._average_model.module
+
+    fitting, before, _ = train(saved, 3)
+    fitting.save_checkpoint(tmp_path / "saved.ckpt", weights_only=False)
+    ends = [train(continued, 5, tmp_path / "saved.ckpt")[1:] for continued in (saved, not saved)]
+    for same, other in zip(*ends, strict=True):  # the weights; the averages
+        for (name, expected), got in zip(same.named_parameters(), other.parameters(), strict=True):
+            assert torch.allclose(got, expected, rtol=1e-8, atol=1e-10), name
+    old, same, other, average = (made.tokenizer.encoder.conv_in.weight for made in (before, ends[0][0], *ends[1]))
+    assert not torch.allclose(same, old, atol=1e-4)
+    assert other.stride() == average.stride() != same.stride()
+
+
 def test_compiled_bf16_is_closer_to_bf16_than_that_to_float32(tmp_path):
     gradients = {}
     for name, precision in (("float32", "32-true"), ("bf16", "bf16-mixed"), ("compiled", "bf16-mixed")):

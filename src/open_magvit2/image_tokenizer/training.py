@@ -125,10 +125,7 @@ class ImageTokenizerTraining(pl.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generator and, if there is one, for the discriminator."""
         networks = [self.tokenizer] + ([self.discriminator] if self.discriminator is not None else [])
-        return [
-            torch.optim.Adam(network.parameters(), lr=self.learning_rate, betas=self.betas, fused=True)
-            for network in networks
-        ]
+        return [optimizers_step.fused_adam(network, self.learning_rate, self.betas) for network in networks]
 
     def on_fit_start(self) -> None:
         """Refuse images and batches that do not fit, before the first image is read; go on counting codes."""

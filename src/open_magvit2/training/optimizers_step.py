@@ -1,4 +1,4 @@
-"""The optimizers of a generator and a discriminator step together, once for each training step."""
+"""The optimizers of a generator and a discriminator: made alike, they step together, once each training step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,13 @@ import torch
 from torch import nn
 
 from open_magvit2.training import finite
+
+
+def fused_adam(network: nn.Module, learning_rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    """Adam in one kernel for all weights of a network; what it restores from a checkpoint lies as the weights do."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, betas=betas, fused=True)
+    optimizer.register_load_state_dict_post_hook(_lay_out_as_weights)
+    return optimizer
 
 
 def take(
@@ -52,6 +59,18 @@ def take(
             scaler.step(_unwrapped(optimizer))
     optimizers[0].step()
     return logged
+
+
+def _lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Moments keep the strides they were saved with; where `channels_last` has changed, the weights have others.
+
+    The fused kernel takes weight, gradient and moments in the order in which they lie in memory: on a CPU it would
+    pair wrong numbers without a word, on a GPU refuse.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if name != "step":
+                state[name] = torch.empty_like(weight).copy_(value)
 
 
 def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
