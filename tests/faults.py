@@ -1,11 +1,14 @@
 """Faults that tests put into a training by command line: --trainer.callbacks+=faults.Fault, with tests/ on the path."""
 
+import atexit
 import os
 import signal
+import sys
 import time
 from typing import Literal
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities import distributed as lightning_distributed
 from pytorch_lightning.callbacks import Callback
 
 Kind = Literal["raise", "exit", "kill", "signal", "hang", "hang in validation", "no network"]
@@ -18,11 +21,19 @@ class Fault(Callback):
         rank: which.
         kind: "raise" an error, "exit" without cleaning up, "kill" itself, get a "signal" to stop, or "hang"; or
             "no network" for gloo groups that are made from now on.
+        seconds_to_end: the first rank takes to end, as it may with a GPU.
         at_step: training steps done before.
     """
 
-    def __init__(self, rank: int, kind: Kind, at_step: int = 2) -> None:
-        self.rank, self.kind, self.at_step = rank, kind, at_step
+    def __init__(self, rank: int, kind: Kind, at_step: int = 2, seconds_to_end: float = 0.0) -> None:
+        self.rank, self.kind, self.at_step, self.seconds_to_end = rank, kind, at_step, seconds_to_end
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.global_rank == 0:
+            atexit.register(time.sleep, self.seconds_to_end)
+        # as Lightning does under NCCL, where what it registers may wait for the other ranks
+        lightning_distributed._destroy_dist_connection = _say_destroyed
+        atexit.register(_say_destroyed)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.kind == "no network":
@@ -45,3 +56,7 @@ class Fault(Callback):
     def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx) -> None:
         if trainer.global_rank == self.rank and self.kind == "hang in validation":
             time.sleep(3600)
+
+
+def _say_destroyed() -> None:
+    sys.stderr.write("the process group is destroyed\n")

@@ -1,5 +1,7 @@
 """One process of two fails, by command line: both end, soon, and the cause is on the screen."""
 
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -7,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from commands import ROOT, run
+from lightning_fabric.utilities import distributed as lightning_distributed
 
 from open_magvit2.training.cli import MISTAKE
 from open_magvit2.training.preemption import EXIT_CODE
 from open_magvit2.training.processes import EndTogether, lost_another_process
 
+DESTROYED = "the process group is destroyed"  # says `faults.Fault` in the place of Lightning under NCCL
 CONFIGS = ROOT / "configs" / "image_tokenizer"
 
 
@@ -37,13 +41,44 @@ def test_an_error_in_one_process_ends_both_and_is_shown(tmp_path):
     assert "RuntimeError: a fault in rank 1" in result.stderr
     assert "local rank 1 (process" in result.stderr
     assert "failed with exit code 1" in result.stderr
+    assert DESTROYED not in result.stderr  # which would wait for the other rank
 
 
 def test_a_signal_to_all_is_no_failure(tmp_path):
-    result = train_with_fault(tmp_path, 0, "signal")
+    """Although the first process takes longer to end than Lightning lets it after the end of another."""
+    result = train_with_fault(tmp_path, 0, "signal", "--trainer.callbacks.seconds_to_end", "7")
     assert result.returncode == EXIT_CODE
     assert "failed with exit code" not in result.stderr
+    assert DESTROYED not in result.stderr
     assert "--ckpt_path last continues it" in result.stderr
+
+
+def test_without_a_fault_the_process_group_is_left_to_lightning(tmp_path):
+    result = train_with_fault(tmp_path, 2, "raise")  # there is no rank 2
+    assert result.returncode == 0
+    assert result.stderr.count(DESTROYED) == 2
+
+
+def test_a_process_that_was_ended_here_is_not_called_failed(caplog):
+    """Unlike one that somebody else has killed."""
+    ending = EndTogether(grace_seconds=0)
+    ending._started = {1: subprocess.Popen(["sleep", "60"]), 2: subprocess.Popen(["sleep", "60"])}
+    ending.on_exception(None, None, KeyboardInterrupt())
+    assert [process.wait(10) for process in ending._started.values()] == [-signal.SIGKILL] * 2
+    ending._watch_started()
+    assert not ending.has_named
+    assert "was still running and is ended" in caplog.text
+    assert "SIGKILL" not in caplog.text
+    ending._started[3] = subprocess.Popen(["sleep", "60"])
+    ending._started[3].kill()
+    ending._watch_started()
+    assert "local rank 3" in caplog.text.splitlines()[-1]
+    assert "was killed (SIGKILL" in caplog.text
+
+
+def test_another_lightning_may_not_destroy_process_groups(monkeypatch):
+    monkeypatch.delattr(lightning_distributed, "_destroy_dist_connection")
+    EndTogether().on_exception(None, None, RuntimeError())
 
 
 def test_when_the_first_process_is_killed_the_others_end(tmp_path):

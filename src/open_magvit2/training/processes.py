@@ -6,6 +6,7 @@ the first process names the one that ended and takes the others with it, and eac
 Processes that torchrun or SLURM started are ended by what started them (`srun --kill-on-bad-exit=1`).
 """
 
+import atexit
 import logging
 import os
 import signal
@@ -15,9 +16,10 @@ import time
 from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities import distributed as lightning_distributed
 from pytorch_lightning.callbacks import Callback
 
-from open_magvit2.training.preemption import EXIT_CODE
+from open_magvit2.training.preemption import EXIT_CODE, Preempted
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +60,13 @@ class EndTogether(Callback):
         self.has_stepped = False  # whether a training step was finished
         self.has_named = False  # whether another process was found to have failed
         self._started: dict[int, subprocess.Popen] = {}  # by local rank
+        self._ended: set[int] = set()  # those that this process has killed
+        self._observed: list[subprocess.Popen] = []  # Lightning's own list
         self._naming = threading.Lock()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._started = dict(enumerate(getattr(trainer.strategy.launcher, "procs", []), start=1))
+        self._observed = getattr(trainer.strategy.launcher, "procs", [])
+        self._started = dict(enumerate(self._observed, start=1))
         if self._started:
             threading.Thread(target=self._watch_started, daemon=True).start()
 
@@ -72,6 +77,9 @@ class EndTogether(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Others that end by themselves, or because of whom this process failed, get the time to say why."""
+        _leave_process_group_as_it_is()
+        if isinstance(exception, Preempted):
+            self._observed.clear()  # or Lightning kills this process 0 to 5 s after another has left with EXIT_CODE
         wait = isinstance(exception, SystemExit) or lost_another_process(exception)
         deadline = time.monotonic() + (self.grace_seconds if wait else 0.0)
         for rank, process in self._started.items():
@@ -79,6 +87,7 @@ class EndTogether(Callback):
                 process.wait(max(0.0, deadline - time.monotonic()))
                 self._name_failed()
             except subprocess.TimeoutExpired:
+                self._ended.add(rank)
                 process.kill()
                 logger.warning("local rank %d (process %d) was still running and is ended", rank, process.pid)
 
@@ -90,7 +99,8 @@ class EndTogether(Callback):
         """Whether a process has failed, not just left after a signal; the first call after it says which and how."""
         with self._naming:
             for rank, process in self._started.items():
-                if process.poll() not in (None, 0, EXIT_CODE) and not self.has_named:
+                failed = process.poll() not in (None, 0, EXIT_CODE) and rank not in self._ended
+                if failed and not self.has_named:
                     self.has_named = True
                     ending = _ending(process.returncode)
                     logger.error("local rank %d (process %d) %s; the training ends", rank, process.pid, ending)
@@ -101,6 +111,14 @@ def lost_another_process(exception: BaseException) -> bool:
     """Whether an error says that another process is gone or late, and nothing about this one."""
     words = ("closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "nccl")
     return isinstance(exception, RuntimeError) and any(word in str(exception).lower() for word in words)
+
+
+def _leave_process_group_as_it_is() -> None:
+    """Under NCCL (not gloo) Lightning destroys all groups at exit, which may wait for ranks that are elsewhere now.
+
+    The name is private to Lightning: another version may not have it.
+    """
+    atexit.unregister(getattr(lightning_distributed, "_destroy_dist_connection", None))
 
 
 def end_with_the_first() -> None:
