@@ -34,7 +34,7 @@ def main() -> None:
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16 is faster and changes some tokens")
     add("--shard-size", type=int, default=10_000, help="images in a file of tokens")
     add("--batch-size", type=int, default=32)
-    add("--num-workers", type=int, default=4, help="loading processes of each GPU")
+    add("--num-workers", type=int, default=4, help="of each GPU: processes that read images, threads that write them")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     given = parser.parse_args()
     if given.images and not given.image_size:
@@ -44,7 +44,8 @@ def main() -> None:
         if given.tokens:
             shards = TokenShards(given.tokens)
             shards.check_made_by(given.checkpoint, given.weights)
-            done = detokenize(tokenizer, shards, given.output, device, given.batch_size, given.precision)
+            how = given.batch_size, given.precision, given.num_workers
+            done = detokenize(tokenizer, shards, given.output, device, *how)
         else:
             images, how = ImageFolder(given.images, given.file_list, given.exclude), (given.weights, given.precision)
             paths = images.relative_paths()

@@ -163,7 +163,51 @@ def test_paths_stay_in_the_folder(write, tokenizer, tmp_path):
         detokenize(tokenizer, shards, tmp_path / "out", CPU, progress=False)
 
 
-def test_by_command_line_killed_resumed_with_two_processes_and_back(write, checkpoint, photos, tmp_path):
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_pictures_written_by_threads_cut_off_and_continued_are_the_same_files(write, tokenizer, tmp_path, num_workers):
+    write(tmp_path / "tokens")
+    shards, whole, resumed = TokenShards(tmp_path / "tokens"), tmp_path / "whole", tmp_path / "resumed"
+    # one at a time, since other batches may round a pixel to the other side
+    common = {"device": CPU, "batch_size": 1, "progress": False}
+    assert detokenize(tokenizer, shards, whole, **common) == 11
+    assert sorted(pictures(whole)) == sorted(f"{path}.png" for path in shards.paths)
+
+    class Fails:
+        """The tokenizer, until the device fails."""
+
+        codebook_size, calls = tokenizer.codebook_size, 0
+
+        def detokenize(self, tokens):
+            self.calls += 1
+            if self.calls == 8:
+                raise RuntimeError("device gone")
+            return tokenizer.detokenize(tokens)
+
+    with pytest.raises(RuntimeError, match="device gone"):
+        detokenize(Fails(), shards, resumed, num_workers=num_workers, **common)
+    there = pictures(resumed)
+    assert len(there) >= 4  # of the seven decoded, those that were not still waiting
+    assert there.items() <= pictures(whole).items()
+    assert detokenize(tokenizer, shards, resumed, num_workers=num_workers, **common) == 11 - len(there)
+    assert pictures(resumed) == pictures(whole)
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_a_picture_that_cannot_be_written_is_named(write, tokenizer, tmp_path, num_workers):
+    write(tmp_path / "tokens")
+    (tmp_path / "out" / "b b").mkdir(parents=True)
+    (tmp_path / "out" / "b b" / "07.png.png").mkdir()  # a folder where a picture should be
+    with pytest.raises(OSError, match=r"cannot write .*b b/07\.png\.png: .*run the same command again"):
+        detokenize(
+            tokenizer, TokenShards(tmp_path / "tokens"), tmp_path / "out", CPU, num_workers=num_workers, progress=False
+        )
+
+
+def test_by_command_line_killed_resumed_with_two_processes_and_back(write, tokenizer, checkpoint, photos, tmp_path):
     reference = tmp_path / "reference"
     write(reference)
     flags = ["--checkpoint", checkpoint, "--images", photos, "--image-size", SIZE, "--device", "cpu"]
@@ -177,12 +221,20 @@ def test_by_command_line_killed_resumed_with_two_processes_and_back(write, check
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
     run(*torchrun, SCRIPT, *flags)
     assert contents(tmp_path / "tokens") == contents(reference)
-    back = run(
-        *(sys.executable, SCRIPT, "--checkpoint", checkpoint, "--tokens", tmp_path / "tokens"),
-        *("--output", tmp_path / "pictures", "--precision", "bf16"),
-    )
-    assert "11 images now" in back.stdout
-    assert Image.open(tmp_path / "pictures" / "b b" / "10.png.png").size == (SIZE, SIZE)
+    flags = ["--checkpoint", checkpoint, "--tokens", tmp_path / "tokens", "--output", tmp_path / "pictures"]
+    flags += ["--precision", "bf16", "--batch-size", "1"]
+    killed = Popen([str(word) for word in (sys.executable, SCRIPT, *flags)], stdout=DEVNULL, stderr=DEVNULL)
+    while killed.poll() is None and not (tmp_path / "pictures" / "a" / "00.png.png").is_file():
+        time.sleep(0.002)
+    killed.kill()
+    killed.wait()
+    kept = {name for name in pictures(tmp_path / "pictures") if Path(name).name[0] != "."}
+    back = run(sys.executable, SCRIPT, *flags)
+    assert f" {11 - len(kept)} images now" in back.stdout
+    shards = TokenShards(tmp_path / "tokens")
+    detokenize(tokenizer, shards, tmp_path / "expected", CPU, batch_size=1, precision="bf16", progress=False)
+    expected = pictures(tmp_path / "expected")
+    assert {name: pictures(tmp_path / "pictures")[name] for name in expected} == expected
     other = save_small_checkpoint(tmp_path / "other.ckpt")
     content = torch.load(other, weights_only=True)
     content["state_dict"]["tokenizer.decoder.conv_in.bias"] += 1

@@ -99,7 +99,7 @@ def evaluate(
             image = to_float(batch["image"].to(device, non_blocking=True))
             reconstruction, indices = one_by_one(tokenizer.reconstruct, image)
             reconstruction = reconstruction.to(torch.float32)
-            sample_index = torch.as_tensor(batch["index"]).to(device)
+            sample_index = torch.as_tensor(batch["index"]).to(device, non_blocking=True)
             try:
                 for metric in metrics.values():
                     metric.update(image, reconstruction, indices, sample_index)

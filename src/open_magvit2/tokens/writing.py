@@ -17,6 +17,7 @@ from open_magvit2.protocols import Sample, Tokenizer
 from open_magvit2.tokens import index as indices
 from open_magvit2.tokens.index import Index
 from open_magvit2.tokens.inference import inference
+from open_magvit2.tokens.overlap import to_host
 
 
 def make_index(
@@ -102,14 +103,14 @@ def tokenize(
     done = 0
     bar = tqdm(desc="tokenize", unit="image", total=sum(map(len, batches)), disable=not progress or rank() > 0)
     with bar, inference(device, index.precision):
-        remaining = iter(loader)
+        images = (batch["image"].to(device, non_blocking=True) for batch in loader)
+        remaining = to_host(tokenizer.tokenize(to_float(image)).to(torch.int32) for image in images)
         for shard in todo:
             positions = index.positions(shard)
             tokens = torch.empty((len(positions), *index.grid), dtype=torch.int32)
             written = 0
-            for batch in itertools.islice(remaining, len(_batches(positions, batch_size))):
-                found = tokenizer.tokenize(to_float(batch["image"].to(device, non_blocking=True)))
-                tokens[written : written + len(found)] = found.to(torch.int32).cpu()
+            for found in itertools.islice(remaining, len(_batches(positions, batch_size))):
+                tokens[written : written + len(found)] = found
                 written += len(found)
                 bar.update(len(found))
             content = io.BytesIO()
