@@ -22,6 +22,38 @@ def test_copies_come_in_order_and_each_after_the_next_one_has_begun():
     assert list(to_host([])) == []
 
 
+def test_a_gpus_copy_is_waited_for_before_it_is_handed_out(monkeypatch):
+    """No GPU is needed: what stands in for its tensors and events says what is asked of it."""
+    events = []
+
+    class Event:
+        def record(self, stream):
+            self.stream = stream
+            events.append(f"record on {stream}")
+
+        def synchronize(self):
+            events.append(f"wait for {self.stream}")
+
+    class Result:
+        is_cuda = True
+
+        def __init__(self, number):
+            self.device = number
+            events.append(f"begin {number}")
+
+        def to(self, device, non_blocking):
+            events.append(f"copy {self.device} to {device}, non-blocking {non_blocking}")
+            return self.device
+
+    monkeypatch.setattr(torch.cuda, "Event", lambda blocking: Event())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    for copy in to_host(map(Result, range(2))):
+        events.append(f"have {copy}")
+    given = [[f"begin {n}", f"copy {n} to cpu, non-blocking True", f"record on stream of {n}"] for n in range(2)]
+    had = [[f"wait for stream of {n}", f"have {n}"] for n in range(2)]
+    assert events == [*given[0], *given[1], *had[0], *had[1]]
+
+
 def test_what_was_computed_before_an_error_is_handed_out_before_it():
     def results():
         yield torch.tensor(1)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 from subprocess import DEVNULL, Popen
@@ -18,6 +19,7 @@ from open_magvit2.common.images import to_float, to_uint8
 from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.image_folder import ImageFolder
 from open_magvit2.data.transforms import ValidationTransform
+from open_magvit2.tokens import reading
 from open_magvit2.tokens.reading import TokenShards, detokenize
 from open_magvit2.tokens.writing import make_index, tokenize
 
@@ -168,7 +170,9 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
-def test_pictures_written_by_threads_cut_off_and_continued_are_the_same_files(write, tokenizer, tmp_path, num_workers):
+def test_pictures_written_by_threads_cut_off_and_continued_are_the_same_files(
+    write, tokenizer, tmp_path, num_workers, monkeypatch
+):
     write(tmp_path / "tokens")
     shards, whole, resumed = TokenShards(tmp_path / "tokens"), tmp_path / "whole", tmp_path / "resumed"
     # one at a time, since other batches may round a pixel to the other side
@@ -187,8 +191,11 @@ def test_pictures_written_by_threads_cut_off_and_continued_are_the_same_files(wr
                 raise RuntimeError("device gone")
             return tokenizer.detokenize(tokens)
 
+    writers, write_one = set(), reading._write
+    monkeypatch.setattr(reading, "_write", lambda *what: (writers.add(threading.current_thread()), write_one(*what)))
     with pytest.raises(RuntimeError, match="device gone"):
         detokenize(Fails(), shards, resumed, num_workers=num_workers, **common)
+    assert (threading.main_thread() in writers) == (num_workers == 0)
     there = pictures(resumed)
     assert len(there) >= 4  # of the seven decoded, those that were not still waiting
     assert there.items() <= pictures(whole).items()
