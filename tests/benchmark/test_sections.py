@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from open_magvit2.benchmark import (
     run,
     scaling,
     tokenizing,
+    tokenizing_files,
     training_step,
 )
 from open_magvit2.benchmark.settings import Settings
@@ -132,11 +135,26 @@ def test_evaluation_and_tokenizing(tmp_path, monkeypatch):
         Image.effect_noise((140, 150), 60 + number).convert("RGB").save(folder / f"{number}.png")
     checkpoint = save_small_checkpoint(tmp_path / "small.ckpt")
     with_photos = dataclasses.replace(SETTINGS, images=folder, checkpoint=checkpoint)
-    *speed, effect = tokenizing.measure(with_photos)
+    *speed, to_shards, to_files, effect = tokenizing.measure(with_photos)
     assert [row["work"] for row in speed] == ["tokenize", "detokenize"]
+    for row in (to_shards, to_files):
+        assert row["images"] == 2
+        assert all(
+            row[f"images / {clock} s{kind}"] > 0 for clock in ("CPU", "wall") for kind in ("", " without networks")
+        )
+    assert to_files["images / CPU s"] < to_files["images / CPU s without networks"]
     assert effect["photos"] == 3
     assert 0 <= effect["tokens changed [%]"] < 20
     assert abs(effect["bf16 decoder alone [dB]"]) < 0.5
+
+
+def test_the_cpu_seconds_of_a_command_are_those_of_its_loading_processes_as_well():
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    seconds = []
+    tokenizing_files._clocked(lambda: subprocess.run([sys.executable, "-S", "-c", burn], check=True), seconds)
+    ((computed, wall),) = seconds
+    assert 0.3 <= computed < 2
+    assert wall >= 0.3
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def measure(settings: Settings) -> list[Row]:
     """Every pipeline on photos as they are and on photos of ImageNet's usual size, at 128 and 256; then collation."""
     count = 300 if settings.full else 100
     with tempfile.TemporaryDirectory() as folder:
-        sets = {f"{_SHORTER_SIDE} pixels, drawn by code": _drawn(Path(folder) / "drawn", count)}
+        sets = {f"{_SHORTER_SIDE} pixels, drawn by code": drawn(Path(folder) / "drawn", count)}
         if settings.images is not None:
             photos = ImageFolder(settings.images)
             step = max(1, len(photos) // count)
@@ -191,7 +191,8 @@ def _enlarged(paths: Sequence[str], folder: Path) -> ImageFolder:
     return ImageFolder(folder)
 
 
-def _drawn(folder: Path, count: int) -> ImageFolder:
+def drawn(folder: Path, count: int) -> ImageFolder:
+    """JPEGs of images drawn by code, with grain, 500 x 375 pixels, in a folder that is made."""
     folder.mkdir()
     for number in range(count):
         image = SyntheticImages(count, 500)[number].image

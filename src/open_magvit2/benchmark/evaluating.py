@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from open_magvit2.benchmark import models
 from open_magvit2.benchmark.failures import rows_or_reason, then_raise
+from open_magvit2.benchmark.instant import InstantTokenizer
 from open_magvit2.benchmark.settings import Row, Settings
 from open_magvit2.benchmark.timing import clock_name, interleaved
 from open_magvit2.evaluation import metrics as metric_modules
@@ -18,26 +18,6 @@ TITLE = "Evaluation"
 
 _METRICS = ["psnr", "ssim", "l1", "clamp_fraction", "codebook_usage", "bits_per_pixel"]  # those without networks
 _TABLE = TITLE + ": " + ", ".join(_METRICS)
-
-
-class _Instant:
-    """A tokenizer that costs nothing, to see what the rest costs."""
-
-    codebook_size = 2**18
-
-    def __init__(self, downsampling: int) -> None:
-        self.downsampling = downsampling
-
-    def tokenize(self, image: Tensor) -> Tensor:
-        sides = [side // self.downsampling for side in image.shape[-2:]]
-        return torch.zeros((len(image), *sides), dtype=torch.int64, device=image.device)
-
-    def detokenize(self, indices: Tensor) -> Tensor:
-        height, width = (side * self.downsampling for side in indices.shape[-2:])
-        return torch.zeros((len(indices), 3, height, width), device=indices.device)
-
-    def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return image, self.tokenize(image)
 
 
 def measure(settings: Settings) -> Iterator[Row]:
@@ -59,7 +39,7 @@ def _model(case: models.Case, settings: Settings) -> Row:
     ]
     tokenizer = models.make_tokenizer(case, settings.device)
     chosen, _ = metric_modules.create(_METRICS, MetricContext(tokenizer.codebook_size, number, "benchmark"))
-    kinds = {"whole": tokenizer, "loop": _Instant(tokenizer.downsampling)}
+    kinds = {"whole": tokenizer, "loop": InstantTokenizer(tokenizer)}
     functions = {
         name: lambda kind=kind: evaluate(kind, loader, chosen, settings.device, progress=False, check="off")
         for name, kind in kinds.items()

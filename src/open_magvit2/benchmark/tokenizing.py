@@ -1,4 +1,4 @@
-"""Tokenize and detokenize: images a second by batch and precision, and what bfloat16 does to tokens of real photos."""
+"""Tokenize and detokenize: images a second, of the networks and of the command; what bfloat16 does to real photos."""
 
 import math
 from functools import partial
@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from open_magvit2.benchmark import models
+from open_magvit2.benchmark import models, tokenizing_files
 from open_magvit2.benchmark.failures import OUT_OF_MEMORY, unless_out_of_memory
 from open_magvit2.benchmark.settings import Row, Settings, not_measured
 from open_magvit2.benchmark.timing import clock_name, interleaved
@@ -29,12 +29,14 @@ _PHOTO_SIZE, _PHOTO_BATCH = 128, 8
 
 
 def measure(settings: Settings) -> list[Row]:
-    """Speed by batch and precision; with a checkpoint and photos, the effect of bfloat16 as well."""
+    """Speed by batch and precision, and of the whole command; with a checkpoint and photos, what bfloat16 changes."""
     rows = []
     for case in models.cases(settings):
         for batch in _FULL_BATCHES if settings.full else _SMALL_BATCHES:
             too_large = {"table": "Speed", "model": case.name, "batch": batch, "work": OUT_OF_MEMORY}
             rows += unless_out_of_memory(partial(_speed, case, batch, settings)) or [too_large]
+        too_large = {"table": tokenizing_files.TABLE, "model": case.name, "work": OUT_OF_MEMORY}
+        rows += unless_out_of_memory(partial(tokenizing_files.measure, case, settings)) or [too_large]
     if settings.checkpoint is not None and settings.images is not None:
         rows.append(_bf16(settings))
     return rows
