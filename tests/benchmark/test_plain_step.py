@@ -1,9 +1,11 @@
 """The baseline of the benchmark computes what our training step computes: same losses, same gradients."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
+from operation_counts import WEIGHT_GRADIENT, of_many_tensors, operation_counts
 
 from open_magvit2.benchmark.our_step import OurTraining
 from open_magvit2.benchmark.plain_step import PlainTraining
@@ -16,25 +18,27 @@ from open_magvit2.losses.perceptual import load_lpips
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
 
-def both_after_a_step(
-    adaptive: bool,
-) -> tuple[dict, dict, torch.nn.Module, torch.nn.Module, PlainTraining, OurTraining]:
-    """Losses and networks of the baseline and of ours after one step in float64 on the same images."""
+def both(adaptive: bool = False) -> tuple[PlainTraining, OurTraining]:
+    """The baseline and ours, in float64 and with equal weights."""
     torch.manual_seed(0)
     tokenizer = ImageTokenizer(LookupFreeQuantizer(9), 8, (1, 2, 2), 1, norm_groups=4, adaptive_normalization=adaptive)
     training = ImageTokenizerTraining(tokenizer, GeneratorObjective(), PatchDiscriminator(4, 2)).double()
     plain_networks = copy.deepcopy(tokenizer), copy.deepcopy(training.discriminator)
-    plain = PlainTraining(*plain_networks, load_lpips().double())
-    ours = OurTraining(training)
+    return PlainTraining(*plain_networks, load_lpips().double()), OurTraining(training)
+
+
+def steps_on_the_same_images(plain: PlainTraining, ours: OurTraining) -> tuple[Callable[[], dict], Callable[[], dict]]:
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     images = to_float(pixels).double().permute(0, 2, 3, 1)  # [B, H, W, 3]
-    return plain.step(images), ours.step(pixels), torch.nn.ModuleList(plain_networks), training, plain, ours
+    return lambda: plain.step(images), lambda: ours.step(pixels)
 
 
 @pytest.mark.usefixtures("random_vgg")
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_losses_gradients_and_averages_are_equal(adaptive):
-    expected, got, networks, training, plain, ours = both_after_a_step(adaptive)
+    plain, ours = both(adaptive)
+    networks, training = torch.nn.ModuleList([plain.tokenizer, plain.discriminator]), ours.training
+    expected, got = (step() for step in steps_on_the_same_images(plain, ours))
     assert {"generator/perceptual", "generator/adversarial", "discriminator/lecam"} <= set(expected) <= set(got)
     for name, value in expected.items():
         assert got[name].item() == pytest.approx(value.item(), rel=1e-9), name
@@ -49,3 +53,27 @@ def test_losses_gradients_and_averages_are_equal(adaptive):
     statistics = zip(networks[1].named_buffers(), training.discriminator.buffers(), strict=True)
     for (name, theirs), mine in statistics:  # BatchNorm sees reconstructions, images, reconstructions in both
         assert torch.allclose(theirs, mine, rtol=1e-9), name
+
+
+@pytest.mark.usefixtures("random_vgg")
+def test_the_baseline_is_as_slow_as_the_reference():
+    plain, ours = both()
+    networks = plain.lpips.net, ours.training.generator_objective.perceptual._network[0].net
+    passes = [0, 0]  # of batches through VGG
+    for number, network in enumerate(networks):
+
+        def passed(*_, number=number):
+            passes[number] += 1
+
+        network.slice1.register_forward_hook(passed)
+    slow, fast = (operation_counts(step) for step in steps_on_the_same_images(plain, ours))
+    assert passes == [4, 2]  # images and reconstructions, in the baseline for both losses
+    tokenizer, discriminator = (
+        sum(isinstance(module, torch.nn.Conv2d) for module in network.modules())
+        for network in (plain.tokenizer, plain.discriminator)
+    )
+    assert slow[WEIGHT_GRADIENT] == tokenizer + 3 * discriminator  # a third time for nobody: in the generator's pass
+    assert fast[WEIGHT_GRADIENT] == tokenizer + 2 * discriminator
+    assert of_many_tensors(slow) == 0
+    assert (fast["_fused_adam_"], fast["_foreach_lerp_"]) == (2, 1)  # both networks; the averages of all weights
+    assert fast["_softmax"] == 0 < slow["_softmax"]
