@@ -248,10 +248,8 @@ def test_rows_in_float32_and_bfloat16(monkeypatch):
         precision: [row for row in rows if row["precision"] == precision] for precision in precisions.PRECISIONS
     }
     baseline, ours, compiled = by_precision["fp32"]
-    assert ours["speed ratio"] == pytest.approx(baseline["step [CPU s]"] / ours["step [CPU s]"])
-    for gradients in ("with gradients", "beyond gradients"):
-        peaks_of_both = [row[f"peak {gradients} [MiB]"] for row in (baseline, ours)]
-        assert ours[f"memory ratio {gradients}"] == pytest.approx(peaks_of_both[0] / peaks_of_both[1])
+    assert (baseline["speed ratio"], baseline["memory ratio beyond gradients"]) == (1, 1)
+    assert ours["memory ratio beyond gradients"] > 1.2
     assert ours["peak with gradients [MiB]"] > ours["peak beyond gradients [MiB]"]
     assert ours["MFU [%]"] == "unknown"
     assert compiled["batch"].startswith("not measured: ")
@@ -271,6 +269,15 @@ def test_rows_in_float32_and_bfloat16(monkeypatch):
 )
 def test_peaks_are_those_of_data_sheets_or_unknown(name, fp16):
     assert peaks.rates(name).get("fp16") == fp16
+
+
+def test_ratios_are_of_images_a_second_and_of_memory_an_image():
+    baseline = precisions.Found(2, 6.0, StepPeak(9 * 2**20, 6 * 2**20, {}), None, "alone")
+    ours = precisions.Found(8, 4.0, StepPeak(8 * 2**20, 4 * 2**20, {}), None, "alone")
+    row = precisions.Table("t", TOY, "fp32", 1, SETTINGS).row("ours", ours, baseline)
+    assert (row["step [CPU s]"], row["images / CPU s"], row["speed ratio"]) == (4, 2, pytest.approx(6))
+    assert (row["peak with gradients [MiB]"], row["memory ratio with gradients"]) == (8, 4.5)
+    assert (row["peak beyond gradients [MiB]"], row["memory ratio beyond gradients"]) == (4, 6)
 
 
 def test_a_gpus_memory_is_compared_with_gradients_alone():
