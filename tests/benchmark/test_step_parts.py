@@ -32,9 +32,9 @@ def convolved(counts: Counter[str]) -> tuple[int, int, int]:
 def both() -> tuple[dict[str, Counter[str]], dict[str, Counter[str]]]:
     """Operations of every part, and under BACKWARD how often it asks for gradients: of ours and of the baseline."""
     steps, plain = models.make_ours(TOY, CPU), models.make_plain(TOY, CPU)
-    pixels = models.make_pixels(2, TOY.image_size, CPU)
+    pixels, images = models.loaded(2, TOY.image_size, CPU)
     steps.step(pixels)
-    plain.step(models.float_images(pixels))
+    plain.step(images)
     parts = step_parts.ours(steps, pixels), step_parts.plain(plain, pixels)
     return tuple({name: counted(part) for name, part in one.items()} for one in parts)
 
