@@ -56,9 +56,22 @@ def test_losses_gradients_and_averages_are_equal(adaptive):
 
 
 @pytest.mark.usefixtures("random_vgg")
+def test_modules_are_all_that_lies_on_the_device():
+    plain, ours = both()
+    theirs, mine = (
+        {id(tensor): tensor.nbytes for tensor in (*modules.parameters(), *modules.buffers())}
+        for modules in (plain.modules(), ours.modules())
+    )
+    vgg = {id(tensor) for tensor in ours.training.generator_objective.perceptual.network.parameters()}
+    assert vgg <= set(mine)
+    # the baseline has the codebook written out; ours has LeCAM's averages in a module
+    assert sum(theirs.values()) - plain.quantizer.codes.nbytes == pytest.approx(sum(mine.values()), abs=64)
+
+
+@pytest.mark.usefixtures("random_vgg")
 def test_the_baseline_is_as_slow_as_the_reference():
     plain, ours = both()
-    networks = plain.lpips.net, ours.training.generator_objective.perceptual._network[0].net
+    networks = plain.lpips.net, ours.training.generator_objective.perceptual.network.net
     passes = [0, 0]  # of batches through VGG
     for number, network in enumerate(networks):
 

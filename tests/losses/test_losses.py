@@ -180,7 +180,7 @@ def test_perceptual_network_stays_out_of_state_gradients_and_copies(random_vgg):
     assert not loss.state_dict()
     assert not list(loss.parameters())
     assert copy.deepcopy(loss) is loss
-    network = loss._network[0]
+    network = loss.network
     loss.train()
     assert not network.training
     loss.to(torch.float64)
@@ -190,7 +190,7 @@ def test_perceptual_network_stays_out_of_state_gradients_and_copies(random_vgg):
 def test_perceptual_gradient_is_finite_where_features_vanish(random_vgg):
     loss = PerceptualLoss("vgg")
     with torch.no_grad():
-        for parameter in loss._network[0].net.slice1.parameters():
+        for parameter in loss.network.net.slice1.parameters():
             parameter.zero_()  # all features of the first slice are 0: |x| has no derivative there
     image = torch.rand(1, 3, 32, 32, requires_grad=True)
     loss(image, torch.zeros(1, 3, 32, 32)).sum().backward()

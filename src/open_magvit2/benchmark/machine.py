@@ -14,7 +14,8 @@ def device_name(device: torch.device) -> str:
     """A GPU's name, or the processor's with the number of cores this process may use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {num_cores()} cores, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {num_cores()} cores, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def num_cores() -> int:

@@ -39,7 +39,8 @@ class OurTraining:
 
     def modules(self) -> nn.Module:
         """All that lies on the device but optimizers and averages."""
-        return self.training
+        perceptual = self.training.generator_objective.perceptual
+        return nn.ModuleList([self.training] if perceptual is None else [self.training, perceptual.network])
 
     @torch.no_grad()
     def update_averages(self) -> None:

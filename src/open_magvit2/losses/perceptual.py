@@ -57,9 +57,14 @@ class PerceptualLoss(nn.Module):
         super().__init__()
         self._network = [network if isinstance(network, nn.Module) else load_lpips(network)]
 
+    @property
+    def network(self) -> nn.Module:
+        """LPIPS, frozen."""
+        return self._network[0]
+
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         """Distance float32 [B] of images float [B, 3, H, W] in [-1, 1]; gradient to the reconstruction only."""
-        network = self._network[0]
+        network = self.network
         feature, target_feature = network.scaling_layer(reconstruction), network.scaling_layer(target)
         distance = torch.zeros(len(target), device=target.device)
         for stage, head in zip(_stages(network.net), network.lins, strict=True):
@@ -71,7 +76,7 @@ class PerceptualLoss(nn.Module):
         return distance
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PerceptualLoss":
-        self._network[0]._apply(fn)
+        self.network._apply(fn)
         return super()._apply(fn, recurse)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PerceptualLoss":
