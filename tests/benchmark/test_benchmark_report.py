@@ -92,7 +92,8 @@ def test_an_output_of_no_use_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot write into .*/file: .*; choose another output"):
         run.run(CPU, tmp_path / "file")
     other, foreign = "was not written by this benchmark", '{"sections": {"entropy": {"title": "another program"}}}'
-    for content, words in (('{"sec', "is damaged"), ("[]", other), (foreign, other)):
+    contents = {'{"sec': "is damaged", "[]": other, foreign: other, '{"sections": {"entropy": 1}}': other}
+    for content, words in contents.items():
         (tmp_path / "benchmark.json").write_text(content)
         with pytest.raises(ValueError, match=f"{words}.*: remove it, or choose another output"):
             run.run(CPU, tmp_path)

@@ -1,7 +1,7 @@
 """Ratios to the plain baseline that docs/performance.md states, at sizes that take seconds: so they stay true.
 
 Memory is exact, so that its bounds lie 5 % below what was measured at the test's size. Times are of CPU seconds in
-turns, and bounds lie at half of what was measured or lower; if others on the machine disturb a measurement, it is
+turns, and bounds lie far below what was measured; if others on the machine disturb a measurement, it is
 made again.
 """
 

@@ -53,8 +53,9 @@ def test_the_kernels_part_is_counted():
             mmap.mmap(-1, 2**26).write(bytes(2**26))
 
     found = interleaved({"pages": new_pages, "computes": lambda: sum(range(2_000_000))}, CPU, repeats=3)
-    assert 0.2 * found["pages"].median < found["pages"].system <= found["pages"].median
-    assert found["computes"].system < 0.1 * found["computes"].median
+    shares = {name: timing.system / timing.median for name, timing in found.items()}
+    assert 0.2 < shares["pages"] <= 1.01
+    assert shares["computes"] < 0.5 * shares["pages"]
 
 
 def test_short_calls_are_repeated_within_a_measurement():

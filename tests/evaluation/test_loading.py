@@ -18,6 +18,9 @@ def _wait(rank, world, port, folder):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     loading._TIMEOUT = timedelta(seconds=3)
+    (folder / f"here {rank}").touch()  # the group's timeout is for meeting as well, and imports may take longer
+    while not (folder / f"here {1 - rank}").exists():
+        time.sleep(0.01)
     group = loading.processes("cpu")
     group.__enter__()
     dist.barrier()

@@ -128,7 +128,7 @@ def test_after_an_error_of_the_caller_what_has_not_begun_is_dropped():
             for number in range(8):
                 call(work, number)
             assert begun.wait(10)
-            threading.Timer(0.1, gate.set).start()
+            threading.Timer(1.0, gate.set).start()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

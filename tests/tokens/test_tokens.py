@@ -203,6 +203,16 @@ def test_pictures_written_by_threads_cut_off_and_continued_are_the_same_files(
     assert pictures(resumed) == pictures(whole)
 
 
+def test_an_image_that_a_list_names_twice_is_written_once(write, tokenizer, tmp_path):
+    write(tmp_path / "tokens")
+    shards = TokenShards(tmp_path / "tokens")
+    shards.paths[1:4] = [shards.paths[0]] * 3
+    assert detokenize(tokenizer, shards, tmp_path / "out", CPU, num_workers=4, progress=False) == 8
+    assert sorted(pictures(tmp_path / "out")) == sorted(f"{path}.png" for path in set(shards.paths))
+    with pytest.raises(ValueError, match="num_workers must be at least 0, got -1"):
+        detokenize(tokenizer, shards, tmp_path / "out", CPU, num_workers=-1, progress=False)
+
+
 @pytest.mark.parametrize("num_workers", [0, 3])
 def test_a_picture_that_cannot_be_written_is_named(write, tokenizer, tmp_path, num_workers):
     write(tmp_path / "tokens")

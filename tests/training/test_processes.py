@@ -1,18 +1,21 @@
 """One process of two fails, by command line: both end, soon, and the cause is on the screen."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from commands import ROOT, run
 from lightning_fabric.utilities import distributed as lightning_distributed
+from processes import process_group, spawn
 
 from open_magvit2.training.cli import MISTAKE
-from open_magvit2.training.preemption import EXIT_CODE
+from open_magvit2.training.preemption import EXIT_CODE, Agreement
 from open_magvit2.training.processes import EndTogether, lost_another_process
 
 DESTROYED = "the process group is destroyed"  # says `faults.Fault` in the place of Lightning under NCCL
@@ -96,6 +99,24 @@ def test_processes_that_cannot_connect_are_refused_with_what_to_set(tmp_path):
     assert "GLOO_SOCKET_IFNAME is none0" in result.stderr
     assert "the network interface that reaches MASTER_ADDR" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def _meets_nobody(rank, world, folder):
+    with process_group(rank, world, folder):
+        if rank == 0:
+            with pytest.raises(RuntimeError, match="timeout") as error:
+                Agreement(timedelta(seconds=1))
+            assert "GLOO_SOCKET_IFNAME" not in str(error.value)
+            assert lost_another_process(error.value)
+            (folder / "over").touch()
+        while not (folder / "over").exists():
+            time.sleep(0.05)
+    os._exit(0)  # the groups are not whole
+
+
+def test_a_process_that_is_late_is_no_trouble_of_the_network(tmp_path):
+    spawn(_meets_nobody, 2, tmp_path)
+    assert (tmp_path / "over").exists()
 
 
 LATE = "did not answer within processes.timeout_minutes"

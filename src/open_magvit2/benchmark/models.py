@@ -44,7 +44,7 @@ TINY = Case("B-128 at 32 px", (1, 2, 2, 4), 32)
 
 
 def cases(settings: Settings) -> list[Case]:
-    """The published models, or those chosen, in their order; at small sizes B-128 on a quarter of its pixels."""
+    """The published models, or those chosen, in the order they are named; small: B-128 on a quarter of its pixels."""
     if not settings.full:
         return [SMALL]
     published = {case.name: case for case in PUBLISHED}

@@ -94,14 +94,15 @@ def measured_before(output: Path) -> dict[str, Any]:
         output.mkdir(parents=True, exist_ok=True)
         text = path.read_text(encoding="utf-8") if path.exists() else '{"sections": {}}'
         report.write_atomically(path, text)  # whether that works shows here, and not after the first section
+        content = json.loads(text)
     except OSError as error:
         raise ValueError(f"cannot write into {output}: {error}; choose another output") from error
-    try:
-        content = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): remove it, or choose another output") from error
     sections = content.get("sections") if isinstance(content, dict) else None
-    if not isinstance(sections, dict) or not all(set(section) >= report.FIELDS for section in sections.values()):
+    if not isinstance(sections, dict) or not all(
+        isinstance(section, dict) and set(section) >= report.FIELDS for section in sections.values()
+    ):
         raise ValueError(f"{path} was not written by this benchmark: remove it, or choose another output")
     return content
 

@@ -45,8 +45,8 @@ class ImageDataModule(pl.LightningDataModule):
         prefetch_factor: batches each worker keeps ready.
         flip: mirror every second training image.
         decoding: of training images in files: "exact", or "fast", which takes fewer CPU seconds and gives the same
-            crops within 70 dB (docs/performance.md). Validation is always exact; built-in and cached images have
-            nothing to decode.
+            crops at 70 dB PSNR or more (docs/performance.md). Validation is always exact; built-in and cached images
+            have nothing to decode.
         seed: of the order, the crops and the flips.
         max_skipped_share: of the training images that may turn out unreadable. Each is replaced by another one, named
             in the run's skipped_images.txt and counted as data/skipped; training fails once there are more. 0 fails at

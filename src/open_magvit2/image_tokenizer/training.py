@@ -7,7 +7,7 @@ in its own), so their sum has exactly the gradients of the two, DDP reduces each
 covers both.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -245,13 +245,20 @@ class ImageTokenizerTraining(pl.LightningModule):
             scalars |= {f"train/codebook_{name}": usage[name] for name in ("utilization", "entropy_bits")}
             self._usage.reset()
         if step % self.trainer.log_every_n_steps == 0:
-            values = [torch.as_tensor(term, dtype=torch.float32, device=self.device) for term in terms.values()]
-            means = distributed.all_reduce_mean(torch.stack(values)).tolist()  # the one wait for the device
-            scalars |= {f"train/{name}": mean for name, mean in zip(terms, means, strict=True)}
+            scalars |= {f"train/{name}": value for name, value in self._means(terms).items()}
         self.latest_scalars = scalars
         if scalars:
             for logger in self.loggers:
                 logger.log_metrics(scalars, step=step)
+
+    def _means(self, terms: Mapping[str, Any]) -> dict[str, float]:
+        """Terms averaged over ranks, which cross from the device in one transfer; the host's numbers, alike on all."""
+        computed = {
+            name: term for name, term in terms.items() if isinstance(term, Tensor) and term.device == self.device
+        }
+        values = torch.stack([term.to(torch.float32) for term in computed.values()])
+        means = dict(zip(computed, distributed.all_reduce_mean(values).tolist(), strict=True))
+        return {name: means[name] if name in means else float(term) for name, term in terms.items()}
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Update the metrics with this rank's images."""

@@ -78,6 +78,8 @@ class Agreement:
         try:
             self._group = dist.new_group(backend="gloo", timeout=timeout)
         except RuntimeError as error:
+            if "wait timeout" in str(error).lower():  # for another process, late or gone: the network is well
+                raise
             # NCCL chooses a network by itself; gloo takes the one of the host's name, often 127.0.1.1 or a container's
             reason, interface = str(error).partition("\n")[0], os.environ.get("GLOO_SOCKET_IFNAME", "not set")
             raise ConnectionError(
