@@ -253,11 +253,9 @@ class ImageTokenizerTraining(pl.LightningModule):
 
     def _means(self, terms: Mapping[str, Any]) -> dict[str, float]:
         """Terms averaged over ranks, which cross from the device in one transfer; the host's numbers, alike on all."""
-        computed = {
-            name: term for name, term in terms.items() if isinstance(term, Tensor) and term.device == self.device
-        }
-        values = torch.stack([term.to(torch.float32) for term in computed.values()])
-        means = dict(zip(computed, distributed.all_reduce_mean(values).tolist(), strict=True))
+        names = [name for name, term in terms.items() if isinstance(term, Tensor) and term.device == self.device]
+        values = torch.stack([terms[name].to(torch.float32) for name in names])
+        means = dict(zip(names, distributed.all_reduce_mean(values).tolist(), strict=True))
         return {name: means[name] if name in means else float(term) for name, term in terms.items()}
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
