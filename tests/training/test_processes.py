@@ -7,6 +7,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -68,15 +69,31 @@ def test_a_process_that_was_ended_here_is_not_called_failed(caplog):
     ending._started = {1: subprocess.Popen(["sleep", "60"]), 2: subprocess.Popen(["sleep", "60"])}
     ending.on_exception(None, None, KeyboardInterrupt())
     assert [process.wait(10) for process in ending._started.values()] == [-signal.SIGKILL] * 2
-    ending._watch_started()
+    for process in ending._started.values():
+        ending._name_when_failed(process)
     assert not ending.has_named
     assert "was still running and is ended" in caplog.text
     assert "SIGKILL" not in caplog.text
     ending._started[3] = subprocess.Popen(["sleep", "60"])
     ending._started[3].kill()
-    ending._watch_started()
+    ending._name_when_failed(ending._started[3])
     assert "local rank 3" in caplog.text.splitlines()[-1]
     assert "was killed (SIGKILL" in caplog.text
+
+
+def test_an_end_is_named_at_once(caplog):
+    """Lightning looks as well, from time to time, and kills this process when it knows."""
+    ending = EndTogether()
+    process = subprocess.Popen(["sh", "-c", "sleep 0.3; exit 7"])
+    ending.setup(SimpleNamespace(strategy=SimpleNamespace(launcher=SimpleNamespace(procs=[process]))), None, "fit")
+    while process.poll() is None:
+        time.sleep(0.001)
+    seen = time.time()
+    while not caplog.records and time.time() < seen + 10:
+        time.sleep(0.001)
+    assert "local rank 1" in caplog.text
+    assert "failed with exit code 7" in caplog.text
+    assert caplog.records[0].created < seen + 0.05
 
 
 def test_another_lightning_may_not_destroy_process_groups(monkeypatch):

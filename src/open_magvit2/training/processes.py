@@ -67,8 +67,8 @@ class EndTogether(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._observed = getattr(trainer.strategy.launcher, "procs", [])
         self._started = dict(enumerate(self._observed, start=1))
-        if self._started:
-            threading.Thread(target=self._watch_started, daemon=True).start()
+        for process in self._started.values():
+            threading.Thread(target=self._name_when_failed, args=(process,), daemon=True).start()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -91,9 +91,10 @@ class EndTogether(Callback):
                 process.kill()
                 logger.warning("local rank %d (process %d) was still running and is ended", rank, process.pid)
 
-    def _watch_started(self) -> None:
-        while not self._name_failed() and any(process.poll() is None for process in self._started.values()):
-            time.sleep(_POLL_SECONDS)
+    def _name_when_failed(self, process: subprocess.Popen) -> None:
+        """Waits without a pause: Lightning, which kills all without naming the cause, must not see the end first."""
+        process.wait()
+        self._name_failed()
 
     def _name_failed(self) -> bool:
         """Whether a process has failed, not just left after a signal; the first call after it says which and how."""
