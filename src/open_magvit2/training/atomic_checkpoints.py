@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import pickle
 import shutil
 import zipfile
 import zlib
@@ -91,14 +92,22 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint file, or None for a whole one.
 
     A `.ckpt` is a zip archive: its directory stands at the end, so that a file cut short has none, and holds a CRC-32
-    of every part, which are all checked. It reads the file once and needs no memory.
+    of every part, which are all checked. It reads the file once and needs no memory. PyTorch's own reader is stricter
+    with the directory, and so is asked as well; what the file holds is judged by whoever reads it.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None if broken is None else f"the checksum of {broken} does not agree"
+        if broken is not None:
+            return f"the checksum of {broken} does not agree"
+        torch.load(path, map_location="meta", weights_only=True, mmap=True)  # the directory, and no weights
+    except pickle.UnpicklingError:
+        return None
+    # Besides BadZipFile: a damaged name is no UTF-8 (ValueError), damaged flags ask for a password or another version
+    # of the format (RuntimeError), a damaged length ends beyond the file (EOFError, OSError).
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
+    return None
 
 
 def newest_whole(paths: Iterable[Path]) -> Path | None:
