@@ -26,7 +26,7 @@ def main() -> None:
     what.add_argument("--images", help="folder of images, or of class folders, to make tokens of")
     what.add_argument("--tokens", type=Path, metavar="FOLDER", help="of tokens to make images of")
     add("--checkpoint", required=True, type=Path)
-    add("--weights", choices=["averaged", "raw"], default="averaged")
+    add("--weights", choices=["ema", "raw"], default="ema")
     add("--output", required=True, type=Path, help="folder; a run that was interrupted goes on there")
     add("--image-size", type=int, help="resize the shorter side, crop the centre; needed with --images")
     add("--file-list", help="text file of paths below --images")

@@ -2,55 +2,140 @@
 
     image --encoder--> latent --quantizer--> codes, indices --decoder--> reconstruction --metrics--> numbers
 
-Rooms import these protocols instead of each other, so that a new quantizer, tokenizer or metric needs one new file.
+Rooms import these protocols instead of each other, so that a new encoder, quantizer, tokenizer or metric is one new
+file. "Image" stands for a clip as well: where an image is [B, 3, H, W], a clip is [B, 3, T, H, W].
 """
 
-from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
+
+Modality = Literal["image", "video"]
+Weights = Literal["ema", "raw"]  # which of a checkpoint's weights: their moving averages, or the trained ones
 
 
 class Sample(TypedDict):
     """One element of a dataset, or a batch of them after collation (a leading dimension B, lists for strings)."""
 
-    image: Tensor  # uint8 [3, H, W], RGB
+    image: Tensor  # uint8 [3, H, W], RGB; a clip is [3, T, H, W]
     label: int  # class index; -1 where the dataset has no classes
     path: str  # where the image comes from, for error messages and reports
     index: int  # position in the dataset: 0 .. len(dataset) - 1
     skipped: str  # files that could not be read and whose place this image takes, "path<tab>cause" a line; mostly ""
 
 
+class SizeRule(NamedTuple):
+    """Which sizes a network takes, one entry an axis: (H, W) of an image, (T, H, W) of a clip.
+
+    Along each axis a size is valid if it is `offset + k * multiple` with a whole number k >= 1, or k >= 0 where the
+    offset is positive: an offset of 1 and a multiple of 4 in time are the 1, 5, 9, 17, ... frames of a causal network.
+    Where `fixed` is given, only that size is valid.
+    """
+
+    multiple: tuple[int, ...]
+    offset: tuple[int, ...] = ()  # () is 0 for every axis
+    fixed: tuple[int, ...] | None = None
+
+    def padded(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The smallest valid size that holds `size`.
+
+        Raises:
+            ValueError: for another number of axes, a side below 1, or a size that the fixed one cannot hold.
+        """
+        if len(size) != len(self.multiple) or min(size) < 1:
+            raise ValueError(f"expected {len(self.multiple)} positive sides {self}, got {_text(size)}")
+        if self.fixed is not None:
+            if any(side > fixed for side, fixed in zip(size, self.fixed, strict=True)):
+                raise ValueError(f"expected at most {_text(self.fixed)}, got {_text(size)}: resize or crop")
+            return self.fixed
+        offsets = self.offset or (0,) * len(size)
+        steps = (
+            max(-(-(side - offset) // multiple), 0 if offset else 1)
+            for side, multiple, offset in zip(size, self.multiple, offsets, strict=True)
+        )
+        return tuple(o + k * m for o, k, m in zip(offsets, steps, self.multiple, strict=True))
+
+    def check(self, size: Sequence[int]) -> None:
+        """Refuse a size that is not valid.
+
+        Raises:
+            ValueError: with the size, the rule and the remedy.
+        """
+        if tuple(size) != self.padded(size):
+            raise ValueError(f"expected sides {self}, got {_text(size)}: resize, crop or pad")
+
+    def __str__(self) -> str:
+        if self.fixed is not None:
+            return _text(self.fixed)
+        rules = zip(self.multiple, self.offset or (0,) * len(self.multiple), strict=True)
+        return "of multiples of " + " x ".join(f"{m}" if o == 0 else f"({m}, plus {o})" for m, o in rules)
+
+
+def _text(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
+
+
+class Encoder(Protocol):
+    """Image -> latent. Implementations are `torch.nn.Module`s whose constructor arguments are attributes."""
+
+    latent_channels: int
+    size_rule: SizeRule
+
+    def latent_shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The grid of the latent of an image of a size: (h, w) of (H, W), (t, h, w) of (T, H, W), or (N,)."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Latent [B, C, *grid] of images float [B, 3, H, W] in [-1, 1]."""
+
+
+class Decoder(Protocol):
+    """Codes -> image. Implementations are `torch.nn.Module`s whose constructor arguments are attributes."""
+
+    latent_channels: int
+
+    @property
+    def last_layer(self) -> Tensor:
+        """Weight of the last layer, where VQGAN's adaptive weight of the GAN term compares gradients."""
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Reconstruction [B, 3, H, W], about [-1, 1] and not clamped, of codes [B, C, *grid]."""
+
+
 class QuantizerOutput(NamedTuple):
     """What a quantizer makes of a latent."""
 
-    codes: Tensor  # [B, C, h, w], the quantized vectors, with a straight-through gradient to the latent
-    indices: Tensor  # int64 [B, h, w] in [0, codebook_size)
+    codes: Tensor  # [B, C, *grid], the quantized vectors, with a straight-through gradient to the latent
+    indices: Tensor  # int64 [B, *grid] in [0, codebook_size); [B, *grid, L] with L indices a position
     losses: dict[str, Tensor]  # named, unweighted scalars; their weights live in the generator objective
 
 
 class Quantizer(Protocol):
-    """Turns a continuous latent into codes and indices. Implementations are `torch.nn.Module`s."""
+    """Turns a continuous latent into codes and indices; *grid is (h, w), (t, h, w) or (N,).
+
+    Implementations are `torch.nn.Module`s whose constructor arguments are attributes of the same names, from which a
+    checkpoint rebuilds them (`common.construction`). One with L > 1 indices a position has an attribute
+    `indices_per_position`.
+    """
 
     latent_channels: int
     codebook_size: int
 
     def forward(self, latent: Tensor) -> QuantizerOutput:
-        """Quantize a latent [B, C, h, w] and compute the losses that train it."""
+        """Quantize a latent [B, C, *grid] and compute the losses that train it."""
 
     def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes [B, C, h, w] and indices [B, h, w] of a latent, without losses."""
+        """Codes [B, C, *grid] and indices [B, *grid] of a latent, without losses."""
 
     def indices_to_codes(self, indices: Tensor) -> Tensor:
-        """Codes [B, C, h, w] of indices int64 [B, h, w]."""
-
-    def config(self) -> dict[str, Any]:
-        """The constructor arguments, as plain numbers, strings and lists: a checkpoint carries them."""
+        """Codes [B, C, *grid] of indices int64 [B, *grid]."""
 
 
 class CheckpointFacts(TypedDict, total=False):
     """What is known of the file a tokenizer came from; results of an evaluation carry it."""
 
-    train_image_size: int | None  # side of the images it was trained on
+    weights: Weights  # which were loaded; a family without moving averages says "raw"
+    train_image_size: int | list[int] | None  # side, or sides, of the images it was trained on
     global_step: int | None  # of its training
     checkpoint_format: str
     ignored_tensors: dict[str, int]  # how many tensors beside the tokenizer's, by the first part of their names
@@ -59,16 +144,27 @@ class CheckpointFacts(TypedDict, total=False):
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What evaluation, reconstruction and stage II need of any image tokenizer.
+    """What evaluation, reconstruction and stage II need of any tokenizer of images or clips.
 
-    One that was loaded from a file may carry `checkpoint_facts: CheckpointFacts` as well.
+    One that was loaded from a file carries `checkpoint_facts: CheckpointFacts` as well.
     """
 
     codebook_size: int
-    downsampling: int
+    modality: Modality
+    size_rule: SizeRule
+
+    def token_shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the indices of one image of a size: (h, w), (N,), (t, h, w), or (h, w, L).
+
+        Args:
+            size: (H, W) of an image, (T, H, W) of a clip.
+
+        Raises:
+            ValueError: for a size that `size_rule` refuses.
+        """
 
     def tokenize(self, image: Tensor) -> Tensor:
-        """Indices int64 [B, h, w] (or [B, N]) of an image float [B, 3, H, W] in [-1, 1]."""
+        """Indices int64 [B, *token_shape] of images float [B, 3, H, W] in [-1, 1]."""
 
     def detokenize(self, indices: Tensor) -> Tensor:
         """Reconstruction [B, 3, H, W], about [-1, 1] and not clamped, of indices."""
@@ -77,18 +173,20 @@ class Tokenizer(Protocol):
         """(reconstruction not clamped, indices) of an image in one pass."""
 
 
+class EvaluationBatch(NamedTuple):
+    """What a metric sees of one batch."""
+
+    output: Tensor  # float [B, 3, H, W], about [-1, 1] and not clamped: reconstructions, or generated images
+    index: Tensor  # int64 [B], each image's position in the dataset, or its number among the generated ones
+    image: Tensor | None = None  # float [B, 3, H, W] in [-1, 1], the originals; None for generated images
+    indices: Tensor | None = None  # int64 [B, *token_shape]; None where there are no tokens
+
+
 class Metric(Protocol):
     """Accumulates over batches on one rank and reduces over all ranks once, in `compute`."""
 
-    def update(self, image: Tensor, reconstruction: Tensor, indices: Tensor, sample_index: Tensor) -> None:
-        """Take one batch.
-
-        Args:
-            image: float [B, 3, H, W] in [-1, 1].
-            reconstruction: float [B, 3, H, W], the decoder's output, not clamped.
-            indices: int64 [B, h, w] or [B, N].
-            sample_index: int64 [B], each image's position in the dataset.
-        """
+    def update(self, batch: EvaluationBatch) -> None:
+        """Accumulate one batch."""
 
     def compute(self) -> dict[str, float]:
         """The figures over everything seen by all ranks since the last `reset`; a collective call under DDP."""

@@ -64,7 +64,7 @@ def test_two_processes_and_any_batch_size_give_the_same(checkpoint, folder, tmp_
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-9)
     assert two["num_images"] == one["num_images"] == 7
     assert one["dataset"]["per_class"] == [3, 4]
-    assert one["protocol"]["changes"]["weights"] == ["averaged", "raw"]
+    assert one["protocol"]["changes"]["weights"] == ["ema", "raw"]
     assert one["model"]["num_params"] > 1000
     assert {p.name for p in (tmp_path / "two").iterdir()} == {
         *("results.json", "row.md", "report.html", "per_image.npz")
@@ -76,7 +76,7 @@ def test_own_sizes_a_file_list_and_a_subset(checkpoint, folder, tmp_path):
     flags = ["--images", folder, "--file-list", tmp_path / "list.txt", "--check", "off", "--limit", "2"]
     found = evaluate(checkpoint, tmp_path / "out", *flags, "--protocol", "native", "--precision", "bf16")
     assert found["protocol"]["changes"] == {
-        **{"name": ["native", "custom"], "weights": ["averaged", "raw"], "precision": ["fp32", "bf16"]}
+        **{"name": ["native", "custom"], "weights": ["ema", "raw"], "precision": ["fp32", "bf16"]}
     }
     assert found["runtime"]["precision"] == "bfloat16 autocast"
     assert found["num_images"] == 2
@@ -89,7 +89,7 @@ def test_own_sizes_a_file_list_and_a_subset(checkpoint, folder, tmp_path):
     [
         (["--image-size", "32"], "Wrong or untrained weights"),
         ([], "--image-size"),
-        (["--image-size", "32", "--set", "weights=averaged"], "holds no averaged weights"),
+        (["--image-size", "32", "--set", "weights=ema"], "holds no EMA weights"),
         (["--image-size", "32", "--metrics", "fid"], "available: "),
         (["--image-size", "30"], "must be multiples of 4"),
         (["--image-size", "32", "--protocol", "papers"], "beside it: llamagen"),

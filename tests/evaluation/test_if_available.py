@@ -50,7 +50,7 @@ def test_validation_gives_the_figures_of_an_evaluation_of_the_averaged_weights(r
     fit.save_checkpoint(tmp_path / "last.ckpt")
 
     names = ["psnr", "ssim", "rfid", "lpips_alex", "codebook_usage"]
-    for kind, same in (("averaged", True), ("raw", False)):
+    for kind, same in (("ema", True), ("raw", False)):
         tokenizer = load_tokenizer(tmp_path / "last.ckpt", weights=kind)
         chosen, absent = metrics.create(names, MetricContext(tokenizer.codebook_size))
         assert not absent

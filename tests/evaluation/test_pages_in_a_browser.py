@@ -64,7 +64,7 @@ def report_page(tmp_path_factory):
         for i, image in enumerate(make_images(6))
     ]
     protocol = Protocol("paper", metrics=("psnr", "ssim", "codebook_usage", "clamp_fraction"))
-    model = provenance.model(tokenizer, "coarse", checkpoint, "averaged")
+    model = provenance.model(tokenizer, "coarse", checkpoint, "ema")
     facts = provenance.drawn("six images", 6)
     run = results.run(tokenizer, samples, protocol, torch.device("cpu"), facts, model, 32, progress=False)
     report.write(folder, run, "A tokenizer with a long name")
@@ -90,7 +90,7 @@ def test_the_comparison_fits(tmp_path, width):
         **{"method": "Open-MAGVIT2 B (128 model)", "token_type": "2D", "tokens": "32x32", "train_data": "ImageNet 256"},
         **{"codebook_size": 262144, "image_size": 256, "checkpoint": "a_long_name_of_a_file_" * 4 + ".ckpt"},
         **{"figures": figures, "state": "published", "notes": ["a" * 90, "words " * 40], "error": None},
-        **{"results": None, "never_released": False, "protocol": "paper", "weights_used": "averaged"},
+        **{"results": None, "never_released": False, "protocol": "paper", "weights_used": "ema"},
     }
     page = table_page.render([row, {**row, "error": "ValueError: " + "b" * 90, "state": "failed"}], "2025-01-01")
     assert look(page, tmp_path, width)["page"] <= width

@@ -54,8 +54,8 @@ def test_a_change_renames_the_protocol():
 def test_a_second_change_is_listed_against_the_protocol():
     paper = protocol.load("paper", FOLDER)
     twice = paper.changed(weights="raw").changed(tf32=True)
-    assert twice.changes == {"name": ["paper", "custom"], "weights": ["averaged", "raw"], "tf32": [False, True]}
-    assert paper.changed(weights="raw").changed(weights="averaged") == paper
+    assert twice.changes == {"name": ["paper", "custom"], "weights": ["ema", "raw"], "tf32": [False, True]}
+    assert paper.changed(weights="raw").changed(weights="ema") == paper
 
 
 def test_a_file_elsewhere_is_the_named_protocol_or_says_how_it_differs(tmp_path):
@@ -106,7 +106,7 @@ def test_a_file_that_is_no_whole_protocol_is_refused_by_its_path(tmp_path, text,
         (["tf32"], None, "expected FIELD=VALUE, got 'tf32'"),
         (["tf32=[a"], None, "not YAML"),
         (["name=foo"], None, "name=foo: a name cannot be set"),
-        (["weights=ema"], None, "weights: expected one of averaged, raw, got 'ema'"),
+        (["weights=both"], None, "weights: expected one of ema, raw, got 'both'"),
         (["resize=lanczos"], None, "resize: expected one of none, bilinear"),
         (["psnr=psnr_imag"], None, "psnr: expected one of null, psnr_image, .*got 'psnr_imag'"),
         (["rfid=psnr_image"], None, "rfid: expected one of null, rfid, rfid_tf, rfid_u8, got"),

@@ -30,7 +30,7 @@ def evaluate(tmp_path, tokenizer=None, protocol=PROTOCOL, limit=None, check="sto
         {**{k: v[0] for k, v in batch.items()}, "label": -1} for batch in make_loader(make_images(number, size), 1)
     ]
     facts = provenance.drawn("thirteen images", number)
-    model = provenance.model(tokenizer, "coarse", checkpoint, "averaged")
+    model = provenance.model(tokenizer, "coarse", checkpoint, "ema")
     loading = results.Loading(limit, batch_size=4)
     device = torch.device("cpu")
     return results.run(tokenizer, samples, protocol, device, facts, model, size, loading, check, progress=False)

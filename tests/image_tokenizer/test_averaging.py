@@ -80,5 +80,5 @@ def test_a_checkpoint_without_averages_is_loaded_raw_only(tmp_path):
     run.fit(training, data())
     run.save_checkpoint(tmp_path / "raw.ckpt")
     assert torch.equal(parameters(load_tokenizer(tmp_path / "raw.ckpt", "raw")), parameters(training.tokenizer))
-    with pytest.raises(ValueError, match=r"no averaged weights.*weights='raw'"):
+    with pytest.raises(ValueError, match=r"no EMA weights.*weights='raw'"):
         load_tokenizer(tmp_path / "raw.ckpt")

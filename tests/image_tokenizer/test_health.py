@@ -85,7 +85,7 @@ def test_too_many_in_a_row_stop_with_a_message_and_a_state_that_continues(tmp_pa
         f"--ckpt_path {path}",
     ):
         assert part in message
-    for weights in ("raw", "averaged"):
+    for weights in ("raw", "ema"):
         assert all(p.isfinite().all() for p in load_tokenizer(path, weights=weights).parameters())
     run = fit(tmp_path, ExponentialMovingAverage(decay=0.5), TrainingHealth(), ckpt_path=path)
     assert run.global_step == 8

@@ -26,7 +26,7 @@ def full_model(request, tmp_path_factory):
     path.unlink()
 
 
-@pytest.mark.parametrize("weights", ["raw", "averaged"])
+@pytest.mark.parametrize("weights", ["raw", "ema"])
 def test_full_models_compute_what_the_reference_computes(full_model, weights):
     """In float64 to 1e-9: float32 noise would hide a wrong eps."""
     model, path = full_model
@@ -61,7 +61,7 @@ def test_names_and_shapes_are_the_published_ones(model):
     assert ours == published.manifest(model)
 
 
-@pytest.mark.parametrize("weights", ["raw", "averaged"])
+@pytest.mark.parametrize("weights", ["raw", "ema"])
 @pytest.mark.parametrize("model", ["B", "L"])
 def test_published_fixture_files(shared, model, weights):
     """Files of the published form: indices equal, latents and reconstructions to 1e-5 in float32."""
@@ -116,10 +116,10 @@ def test_averages_by_default_raw_on_request(tmp_path):
     ("change", "weights", "message"),
     [
         (lambda s: s.pop("decoder.norm_out.bias"), "raw", "1 missing in the file:\n.*decoder.norm_out.bias"),
-        (lambda s: s.pop("model_ema.decodernorm_outbias"), "averaged", "missing in the file:\n.*decoder.norm_out.bias"),
+        (lambda s: s.pop("model_ema.decodernorm_outbias"), "ema", "missing in the file:\n.*decoder.norm_out.bias"),
         (lambda s: s.update({"encoder.extra": torch.zeros(1)}), "raw", "unexpected in the file:\n.*encoder.extra"),
         (lambda s: s.update({"decoder.conv_out.bias": torch.zeros(4)}), "raw", r"file \(4,\), model \(3,\)"),
-        (lambda s: [s.pop(n) for n in list(s) if n.startswith("model_ema")], "averaged", "weights='raw'"),
+        (lambda s: [s.pop(n) for n in list(s) if n.startswith("model_ema")], "ema", "weights='raw'"),
         (lambda s: [s.update({f"net.{n}": s.pop(n)}) for n in list(s)], "raw", "neither a checkpoint of ours"),
         (
             lambda s: s.update({f"module.{n}": s[n] for n in list(s)}),
@@ -170,8 +170,8 @@ def test_damaged_files_are_refused(tmp_path, content, suffix):
 def test_other_mistakes_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint file at"):
         load_tokenizer(tmp_path / "absent.ckpt")
-    with pytest.raises(ValueError, match="'averaged' or 'raw', got 'ema'"):
-        load_tokenizer(tmp_path / "absent.ckpt", "ema")
+    with pytest.raises(ValueError, match="'ema' or 'raw', got 'both'"):
+        load_tokenizer(tmp_path / "absent.ckpt", "both")
     (tmp_path / "list.ckpt").write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(ValueError, match="holds a list|was refused|damaged"):
         load_tokenizer(tmp_path / "list.ckpt")

@@ -262,7 +262,7 @@ def test_by_command_line_killed_resumed_with_two_processes_and_back(write, token
         check=False,
     )
     assert refused.returncode != 0
-    assert "are of the averaged weights of a checkpoint of SHA-256" in refused.stderr
+    assert "are of the EMA weights of a checkpoint of SHA-256" in refused.stderr
     index = json.loads((tmp_path / "tokens" / "index.json").read_text())
     assert index["complete"]
     assert index["grid"] == [8, 8]

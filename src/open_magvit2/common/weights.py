@@ -12,10 +12,11 @@ import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
+
+from open_magvit2.common.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -105,21 +106,6 @@ def find(name: str) -> Path:
         if path.is_file():
             return _verified(path, name, known)
     return _download(name, known)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits; computed once per file, size and time of change."""
-    stat = path.stat()
-    return _sha256(str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _sha256(path: str, inode: int, size: int, modified: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _candidates(name: str, known: WeightFile) -> list[Path]:

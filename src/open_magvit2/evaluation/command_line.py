@@ -115,7 +115,7 @@ def parse_reconstruct(description: str, arguments: list[str] | None = None) -> a
     add = parser.add_argument
     add("images", nargs="*", help="image files and folders of images, of any size")
     add("--checkpoint", required=True)
-    add("--weights", choices=["averaged", "raw"], default="averaged")
+    add("--weights", choices=["ema", "raw"], default="ema")
     add("--output", required=True, type=Path, help="folder; a PNG file with --built-in")
     add("--reconstructions", type=Path, metavar="FOLDER", help="write the reconstructions alone here as well")
     add("--image-size", type=int, help="resize the shorter side, crop the centre, as the paper does; default: as it is")

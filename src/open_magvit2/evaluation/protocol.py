@@ -16,7 +16,7 @@ _FIGURES = {
     "psnr": ("psnr_image", "psnr_image_trunc", "psnr_batch4", "psnr_batch8", "psnr_global"),
     "ssim": ("ssim_image", "ssim_paper"),
 }
-_CHOICES = {"resize": ("none", *RESIZERS), "weights": ("averaged", "raw"), "precision": get_args(Precision)}
+_CHOICES = {"resize": ("none", *RESIZERS), "weights": ("ema", "raw"), "precision": get_args(Precision)}
 _QUOTED = ("rfid", "psnr", "ssim")  # fields that name a figure
 
 
@@ -28,7 +28,7 @@ class Protocol:
         name: "custom" once a field has been changed; never set.
         resize: of the originals, a key of `originals.RESIZERS`, or "none": each image in its own size, padded to a
             multiple of the tokenizer's downsampling factor and cropped back.
-        weights: "averaged" or "raw".
+        weights: "ema" or "raw".
         metrics: modules of `evaluation.metrics`.
         rfid, psnr, ssim: which figures the protocol's authors quote under these names; None: not given by them.
         tf32: allow TF32 in the tokenizer; metric networks never use it.
@@ -40,7 +40,7 @@ class Protocol:
 
     name: str
     resize: str = "bilinear"
-    weights: str = "averaged"
+    weights: str = "ema"
     metrics: tuple[str, ...] = ()
     rfid: str | None = "rfid"
     psnr: str | None = "psnr_image"

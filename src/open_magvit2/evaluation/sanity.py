@@ -182,7 +182,7 @@ def _check_pairs(sanity: Sanity, image: Tensor, reconstruction: Tensor) -> None:
         ).append(
             f"reconstructions do not resemble their originals: PSNR {sanity.psnr:.1f} dB, "
             f"{sanity.psnr_vs_mean_image_db:+.1f} dB against a plain mean colour, {sanity.pair_match:.0%} of them "
-            "nearest to their own original. Wrong or untrained weights, or averaged weights that were never filled?"
+            "nearest to their own original. Wrong or untrained weights, or EMA weights that were never filled?"
         )
     if len(image) < 2:
         sanity.warnings.append("one image in the first batch: whether pairs are shuffled cannot be told")

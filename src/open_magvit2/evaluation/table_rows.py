@@ -25,7 +25,7 @@ class Row:
         never_released: whether the weights were never published.
         family: module of `evaluation.tokenizers` that loads the file; None: not written yet.
         cross_resolution: whether the tokenizer was trained at another size, and the row means it.
-        weights: "averaged" or "raw"; None: as the protocol says.
+        weights: "ema" or "raw"; None: as the protocol says.
         protocol: to measure it by.
     """
 

@@ -9,7 +9,7 @@ _MOST_GRAPHS = 64
 def compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> None:
     """Compile networks in place, each as one graph; names of weights stay, and deep copies are not compiled.
 
-    Weights enter a compiled network as inputs: whoever exchanges their values, as validation on averaged weights does,
+    Weights enter a compiled network as inputs: whoever exchanges their values, as validation on EMA weights does,
     gets results of the new ones. Changes three settings of the whole process, see the comments.
 
     A network is compiled at its first pass, and again for another kind of pass: other sizes, precision, recomputation,

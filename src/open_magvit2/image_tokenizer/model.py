@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from open_magvit2.image_tokenizer.decoder import Decoder
 from open_magvit2.image_tokenizer.encoder import Encoder
-from open_magvit2.protocols import CheckpointFacts, Quantizer
+from open_magvit2.protocols import CheckpointFacts, Modality, Quantizer, SizeRule
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
 
@@ -69,6 +69,18 @@ class ImageTokenizer(nn.Module):
     def downsampling(self) -> int:
         """Pixels per token along each side."""
         return 2 ** (len(self._architecture["channel_multipliers"]) - 1)
+
+    modality: Modality = "image"
+
+    @property
+    def size_rule(self) -> SizeRule:
+        """Sides must be multiples of the downsampling."""
+        return SizeRule((self.downsampling, self.downsampling))
+
+    def token_shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        """(h, w) of the indices of an image of a size (H, W)."""
+        self.size_rule.check(size)
+        return tuple(side // self.downsampling for side in size)
 
     def config(self) -> dict[str, Any]:
         """What rebuilds this tokenizer, as plain values: a checkpoint carries it (`pretrained.from_config`)."""

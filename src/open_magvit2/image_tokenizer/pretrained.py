@@ -22,7 +22,7 @@ from open_magvit2.quantizers.lookup_free import BitOrder, LookupFreeQuantizer
 
 logger = logging.getLogger(__name__)
 
-Weights = Literal["averaged", "raw"]
+Weights = Literal["ema", "raw"]
 
 TOKENIZER_KEY = "open_magvit2_tokenizer"  # our checkpoints carry `ImageTokenizer.config()` under it
 IMAGE_SIZE_KEY = "open_magvit2_image_size"  # and the side of the images they were trained on, or None
@@ -49,7 +49,7 @@ _IGNORED = re.compile(r"^(loss\.|model_ema\.(decay|num_updates)$|model_ema\.loss
 
 def load_tokenizer(
     path: str | Path,
-    weights: Weights = "averaged",
+    weights: Weights = "ema",
     device: str | torch.device = "cpu",
     quantizer: Quantizer | None = None,
     bit_order: BitOrder | None = None,
@@ -60,7 +60,7 @@ def load_tokenizer(
 
     Args:
         path: `.ckpt` of ours, or a published one such as imagenet_256_B.ckpt.
-        weights: "averaged" (moving averages: validation and all published figures) or "raw".
+        weights: "ema" (moving averages: validation and all published figures) or "raw".
         device: where to put the model.
         quantizer: needed for our checkpoints trained with a quantizer from outside `open_magvit2.quantizers`.
         bit_order: of a published file's indices; by default B files are read most significant bit first, L files
@@ -70,15 +70,15 @@ def load_tokenizer(
         the tokenizer in eval mode, its parameters without gradients.
 
     Raises:
-        FileNotFoundError, ValueError: no file; a damaged, unsafe or unknown one; averaged weights asked for and
+        FileNotFoundError, ValueError: no file; a damaged, unsafe or unknown one; EMA weights asked for and
             absent; missing or extra tensors, or wrong shapes, all listed.
 
     Example:
         >>> tokenizer = load_tokenizer("imagenet_256_B.ckpt")  # doctest: +SKIP
         >>> indices = tokenizer.tokenize(image)  # [B, 3, 256, 256] in [-1, 1] -> [B, 16, 16]  # doctest: +SKIP
     """
-    if weights not in ("averaged", "raw"):
-        raise ValueError(f"weights must be 'averaged' or 'raw', got {weights!r}")
+    if weights not in ("ema", "raw"):
+        raise ValueError(f"weights must be 'ema' or 'raw', got {weights!r}")
     content = checkpoints.read(path)
     state = content.get("state_dict")
     if not isinstance(state, dict):
@@ -198,17 +198,17 @@ def _load_own(
     content: Mapping[str, Any], weights: Weights, path: str | Path, quantizer: Quantizer | None, facts: CheckpointFacts
 ) -> ImageTokenizer:
     """The tokenizer of a checkpoint of ours; `facts` are filled in."""
-    if weights == "averaged" and _RAW_STATE_KEY not in content:
-        raise ValueError(f"{path} holds no averaged weights (trained without averaging); load it with weights='raw'")
+    if weights == "ema" and _RAW_STATE_KEY not in content:
+        raise ValueError(f"{path} holds no EMA weights (trained without averaging); load it with weights='raw'")
     config = content[TOKENIZER_KEY]
     tokenizer = from_config(config, quantizer)
     raw = content.get(_RAW_STATE_KEY, content["state_dict"])
-    states = {"averaged": content["state_dict"], "raw": raw}
+    states = {"ema": content["state_dict"], "raw": raw}
     tensors = {name: checkpoints.with_prefix(state, _PREFIX) for name, state in states.items()}
     hint = _architecture_hint(config, tensors[weights])
     checkpoints.load_strictly(tokenizer, tensors[weights], f"{path} ({weights} weights)", hint)
-    if weights == "averaged":
-        facts["warnings"] += weight_checks.check_averages(tensors["averaged"], tensors["raw"], None, str(path))
+    if weights == "ema":
+        facts["warnings"] += weight_checks.check_averages(tensors["ema"], tensors["raw"], None, str(path))
     facts["checkpoint_format"] = "open_magvit2"
     facts["train_image_size"] = content.get(IMAGE_SIZE_KEY)
     facts["ignored_tensors"] = weight_checks.count_by_part(
@@ -231,16 +231,16 @@ def _load_published(
     ours = {name: published_name(name) for name in tokenizer.state_dict()}
     names = {
         "raw": {published: name for name, published in ours.items()},
-        "averaged": {"model_ema." + published.replace(".", ""): name for name, published in ours.items()},
+        "ema": {"model_ema." + published.replace(".", ""): name for name, published in ours.items()},
     }
-    if weights == "averaged" and not any(name in state for name in names["averaged"]):
-        raise ValueError(f"{path} holds no averaged weights (model_ema.*); load it with weights='raw'")
-    wanted, beside = names[weights], names["raw" if weights == "averaged" else "averaged"]
+    if weights == "ema" and not any(name in state for name in names["ema"]):
+        raise ValueError(f"{path} holds no EMA weights (model_ema.*); load it with weights='raw'")
+    wanted, beside = names[weights], names["raw" if weights == "ema" else "ema"]
     # Whatever is neither ours nor known to stand beside keeps its published name, and is refused by it.
     ignored = {name for name in state if name in beside or _IGNORED.match(name)}
     tensors = {wanted.get(name, name): value for name, value in state.items() if name not in ignored}
     checkpoints.load_strictly(tokenizer, tensors, f"{path} ({weights} weights)")
-    if weights == "averaged":
+    if weights == "ema":
         raw = {name: state[published] for published, name in beside.items() if published in state}
         updates = state.get("model_ema.num_updates")
         num_updates = None if updates is None else int(updates)

@@ -41,7 +41,7 @@ def look_untrained(tensors: Mapping[str, Tensor]) -> bool:
 def check_averages(
     averaged: Mapping[str, Tensor], raw: Mapping[str, Tensor], num_updates: int | None, source: str
 ) -> list[str]:
-    """Compare averaged weights with the raw ones of the same file.
+    """Compare EMA weights with the raw ones of the same file.
 
     Args:
         averaged, raw: tensors of the same names.
@@ -56,11 +56,11 @@ def check_averages(
     """
     if num_updates == 0 or (look_untrained(averaged) and not look_untrained(raw)):
         raise ValueError(
-            f"the averaged weights of {source} were never filled: they are those before training, though the raw ones "
+            f"the EMA weights of {source} were never filled: they are those before training, though the raw ones "
             "are not. Load it with weights='raw'"
         )
     if all(torch.equal(value, raw[name]) for name, value in averaged.items() if name in raw):
-        return ["the averaged weights equal the raw ones: the averages were copied, or never moved"]
+        return ["the EMA weights equal the raw ones: the averages were copied, or never moved"]
     return []
 
 

@@ -27,7 +27,7 @@ class Index:
         codebook_size: tokens are in [0, codebook_size).
         image_size: side of the images in pixels, after resizing the shorter side and cropping the centre.
         checkpoint_sha256: of the tokenizer's file.
-        weights: of the file, "averaged" or "raw".
+        weights: of the file, "ema" or "raw".
         precision: "fp32" or "bf16".
         paths_sha256: of paths.txt.
         shard_size: images in a shard.

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
+from open_magvit2.common.files import sha256_of
 from open_magvit2.common.images import to_uint8
 from open_magvit2.common.precision import Precision
-from open_magvit2.common.weights import sha256_of
 from open_magvit2.protocols import Tokenizer
 from open_magvit2.tokens import index as indices
 from open_magvit2.tokens.inference import inference

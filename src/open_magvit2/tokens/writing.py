@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
+from open_magvit2.common.files import sha256_of
 from open_magvit2.common.images import to_float
-from open_magvit2.common.weights import sha256_of
 from open_magvit2.protocols import Sample, Tokenizer
 from open_magvit2.tokens import index as indices
 from open_magvit2.tokens.index import Index
@@ -25,7 +25,7 @@ def make_index(
     paths: Sequence[str],
     image_size: int,
     checkpoint: Path,
-    weights: str = "averaged",
+    weights: str = "ema",
     precision: str = "fp32",
     shard_size: int = 10_000,
 ) -> Index:

@@ -1,0 +1,101 @@
+"""Describe a module by its class path and constructor arguments, and build it again from that description.
+
+A checkpoint carries the description, so that a tokenizer opens with whatever encoder, quantizer and decoder it was
+trained with. The convention is scikit-learn's: every constructor argument is kept as an attribute of the same name.
+"""
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+PACKAGE = __name__.partition(".")[0]
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def class_path(kind: type) -> str:
+    """The path by which a YAML file and a checkpoint name a class: "open_magvit2.image_tokenizer.encoder.Encoder"."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def describe(module: nn.Module) -> dict[str, Any]:
+    """The class path and the constructor arguments of a module, as plain values.
+
+    Returns:
+        {"class_path": str, "init_args": {name: number, string, list, dictionary or another description}}.
+
+    Raises:
+        ValueError: if an argument is not an attribute of the same name, or is no plain value and no module.
+    """
+    kind = type(module)
+    arguments = {}
+    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+        if name == "self":
+            continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ValueError(
+                f"{class_path(kind)} takes *{name}: name its arguments, so that a checkpoint can hold them"
+            )
+        if not hasattr(module, name):
+            raise ValueError(
+                f"{class_path(kind)} has an argument {name!r} but no attribute of that name: set self.{name} in "
+                "__init__, so that a checkpoint can rebuild it"
+            )
+        arguments[name] = _described(getattr(module, name), f"{class_path(kind)}.{name}")
+    return {"class_path": class_path(kind), "init_args": arguments}
+
+
+def build(description: Mapping[str, Any], allowed_modules: Sequence[str] = ()) -> nn.Module:
+    """Build what `describe` described.
+
+    A checkpoint must not choose which code runs, therefore only `nn.Module` classes of this package are built.
+
+    Args:
+        description: {"class_path": ..., "init_args": ...}.
+        allowed_modules: names of other Python modules or packages whose classes may be built as well, e.g.
+            ["my_project"]; they are imported.
+
+    Raises:
+        ValueError: for a class of another package, one that does not exist, or arguments it does not take.
+    """
+    if not isinstance(description, Mapping) or not isinstance(description.get("class_path"), str):
+        raise ValueError(f"expected a description with a class_path, got {description!r:.200}")
+    path = description["class_path"]
+    module_name, _, name = path.rpartition(".")
+    if not any(module_name == root or module_name.startswith(f"{root}.") for root in (PACKAGE, *allowed_modules)):
+        raise ValueError(
+            f"the file names the class {path}, which is not part of {PACKAGE}. If you trust it, allow its module: "
+            f"--allow-modules {path.partition('.')[0]} on the command line, allowed_modules=[...] in Python"
+        )
+    try:
+        kind = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the file names the class {path}, which does not exist here ({error})") from error
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module) and class_path(kind) == path):
+        raise ValueError(f"the file names {path}, which is no torch.nn.Module class defined there")
+    arguments = {
+        name: build(value, allowed_modules) if _is_description(value) else value
+        for name, value in dict(description.get("init_args") or {}).items()
+    }
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{path} cannot be built with {sorted(arguments)}: {error}") from error
+
+
+def _is_description(value: Any) -> bool:
+    return isinstance(value, Mapping) and "class_path" in value
+
+
+def _described(value: Any, path: str) -> Any:
+    if isinstance(value, nn.Module):
+        return describe(value)
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_described(item, path) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _described(item, path) for key, item in value.items()}
+    raise ValueError(f"{path} is a {type(value).__name__}: a checkpoint holds numbers, strings, lists and modules")

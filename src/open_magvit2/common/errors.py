@@ -1,0 +1,27 @@
+"""Errors that a user can mend end a script with their message alone."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+
+class UserError(Exception):
+    """A mistake or a state of the machine that the user can mend; scripts print its message without a stack trace."""
+
+
+@contextlib.contextmanager
+def short_errors(code: int = 1) -> Iterator[None]:
+    """End the program with `error: <message>` on ValueError, OSError and UserError instead of a stack trace.
+
+    Args:
+        code: exit code; 2 where no work has begun.
+    """
+    try:
+        yield
+    except (ValueError, OSError, UserError) as error:
+        logger.debug("raised here", exc_info=True)
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(code)

@@ -1,0 +1,99 @@
+"""Files that are whole or not there, and their SHA-256: the one place that writes atomically and the one that hashes."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+PARTIAL = ".partial"  # ends the name of a file while it is being written
+
+
+def partial_path(path: Path) -> Path:
+    """The temporary name of a file that this process writes.
+
+    It begins with a dot, so that scans of the folder ignore it. It holds the process id, so that two processes never
+    write to the same temporary file.
+    """
+    return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
+    """Open a binary file for writing that appears at `path` only when the block ends without an error.
+
+    A reader of `path` sees the old content or the new one, whole, also after a kill or a loss of power. Missing
+    folders are created.
+
+    Raises:
+        OSError: if the file cannot be written; `path` is then unchanged and the temporary file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_path(path)
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a whole file with `atomic_writer`; text is encoded as UTF-8, with names that are no UTF-8 kept as bytes."""
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, so that a file moved into it survives a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(content: bytes) -> str:
+    """SHA-256 of bytes as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits; computed once per file, size and modification time."""
+    stat = path.stat()
+    return _sha256_of(str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _sha256_of(path: str, inode: int, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_writable(folder: str | Path) -> None:
+    """Try, before long work, that files can be written to a folder or that it can be made; nothing is left behind.
+
+    Raises:
+        OSError: naming the folder and the obstacle.
+    """
+    nearest = Path(folder).absolute()
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=".try", dir=nearest) as made:
+            Path(made, "file").touch()
+    except OSError as error:
+        raise OSError(
+            f"cannot write to {folder}: {error.strerror} at {nearest}; choose a folder that can be written"
+        ) from error
