@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and their SHA-256: the one place that writes atomically and the one that hashes."""
+"""Files that are whole or not there, and their SHA-256: one place writes atomically, one place hashes."""
 
 import contextlib
 import hashlib
