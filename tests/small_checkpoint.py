@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from open_magvit2.common.construction import describe
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KEY
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
@@ -16,10 +17,10 @@ def save_small_checkpoint(path: Path, image_size: int | None = None) -> Path:
     """
     torch.manual_seed(0)
     options = {"channels": 8, "channel_multipliers": (1, 1, 1), "num_residual_blocks": 1, "norm_groups": 4}
-    averaged, raw = (ImageTokenizer(LookupFreeQuantizer(6), **options) for _ in range(2))
+    averaged, raw = (ImageTokenizer.convolutional(LookupFreeQuantizer(6), **options) for _ in range(2))
     states = [{f"tokenizer.{name}": value for name, value in model.state_dict().items()} for model in (averaged, raw)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {TOKENIZER_KEY: averaged.config(), "state_dict": states[0], "current_model_state": states[1]}
+    content = {TOKENIZER_KEY: describe(averaged), "state_dict": states[0], "current_model_state": states[1]}
     if image_size is not None:
         content[IMAGE_SIZE_KEY] = image_size
     torch.save(content, path)

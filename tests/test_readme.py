@@ -9,7 +9,7 @@ import torch
 
 import open_magvit2
 from open_magvit2.image_tokenizer.model import ImageTokenizer
-from open_magvit2.image_tokenizer.pretrained import published_name
+from open_magvit2.image_tokenizer.published import published_name
 from open_magvit2.training.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +58,7 @@ def test_training_flags_are_accepted(command, monkeypatch, capsys):
 
 def test_python_example_runs(tmp_path, monkeypatch):
     torch.manual_seed(0)
-    tokenizer = ImageTokenizer(channels=32, channel_multipliers=(1, 1, 1, 1, 1), num_residual_blocks=1)
+    tokenizer = ImageTokenizer.convolutional(channels=32, channel_multipliers=(1, 1, 1, 1, 1), num_residual_blocks=1)
     raw = {published_name(name): value for name, value in tokenizer.state_dict().items()}
     averaged = {"model_ema." + name.replace(".", ""): value for name, value in raw.items()}
     torch.save({"state_dict": {**raw, **averaged}}, tmp_path / "imagenet_256_B.ckpt")

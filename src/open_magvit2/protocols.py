@@ -44,7 +44,7 @@ class SizeRule(NamedTuple):
             ValueError: for another number of axes, a side below 1, or a size that the fixed one cannot hold.
         """
         if len(size) != len(self.multiple) or min(size) < 1:
-            raise ValueError(f"expected {len(self.multiple)} positive sides {self}, got {_text(size)}")
+            raise ValueError(f"expected {len(self.multiple)} positive sides ({self}), got {_text(size)}")
         if self.fixed is not None:
             if any(side > fixed for side, fixed in zip(size, self.fixed, strict=True)):
                 raise ValueError(f"expected at most {_text(self.fixed)}, got {_text(size)}: resize or crop")
@@ -63,13 +63,13 @@ class SizeRule(NamedTuple):
             ValueError: with the size, the rule and the remedy.
         """
         if tuple(size) != self.padded(size):
-            raise ValueError(f"expected sides {self}, got {_text(size)}: resize, crop or pad")
+            raise ValueError(f"expected a size of {self}, got {_text(size)}: resize, crop or pad")
 
     def __str__(self) -> str:
         if self.fixed is not None:
             return _text(self.fixed)
         rules = zip(self.multiple, self.offset or (0,) * len(self.multiple), strict=True)
-        return "of multiples of " + " x ".join(f"{m}" if o == 0 else f"({m}, plus {o})" for m, o in rules)
+        return "multiples of " + " x ".join(f"{m}" if o == 0 else f"({m} plus {o})" for m, o in rules)
 
 
 def _text(size: Sequence[int]) -> str:
@@ -185,7 +185,7 @@ class EvaluationBatch(NamedTuple):
 class Metric(Protocol):
     """Accumulates over batches on one rank and reduces over all ranks once, in `compute`."""
 
-    def update(self, batch: EvaluationBatch) -> None:
+    def update(self, image: Tensor, reconstruction: Tensor, indices: Tensor, sample_index: Tensor) -> None:
         """Accumulate one batch."""
 
     def compute(self) -> dict[str, float]:

@@ -57,7 +57,10 @@ class WeightSwap:
 
     def __init__(self):
         with torch.device("meta"):
-            shapes = {n: p.shape for n, p in ImageTokenizer(channel_multipliers=(1, 1, 2, 2, 4)).named_parameters()}
+            shapes = {
+                n: p.shape
+                for n, p in ImageTokenizer.convolutional(channel_multipliers=(1, 1, 2, 2, 4)).named_parameters()
+            }
         self.parameters, self.averages = ({n: torch.rand(shape) for n, shape in shapes.items()} for _ in range(2))
 
     def __call__(self):

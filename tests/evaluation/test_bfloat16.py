@@ -21,7 +21,7 @@ def tokenizer(request):
     """Untrained, of the B and of the L model's kind."""
     torch.manual_seed(0)
     options = {"channels": 8, "channel_multipliers": (1, 2, 2), "num_residual_blocks": 1, "norm_groups": 4}
-    return ImageTokenizer(LookupFreeQuantizer(10), adaptive_normalization=request.param, **options).eval()
+    return ImageTokenizer.convolutional(LookupFreeQuantizer(10), adaptive_normalization=request.param, **options).eval()
 
 
 class Recorded:

@@ -11,6 +11,7 @@ from commands import ROOT, run
 from PIL import Image
 from small_tokenizers import make_images
 
+from open_magvit2.common.construction import describe
 from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.image_folder import ImageFolder
 from open_magvit2.data.transforms import ValidationTransform
@@ -26,12 +27,12 @@ METRICS = ["--metrics", "psnr,ssim,l1,codebook_usage,bits_per_pixel", "--device"
 def checkpoint(tmp_path_factory):
     """An untrained tokenizer in our checkpoint format, without averages."""
     torch.manual_seed(0)
-    tokenizer = ImageTokenizer(
+    tokenizer = ImageTokenizer.convolutional(
         LookupFreeQuantizer(8), channels=8, channel_multipliers=(1, 2, 2), num_residual_blocks=1, norm_groups=4
     )
     state = {f"tokenizer.{name}": value for name, value in tokenizer.state_dict().items()}
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.ckpt"
-    torch.save({"state_dict": state, "open_magvit2_tokenizer": tokenizer.config()}, path)
+    torch.save({"state_dict": state, "open_magvit2_tokenizer": describe(tokenizer)}, path)
     return path
 
 

@@ -23,7 +23,7 @@ def module(
 ) -> ImageTokenizerTraining:
     """The whole training module at toy size; the same weights at every call."""
     pl.seed_everything(0, verbose=False)
-    tokenizer = ImageTokenizer(LookupFreeQuantizer(6), 8, (1, 2, 2), num_residual_blocks=1, norm_groups=4)
+    tokenizer = ImageTokenizer.convolutional(LookupFreeQuantizer(6), 8, (1, 2, 2), num_residual_blocks=1, norm_groups=4)
     weight = {} if discriminator else {"adversarial_weight": 0.0}
     return ImageTokenizerTraining(
         tokenizer,

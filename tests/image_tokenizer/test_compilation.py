@@ -6,6 +6,7 @@ import pickle
 import lpips
 import pytest
 import torch
+from open_magvit2.layers.recomputation import set_recomputation
 from small_training import data, module, networks, trainer
 
 from open_magvit2.benchmark.our_step import OurTraining
@@ -13,7 +14,6 @@ from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.evaluation.metrics.ssim import SSIM
 from open_magvit2.image_tokenizer.compilation import compile_networks
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
-from open_magvit2.layers.recomputation import set_recomputation
 from open_magvit2.losses.perceptual import PerceptualLoss
 from open_magvit2.training.averaging import ExponentialMovingAverage
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import run
+from open_magvit2.layers.recomputation import set_recomputation
 from small_training import data, module, networks, trainer
 from torch._dynamo.utils import counters
 
@@ -21,7 +22,6 @@ from open_magvit2.image_tokenizer import training
 from open_magvit2.image_tokenizer.compilation import compile_networks
 from open_magvit2.image_tokenizer.discriminator import PatchDiscriminator
 from open_magvit2.image_tokenizer.encoder import Encoder
-from open_magvit2.layers.recomputation import set_recomputation
 from open_magvit2.training.averaging import ExponentialMovingAverage
 from open_magvit2.training.callbacks import ReconstructionImages
 from open_magvit2.training.cli import main

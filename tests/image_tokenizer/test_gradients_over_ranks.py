@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from open_magvit2.layers.recomputation import set_recomputation
 from processes import process_group, spawn
 from small_training import module
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
-
-from open_magvit2.layers.recomputation import set_recomputation
 
 NUM_IMAGES = 8
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from open_magvit2.common.construction import build, describe
 from open_magvit2.image_tokenizer.discriminator import PatchDiscriminator
 from open_magvit2.image_tokenizer.model import ImageTokenizer
-from open_magvit2.image_tokenizer.pretrained import from_config
-from open_magvit2.protocols import Tokenizer
+from open_magvit2.protocols import SizeRule, Tokenizer
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
 MODELS = {  # published parameter counts: encoder, decoder
@@ -27,7 +27,7 @@ MODELS = {  # published parameter counts: encoder, decoder
 
 def small(**options) -> ImageTokenizer:
     arguments = {"channels": 8, "channel_multipliers": (1, 2, 2), "num_residual_blocks": 1, "norm_groups": 4}
-    return ImageTokenizer(LookupFreeQuantizer(6), **(arguments | options))
+    return ImageTokenizer.convolutional(LookupFreeQuantizer(6), **(arguments | options))
 
 
 def count(module: torch.nn.Module) -> int:
@@ -38,7 +38,7 @@ def count(module: torch.nn.Module) -> int:
 def test_parameter_counts_are_the_published_ones(name):
     arguments, encoder, decoder = MODELS[name]
     with torch.device("meta"):
-        tokenizer = ImageTokenizer(**arguments)
+        tokenizer = ImageTokenizer.convolutional(**arguments)
     assert count(tokenizer.encoder) == encoder
     assert count(tokenizer.decoder) == decoder
 
@@ -61,10 +61,10 @@ def test_discriminator_names_the_smallest_image():
 @pytest.mark.parametrize("size", [(32, 32), (16, 48), (4, 8)])
 def test_any_image_of_multiples_of_the_downsampling_passes(size):
     tokenizer = small()
-    assert tokenizer.downsampling == 4
+    assert tokenizer.size_rule.multiple == (4, 4)
     image = torch.rand(2, 3, *size) * 2 - 1
     indices = tokenizer.tokenize(image)
-    assert indices.shape == (2, size[0] // 4, size[1] // 4)
+    assert indices.shape == (2, size[0] // 4, size[1] // 4) == (2, *tokenizer.token_shape(size))
     assert indices.dtype == torch.int64
     assert tokenizer.detokenize(indices).shape == image.shape
 
@@ -94,7 +94,7 @@ def test_it_fulfils_the_tokenizer_protocol():
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (torch.zeros(1, 3, 18, 16), "multiples of 4, got 18 x 16"),
+        (torch.zeros(1, 3, 18, 16), "multiples of 4 x 4, got 18 x 16"),
         (torch.zeros(3, 16, 16), r"\[B, 3, H, W\]"),
         (torch.zeros(1, 1, 16, 16), r"\[B, 3, H, W\]"),
         (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "to_float"),
@@ -113,10 +113,65 @@ def test_bad_architectures_are_refused():
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_config_rebuilds_the_tokenizer(adaptive):
+def test_a_description_rebuilds_the_tokenizer(adaptive):
     tokenizer = small(adaptive_normalization=adaptive)
-    rebuilt = from_config(tokenizer.config())
+    rebuilt = build(describe(tokenizer))
     rebuilt.load_state_dict(tokenizer.state_dict())
-    assert rebuilt.config() == tokenizer.config()
+    assert describe(rebuilt) == describe(tokenizer)
     image = torch.rand(1, 3, 16, 16)
     assert torch.equal(rebuilt.tokenize(image), tokenizer.tokenize(image))
+
+
+class FixedSizeEncoder(torch.nn.Module):
+    """Image -> N tokens without a grid, for images of 16 x 16 alone."""
+
+    size_rule = SizeRule((16, 16), fixed=(16, 16))
+
+    def __init__(self, latent_channels: int = 6, num_tokens: int = 5) -> None:
+        super().__init__()
+        self.latent_channels, self.num_tokens = latent_channels, num_tokens
+        self.projection = torch.nn.Linear(3 * 16 * 16, latent_channels * num_tokens)
+
+    def latent_shape(self, size):
+        return (self.num_tokens,)
+
+    def forward(self, image):
+        return self.projection(image.flatten(1)).unflatten(1, (self.latent_channels, self.num_tokens))
+
+
+class FixedSizeDecoder(torch.nn.Module):
+    """N tokens -> image of 16 x 16."""
+
+    def __init__(self, latent_channels: int = 6, num_tokens: int = 5) -> None:
+        super().__init__()
+        self.latent_channels, self.num_tokens = latent_channels, num_tokens
+        self.projection = torch.nn.Linear(latent_channels * num_tokens, 3 * 16 * 16)
+
+    @property
+    def last_layer(self):
+        return self.projection.weight
+
+    def forward(self, codes):
+        return self.projection(codes.flatten(1)).unflatten(1, (3, 16, 16))
+
+
+def test_other_networks_are_injected_also_for_tokens_without_a_grid():
+    tokenizer = ImageTokenizer(FixedSizeEncoder(), FixedSizeDecoder(), LookupFreeQuantizer(6))
+    assert isinstance(tokenizer, Tokenizer)
+    assert tokenizer.token_shape((16, 16)) == (5,)
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    output = tokenizer(image)
+    reconstruction, indices = tokenizer.reconstruct(image)
+    assert indices.shape == (2, 5)
+    assert output.reconstruction.shape == reconstruction.shape == tokenizer.detokenize(indices).shape == image.shape
+    with pytest.raises(ValueError, match="16 x 16, got 8 x 8"):
+        tokenizer.encode(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"2 axes \[B, ...\], got \(2, 5, 1\)"):
+        tokenizer.detokenize(indices[..., None])
+
+
+def test_parts_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="'encoder': 6, 'quantizer': 7, 'decoder': 6"):
+        ImageTokenizer(FixedSizeEncoder(), FixedSizeDecoder(), LookupFreeQuantizer(7))
+    with pytest.raises(ValueError, match="Linear is no Quantizer: it lacks latent_channels, codebook_size"):
+        ImageTokenizer(FixedSizeEncoder(), FixedSizeDecoder(), torch.nn.Linear(1, 1))

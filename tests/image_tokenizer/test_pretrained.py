@@ -1,6 +1,7 @@
 """Loading checkpoints: parity with the reference implementation, strictness, safety."""
 
 import pickle
+from pathlib import Path
 
 import published_weights as published
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from open_magvit2 import load_tokenizer
 from open_magvit2.image_tokenizer.model import ImageTokenizer
-from open_magvit2.image_tokenizer.pretrained import published_config, published_name
+from open_magvit2.image_tokenizer.published import published_name, read_architecture
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
 MULTIPLIERS = {"128": (1, 2, 2, 4), "256": (1, 1, 2, 2, 4)}
@@ -52,7 +53,7 @@ def test_full_models_compute_what_the_reference_computes(full_model, weights):
 def test_names_and_shapes_are_the_published_ones(model):
     large = model.startswith("L")
     with torch.device("meta"):
-        tokenizer = ImageTokenizer(
+        tokenizer = ImageTokenizer.convolutional(
             channel_multipliers=MULTIPLIERS[model[2:]],
             num_residual_blocks=4 if large else 2,
             adaptive_normalization=large,
@@ -76,10 +77,23 @@ def test_published_fixture_files(shared, model, weights):
     assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
 
 
+def test_checkpoints_from_before_parts_were_injected_still_open():
+    """tests/fixtures/trained_before_injection.ckpt was written by commit a373737, which described sizes only."""
+    folder = Path(__file__).resolve().parents[1] / "fixtures"
+    expected = torch.load(folder / "trained_before_injection_expected.pt", weights_only=True)
+    for weights, name in (("ema", "averaged"), ("raw", "raw")):
+        tokenizer = load_tokenizer(folder / "trained_before_injection.ckpt", weights).double()
+        reconstruction, indices = tokenizer.reconstruct(expected["image"])
+        assert torch.equal(indices, expected[name]["indices"])
+        assert torch.allclose(reconstruction, expected[name]["reconstruction"], rtol=0, atol=1e-12)
+        assert tokenizer.checkpoint_facts["weights"] == weights
+        assert tokenizer.token_shape((16, 32)) == (4, 8)
+
+
 def tiny_state() -> dict[str, torch.Tensor]:
     """A small state dict in the published form."""
     quantizer = LookupFreeQuantizer(6, bit_order="most_significant_first")
-    tokenizer = ImageTokenizer(quantizer, 32, (1, 2), num_residual_blocks=1)
+    tokenizer = ImageTokenizer.convolutional(quantizer, 32, (1, 2), num_residual_blocks=1)
     raw = {published_name(name): value for name, value in tokenizer.state_dict().items()}
     averaged = {"model_ema." + name.replace(".", ""): value + 1 for name, value in raw.items()}
     beside = {
@@ -97,12 +111,12 @@ def save(tmp_path, state) -> str:
 
 
 def test_architecture_is_read_off_the_shapes():
-    config = published_config(tiny_state())
-    assert config["channels"] == 32
-    assert config["channel_multipliers"] == [1, 2]
-    assert config["num_residual_blocks"] == 1
-    assert config["quantizer"]["init_args"]["num_bits"] == 6
-    assert config["quantizer"]["init_args"]["bit_order"] == "most_significant_first"
+    parts = read_architecture(tiny_state())["init_args"]
+    for part in ("encoder", "decoder"):
+        arguments = parts[part]["init_args"]
+        assert (arguments["latent_channels"], arguments["image_channels"], arguments["channels"]) == (6, 3, 32)
+        assert (arguments["channel_multipliers"], arguments["num_residual_blocks"]) == ([1, 2], 1)
+    assert parts["quantizer"]["init_args"] == {"num_bits": 6, "bit_order": "most_significant_first"}
 
 
 def test_averages_by_default_raw_on_request(tmp_path):

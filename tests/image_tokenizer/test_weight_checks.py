@@ -6,7 +6,8 @@ from small_checkpoint import save_small_checkpoint
 
 from open_magvit2 import load_tokenizer
 from open_magvit2.image_tokenizer.model import ImageTokenizer
-from open_magvit2.image_tokenizer.pretrained import TOKENIZER_KEY, published_name
+from open_magvit2.image_tokenizer.pretrained import TOKENIZER_KEY
+from open_magvit2.image_tokenizer.published import published_name
 from open_magvit2.image_tokenizer.weight_checks import check_averages, without_wrappers
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
@@ -41,8 +42,8 @@ def test_wrapped_modules_load_as_what_they_wrap(tmp_path, rename, caplog):
     plain = load_tokenizer(path).state_dict()
     wrapped = load_tokenizer(changed(path, lambda content: renamed(content, rename)))
     assert all(torch.equal(value, plain[name]) for name, value in wrapped.state_dict().items())
-    assert any("was taken out of" in warning for warning in wrapped.checkpoint_facts["warnings"])
-    assert "was taken out of" in caplog.text
+    assert any("was removed from" in warning for warning in wrapped.checkpoint_facts["warnings"])
+    assert "was removed from" in caplog.text
 
 
 def test_only_whole_parts_of_a_name_are_wrappers():
@@ -63,8 +64,8 @@ def trained(tokenizer):
 def test_averages_that_were_never_filled_are_refused(tmp_path):
     """The reference fills them with a fresh initialisation where a file has none, and evaluates that."""
     path = tmp_path / "published.ckpt"
-    initial = ImageTokenizer(LookupFreeQuantizer(6), 32, (1, 2), num_residual_blocks=1)
-    fresh = ImageTokenizer(LookupFreeQuantizer(6), 32, (1, 2), num_residual_blocks=1).state_dict()
+    initial = ImageTokenizer.convolutional(LookupFreeQuantizer(6), 32, (1, 2), num_residual_blocks=1)
+    fresh = ImageTokenizer.convolutional(LookupFreeQuantizer(6), 32, (1, 2), num_residual_blocks=1).state_dict()
     initial.load_state_dict(trained(initial))
     torch.save({"state_dict": in_published_form(initial, fresh)}, path)
     with pytest.raises(ValueError, match=r"published.ckpt were never filled.*weights='raw'"):
@@ -105,17 +106,22 @@ def test_averages_of_a_part_are_compared_where_both_are():
         ({"channels": 16}, "channels 16, its tensors 8"),
         ({"channel_multipliers": [1, 1]}, r"channel_multipliers \[1, 1\], its tensors \[1, 1, 1\]"),
         ({"adaptive_normalization": True}, "adaptive_normalization True, its tensors False"),
-        ({"num_bits": 9}, "num_bits 9, its tensors 6"),
+        ({"latent_channels": 9}, "latent_channels 9, its tensors 6"),
     ],
 )
 def test_another_model_size_is_named(tmp_path, change, message):
     path = save_small_checkpoint(tmp_path / "small.ckpt")
 
     def claim(content):
-        config = content[TOKENIZER_KEY]
-        (config["quantizer"]["init_args"] if "num_bits" in change else config).update(change)
+        parts = content[TOKENIZER_KEY]["init_args"]
+        for name, value in change.items():
+            for part in ("encoder", "decoder"):
+                if name in parts[part]["init_args"]:
+                    parts[part]["init_args"][name] = value
+        if "latent_channels" in change:
+            parts["quantizer"]["init_args"]["num_bits"] = change["latent_channels"]
 
-    with pytest.raises(ValueError, match=r"does not fit the model[\s\S]*The file's configuration says " + message):
+    with pytest.raises(ValueError, match=rf"does not fit the model[\s\S]*The file's description says .*{message}"):
         load_tokenizer(changed(path, claim))
 
 
@@ -132,7 +138,7 @@ def test_facts_of_the_file(tmp_path):
 
 @pytest.mark.parametrize(("levels", "size"), [(4, 128), (5, 256), (3, None)])
 def test_published_files_are_known_by_their_levels(tmp_path, levels, size):
-    tokenizer = ImageTokenizer(LookupFreeQuantizer(6), 32, (1,) * levels, num_residual_blocks=1)
+    tokenizer = ImageTokenizer.convolutional(LookupFreeQuantizer(6), 32, (1,) * levels, num_residual_blocks=1)
     path = tmp_path / "published.ckpt"
     state = in_published_form(tokenizer, trained(tokenizer)) | {"loss.discriminator.main.0.bias": torch.zeros(1)}
     torch.save({"state_dict": state}, path)

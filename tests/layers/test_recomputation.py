@@ -2,17 +2,19 @@
 
 import pytest
 import torch
+from open_magvit2.layers.recomputation import set_recomputation
 
 from open_magvit2.benchmark.memory import peak_memory
 from open_magvit2.image_tokenizer.model import ImageTokenizer
-from open_magvit2.layers.recomputation import set_recomputation
 from open_magvit2.layers.residual import ResidualBlock
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
 
 def tokenizer(adaptive: bool = True) -> ImageTokenizer:
     torch.manual_seed(0)
-    return ImageTokenizer(LookupFreeQuantizer(6), 8, (1, 2, 2), 2, norm_groups=4, adaptive_normalization=adaptive)
+    return ImageTokenizer.convolutional(
+        LookupFreeQuantizer(6), 8, (1, 2, 2), 2, norm_groups=4, adaptive_normalization=adaptive
+    )
 
 
 def outcome(level: str, dtype: torch.dtype, autocast: torch.dtype | None, twice: bool) -> list[torch.Tensor]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from open_magvit2.common.construction import build, describe
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
 
@@ -94,6 +95,7 @@ def test_bad_tensors_are_refused():
         quantizer.indices_to_codes(torch.zeros(1, 2, 2))
 
 
-def test_config_rebuilds_it():
+def test_a_description_rebuilds_it():
     quantizer = LookupFreeQuantizer(11, bit_order="most_significant_first", temperature=0.1)
-    assert LookupFreeQuantizer(**quantizer.config()).config() == quantizer.config()
+    assert describe(build(describe(quantizer))) == describe(quantizer)
+    assert describe(quantizer)["init_args"]["temperature"] == 0.1

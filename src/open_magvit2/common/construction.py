@@ -85,6 +85,31 @@ def build(description: Mapping[str, Any], allowed_modules: Sequence[str] = ()) -
         raise ValueError(f"{path} cannot be built with {sorted(arguments)}: {error}") from error
 
 
+def differences(
+    first: Any, second: Any, ignored: Mapping[str, Sequence[str]] | None = None, path: str = ""
+) -> list[tuple[str, Any, Any]]:
+    """Where two descriptions differ: (path, value in the first, value in the second), e.g. ("encoder.channels", 8, 16).
+
+    An argument that only one of them names is not compared: a class may have got it, with a default, in the meantime.
+
+    Args:
+        first, second: of `describe`, or values inside them.
+        ignored: by class path, names of arguments that may differ.
+        path: prefix of the returned paths.
+    """
+    if _is_description(first) and _is_description(second):
+        kinds = first["class_path"], second["class_path"]
+        if kinds[0] != kinds[1]:
+            return [(path, *kinds)]
+        skipped = (ignored or {}).get(kinds[0], ())
+        arguments = first["init_args"], second["init_args"]
+        names = [name for name in arguments[0] if name in arguments[1] and name not in skipped]
+        pairs = [(f"{path}.{name}" if path else name, *(both[name] for both in arguments)) for name in names]
+        return [found for name, *both in pairs for found in differences(*both, ignored, name)]
+    first, second = (list(value) if isinstance(value, tuple) else value for value in (first, second))
+    return [] if first == second else [(path, first, second)]
+
+
 def _is_description(value: Any) -> bool:
     return isinstance(value, Mapping) and "class_path" in value
 
@@ -99,3 +124,18 @@ def _described(value: Any, path: str) -> Any:
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _described(item, path) for key, item in value.items()}
     raise ValueError(f"{path} is a {type(value).__name__}: a checkpoint holds numbers, strings, lists and modules")
+
+
+def check_fulfils(part: nn.Module, protocol: type) -> None:
+    """Refuse a part that lacks an attribute or a method of a protocol.
+
+    Raises:
+        ValueError: naming the class, the protocol and the missing members.
+    """
+    required = [*inspect.get_annotations(protocol), *(name for name in vars(protocol) if not name.startswith("_"))]
+    missing = [name for name in required if not hasattr(part, name)]
+    if missing:
+        raise ValueError(
+            f"{class_path(type(part))} is no {protocol.__name__}: it lacks {', '.join(missing)} "
+            f"(see open_magvit2.protocols.{protocol.__name__})"
+        )

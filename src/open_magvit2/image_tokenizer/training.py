@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from open_magvit2.common import distributed
 from open_magvit2.common.codebook import CodeHistogram
+from open_magvit2.common.construction import describe
 from open_magvit2.common.freezing import frozen
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import at_least_float32
@@ -25,7 +26,6 @@ from open_magvit2.image_tokenizer.compilation import compile_networks
 from open_magvit2.image_tokenizer.micro_batches import check_global_batch, cut
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KEY, check_same_architecture
-from open_magvit2.layers.recomputation import Recomputation, set_recomputation
 from open_magvit2.losses.objective import DiscriminatorObjective, GeneratorObjective
 from open_magvit2.protocols import Metric, Sample
 from open_magvit2.training import finite, optimizers_step
@@ -73,7 +73,7 @@ class ImageTokenizerTraining(pl.LightningModule):
         gradient_clip_norm: float | None = None,
         metrics: Sequence[Metric] = (),
         usage_window: int = 100,
-        recompute: Recomputation = "none",
+        recompute: str = "none",
         compiled: bool = False,
         channels_last: bool = False,
     ) -> None:
@@ -99,7 +99,6 @@ class ImageTokenizerTraining(pl.LightningModule):
                     f"generator_objective.adversarial_start is {starts[0]}, discriminator_objective.start {starts[1]}: "
                     "both networks must begin at the same step"
                 )
-        set_recomputation(tokenizer, recompute)
         self.tokenizer = tokenizer
         self.discriminator = discriminator
         self.generator_objective = generator_objective
@@ -279,13 +278,13 @@ class ImageTokenizerTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say how to build the tokenizer and the size of its training images; keep the codes counted so far."""
-        checkpoint[TOKENIZER_KEY] = self.tokenizer.config()
+        checkpoint[TOKENIZER_KEY] = describe(self.tokenizer)
         checkpoint[IMAGE_SIZE_KEY] = getattr(self.trainer.datamodule, "image_size", None)
         checkpoint[_USAGE_KEY] = dict(zip(("codes", "counts"), self._usage.merged(), strict=True))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another architecture; take the counts of codes, which move to the device in `on_fit_start`."""
-        check_same_architecture(self, self.tokenizer.config(), checkpoint)
+        check_same_architecture(self, self.tokenizer, checkpoint)
         self._saved_usage = checkpoint.get(_USAGE_KEY)
 
 

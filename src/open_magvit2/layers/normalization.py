@@ -1,4 +1,4 @@
-"""Group normalization as the published models use it, and its adaptive variant."""
+"""Group normalization as the published models use it, and its adaptive variant; for any number of axes."""
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ def group_norm(channels: int, num_groups: int = 32, affine: bool = True) -> nn.G
     Raises:
         ValueError: if the groups do not divide the channels.
     """
-    if channels % num_groups:
+    if num_groups < 1 or channels % num_groups:
         raise ValueError(
             f"{num_groups} normalization groups do not divide {channels} channels: "
             f"choose channels that are a multiple of {num_groups}, or fewer norm_groups"
@@ -34,14 +34,15 @@ class AdaptiveGroupNorm(nn.Module):
         self.bias = nn.Linear(style_channels, channels)
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
-        """Normalize features [B, channels, H, W] by style [B, style_channels, h, w].
+        """Normalize features [B, channels, *size] by style [B, style_channels, *grid].
 
         Raises:
-            ValueError: for a 1x1 style grid, which has no variance.
+            ValueError: for a grid of one position, which has no variance.
         """
-        style = at_least_float32(style.flatten(2))  # so that codes in half precision give the same statistics
+        style = at_least_float32(style.flatten(2))  # codes in half precision then give the same statistics
         if style.shape[2] < 2:
             raise ValueError("adaptive group norm needs a grid of more than one code: the image is too small")
         scale = self.scale((style.var(dim=2) + EPS).sqrt().to(self.scale.weight.dtype))
         bias = self.bias(style.mean(dim=2).to(self.bias.weight.dtype))
-        return scale[:, :, None, None] * self.norm(features) + bias[:, :, None, None]
+        shape = (*scale.shape, *(1,) * (features.ndim - 2))
+        return scale.view(shape) * self.norm(features) + bias.view(shape)

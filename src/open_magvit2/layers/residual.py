@@ -1,14 +1,14 @@
 """The residual block of encoder and decoder: twice norm, SiLU, 3x3 convolution, added to the input (He et al. 2016)."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.layers.convolution import Convolution, convolution_2d
 from open_magvit2.layers.normalization import group_norm
-from open_magvit2.layers.recomputation import Recomputing, recomputed
 
 
-class ResidualBlock(Recomputing):
-    """Pre-activation residual block without convolution biases, [B, in, H, W] -> [B, out, H, W].
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block without convolution biases, [B, in, *size] -> [B, out, *size].
 
     Where the number of channels changes, the input passes a 1x1 convolution before the sum.
     """
@@ -28,12 +28,17 @@ class ResidualBlock(Recomputing):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        shortcut = self.shortcut(features)  # first, so that its backward pass comes last and its gradient does not wait
-        repeated = self.recomputation == "blocks"
-        residual = recomputed(self._residual, features) if repeated else self._residual(features)
-        return shortcut + residual
+        shortcut = self.shortcut(features)  # first: its backward pass then comes last and keeps no gradient waiting
+        return shortcut + self.residual(features)
 
-    def _residual(self, features: Tensor) -> Tensor:
-        repeated = self.recomputation == "blocks"
-        residual = self.norm_silu_convolution(self.norm1, self.conv1, features, repeated)
-        return self.norm_silu_convolution(self.norm2, self.conv2, residual, repeated)
+    def residual(self, features: Tensor) -> Tensor:
+        """What the block adds to its shortcut."""
+        return self.second(self.first(features))
+
+    def first(self, features: Tensor) -> Tensor:
+        """Norm, SiLU and the convolution that changes the number of channels."""
+        return self.conv1(F.silu(self.norm1(features)))
+
+    def second(self, features: Tensor) -> Tensor:
+        """Norm, SiLU, convolution."""
+        return self.conv2(F.silu(self.norm2(features)))

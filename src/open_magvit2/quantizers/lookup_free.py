@@ -3,7 +3,7 @@
 Source: MAGVIT-v2 (Yu et al., "Language Model Beats Diffusion", ICLR 2024, arXiv 2310.05737), section 3.1.
 """
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ class LookupFreeQuantizer(nn.Module):
     Raises:
         ValueError: for values out of range, and for more bits than the exact entropy can enumerate.
     """
+
+    # arguments that train the quantizer and leave its codes as they are: a continued run may change them
+    training_arguments: ClassVar = ("temperature", "entropy_eps", "entropy_group_bits", "entropy_over_ranks")
 
     def __init__(
         self,
@@ -67,11 +70,6 @@ class LookupFreeQuantizer(nn.Module):
         self.entropy_group_bits = entropy_group_bits
         self.entropy_over_ranks = entropy_over_ranks
         self.bit_order = bit_order
-
-    def config(self) -> dict[str, Any]:
-        """The constructor arguments."""
-        names = ("num_bits", "temperature", "entropy_eps", "entropy_group_bits", "entropy_over_ranks", "bit_order")
-        return {name: getattr(self, name) for name in names}
 
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Quantize with a straight-through gradient and compute the losses.

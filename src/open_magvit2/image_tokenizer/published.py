@@ -1,0 +1,109 @@
+"""The published Open-MAGVIT2 image tokenizer files: their tensor names, and their architecture read off the shapes.
+
+The files (Luo et al., arXiv 2409.04410) hold raw weights under `encoder.` and `decoder.` and moving averages under
+`model_ema.` with every dot of the name removed. Removing dots loses information, so names are made from the model's and
+looked up, never parsed.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from open_magvit2.common.construction import class_path
+from open_magvit2.image_tokenizer.decoder import Decoder
+from open_magvit2.image_tokenizer.encoder import Encoder
+from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.quantizers.lookup_free import BitOrder, LookupFreeQuantizer
+
+# The files do not say the size of the images they were trained on; their number of levels does.
+IMAGE_SIZES = {4: 128, 5: 256}
+NUM_UPDATES = "model_ema.num_updates"
+# what a file holds besides the tokenizer: the losses' networks and the bookkeeping of the averages
+IGNORED = re.compile(r"^(loss\.|model_ema\.(decay|num_updates)$|model_ema\.lossdiscriminator)")
+
+# our name -> published name
+_NAMES = (
+    (re.compile(r"^encoder\.levels\.(\d+)\.blocks"), r"encoder.down.\1.block"),
+    (re.compile(r"^encoder\.levels\.(\d+)\.downsample"), r"encoder.down.\1.downsample"),
+    (re.compile(r"^decoder\.levels\.(\d+)\.blocks"), r"decoder.up.\1.block"),
+    (re.compile(r"^decoder\.levels\.(\d+)\.upsample\.conv\."), r"decoder.up.\1.upsample.conv1."),
+    (re.compile(r"^decoder\.levels\.(\d+)\.adaptive\.scale\."), r"decoder.adaptive.\1.gamma."),
+    (re.compile(r"^decoder\.levels\.(\d+)\.adaptive\.bias\."), r"decoder.adaptive.\1.beta."),
+    (re.compile(r"^(encoder|decoder)\.middle\."), r"\1.mid_block."),
+    (re.compile(r"\.shortcut\."), r".nin_shortcut."),
+)
+
+
+def is_published(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has the names of a published file."""
+    return "encoder.conv_in.weight" in state
+
+
+def published_name(name: str) -> str:
+    """The published name of one of our tokenizer's raw tensors."""
+    for pattern, replacement in _NAMES:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def ema_name(name: str) -> str:
+    """The published name of the moving average of one of our tokenizer's tensors."""
+    return "model_ema." + published_name(name).replace(".", "")
+
+
+def read_architecture(state: Mapping[str, Tensor], bit_order: BitOrder | None = None) -> dict[str, Any]:
+    """`describe(tokenizer)` of a published state dict, read off the shapes of its tensors.
+
+    Args:
+        state: published names to tensors.
+        bit_order: of the indices; by default B files are read most significant bit first and L files least significant
+            first, as their authors number them.
+
+    Raises:
+        ValueError: if a part of the encoder is missing.
+    """
+    if "encoder.conv_out.weight" not in state or "encoder.down.0.block.0.conv1.weight" not in state:
+        raise ValueError("the file holds only a part of an encoder: encoder.conv_out or encoder.down.0 is missing")
+    channels, image_channels = state["encoder.conv_in.weight"].shape[:2]
+    widths = []
+    while (first := f"encoder.down.{len(widths)}.block.0.conv1.weight") in state:
+        widths.append(state[first].shape[0])
+    num_residual_blocks = 0
+    while f"encoder.down.0.block.{num_residual_blocks}.conv1.weight" in state:
+        num_residual_blocks += 1
+    is_adaptive = "decoder.adaptive.0.gamma.weight" in state
+    if bit_order is None:
+        bit_order = "least_significant_first" if is_adaptive else "most_significant_first"
+    num_bits = state["encoder.conv_out.weight"].shape[0]
+    return convolutional_description(
+        {
+            "latent_channels": num_bits,
+            "image_channels": image_channels,
+            "channels": channels,
+            "channel_multipliers": [width // channels for width in widths],
+            "num_residual_blocks": num_residual_blocks,
+            "norm_groups": 32,
+        },
+        is_adaptive,
+        {
+            "class_path": class_path(LookupFreeQuantizer),
+            "init_args": {"num_bits": num_bits, "bit_order": bit_order},
+        },
+    )
+
+
+def convolutional_description(
+    sizes: Mapping[str, Any], adaptive_normalization: bool, quantizer: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The description of a tokenizer whose `Encoder` and `Decoder` have the same sizes."""
+    decoder = {**sizes, "adaptive_normalization": adaptive_normalization}
+    return {
+        "class_path": class_path(ImageTokenizer),
+        "init_args": {
+            "encoder": {"class_path": class_path(Encoder), "init_args": dict(sizes)},
+            "decoder": {"class_path": class_path(Decoder), "init_args": decoder},
+            "quantizer": dict(quantizer),
+        },
+    }
