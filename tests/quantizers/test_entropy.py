@@ -206,7 +206,7 @@ def test_bad_latents_are_refused(latent, message):
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ValueError, match="temperature must be positive"):
+    with pytest.raises(ValueError, match="temperature must be above 0"):
         entropy_penalty(torch.zeros(2, 4), temperature=0.0)
     with pytest.raises(ValueError, match="group_bits must be"):
         codebook_entropy_bound(torch.zeros(2, 4), group_bits=0)

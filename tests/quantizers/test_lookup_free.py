@@ -72,11 +72,12 @@ def test_grouped_entropy_carries_another_name():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_bits": 0}, "1 to 36"),
-        ({"num_bits": 37}, "1 to 36"),
+        ({"num_bits": 0}, "num_bits must be in .1, 36."),
+        ({"num_bits": 37}, "num_bits must be in .1, 36."),
         ({"num_bits": 30}, "entropy_group_bits"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"entropy_group_bits": 40}, "entropy_group_bits must be null or 1 to 28"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+        ({"entropy_group_bits": 40}, "entropy_group_bits must be in .1, 28., got 40"),
+        ({"entropy_eps": -1.0}, "entropy_eps must be at least 0, got -1.0"),
         ({"bit_order": "big"}, "bit_order must be"),
     ],
 )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from open_magvit2.image_tokenizer.encoder import check_positive
+from open_magvit2.common.arguments import at_least
 from open_magvit2.layers.convolution import convolution_2d
 from open_magvit2.layers.normalization import AdaptiveGroupNorm, group_norm
 from open_magvit2.layers.resampling import Upsample
@@ -63,12 +63,14 @@ class Decoder(nn.Module):
         adaptive_normalization: bool = False,
     ) -> None:
         super().__init__()
-        check_positive(
+        at_least(
+            1,
             latent_channels=latent_channels,
             image_channels=image_channels,
             channels=channels,
             channel_multipliers=channel_multipliers,
             num_residual_blocks=num_residual_blocks,
+            norm_groups=norm_groups,
         )
         self.latent_channels = latent_channels
         self.image_channels = image_channels

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from open_magvit2.common.arguments import at_least
 from open_magvit2.layers.convolution import convolution_2d
 from open_magvit2.layers.normalization import group_norm
 from open_magvit2.layers.resampling import downsample
@@ -59,12 +60,14 @@ class Encoder(nn.Module):
         norm_groups: int = 32,
     ) -> None:
         super().__init__()
-        check_positive(
+        at_least(
+            1,
             latent_channels=latent_channels,
             image_channels=image_channels,
             channels=channels,
             channel_multipliers=channel_multipliers,
             num_residual_blocks=num_residual_blocks,
+            norm_groups=norm_groups,
         )
         self.latent_channels = latent_channels
         self.image_channels = image_channels
@@ -104,15 +107,3 @@ class Encoder(nn.Module):
     def head(self, features: Tensor) -> Tensor:
         """The last layers: features at the lowest resolution -> latent."""
         return self.conv_out(F.silu(self.norm_out(features)))
-
-
-def check_positive(**arguments: int | Sequence[int]) -> None:
-    """Refuse constructor arguments below 1, and empty lists of them.
-
-    Raises:
-        ValueError: naming the argument.
-    """
-    for name, value in arguments.items():
-        values = [value] if isinstance(value, int) else list(value)
-        if not values or min(values) < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")

@@ -5,7 +5,7 @@ H of the average p. With codes in {-1, +1}^K and logits 2 <z, c> / T the softmax
 
     p(c | z) = prod_k p(c_k | z_k),     p(c_k = +1 | z_k) = sigmoid(l_k),     l_k = 4 z_k / T.
 
-The first term is then a sum of K Bernoulli entropies. For the second, the bits are cut in two halves. Row r of the
+The first term is then a sum of K Bernoulli entropies. For the second, the bits are split into two halves. Row r of the
 matrix P [2^K2, 2^K1] stands for a value of the upper K2 bits, column c for one of the lower K1 bits, and
 
     P = 1/N B^T A,     A [N, 2^K1], B [N, 2^K2]: each token's distribution over the values of a half.
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from open_magvit2.common import distributed
+from open_magvit2.common.arguments import above, at_least, within
 from open_magvit2.common.precision import full_precision
 
 MAX_EXACT_BITS = 28  # 6 N 2^28 is 3.3 TFLOP for 2,048 tokens; every further bit doubles it
@@ -76,7 +77,7 @@ def entropy_penalty(
     Raises:
         ValueError: for a latent that is not [N, K] with N, K >= 1, or with more bits than can be enumerated.
     """
-    _check(latent, temperature)
+    _check(latent, temperature, eps)
     if latent.shape[1] > MAX_EXACT_BITS:
         raise ValueError(
             f"the exact codebook entropy enumerates 2^K codes: got K = {latent.shape[1]}, expected at most "
@@ -103,18 +104,17 @@ def codebook_entropy_bound(
     Returns:
         scalar in nats.
     """
-    _check(latent, temperature)
-    if not 1 <= group_bits <= MAX_EXACT_BITS:
-        raise ValueError(f"group_bits must be 1 to {MAX_EXACT_BITS}, got {group_bits}")
+    _check(latent, temperature, eps)
+    within(1, MAX_EXACT_BITS, include_high=True, group_bits=group_bits)
     groups = latent.split(group_bits, dim=1)
     return torch.stack([entropy_penalty(group, temperature, eps, over_ranks)[1] for group in groups]).sum()
 
 
-def _check(latent: Tensor, temperature: float) -> None:
+def _check(latent: Tensor, temperature: float, eps: float) -> None:
     if latent.ndim != 2 or latent.numel() == 0 or not latent.is_floating_point():
         raise ValueError(f"expected a float latent [N, K] with N, K >= 1, got {latent.dtype} {tuple(latent.shape)}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    above(0, temperature=temperature)
+    at_least(0, eps=eps)
 
 
 def _log_joint(log_zero: Tensor, log_one: Tensor) -> Tensor:

@@ -8,10 +8,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from open_magvit2.common.arguments import above, at_least, within
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.protocols import QuantizerOutput
 from open_magvit2.quantizers import entropy
 
+MAX_BITS = 36  # indices are int64, and a histogram of 2^36 codes is a list
 BitOrder = Literal["least_significant_first", "most_significant_first"]
 
 
@@ -46,14 +48,11 @@ class LookupFreeQuantizer(nn.Module):
         bit_order: BitOrder = "least_significant_first",
     ) -> None:
         super().__init__()
-        if not 1 <= num_bits <= 36:
-            raise ValueError(f"num_bits must be 1 to 36, got {num_bits}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
-        if entropy_group_bits is not None and not 1 <= entropy_group_bits <= entropy.MAX_EXACT_BITS:
-            raise ValueError(
-                f"entropy_group_bits must be null or 1 to {entropy.MAX_EXACT_BITS}, got {entropy_group_bits}"
-            )
+        within(1, MAX_BITS, include_high=True, num_bits=num_bits)
+        above(0, temperature=temperature)
+        at_least(0, entropy_eps=entropy_eps)
+        if entropy_group_bits is not None:
+            within(1, entropy.MAX_EXACT_BITS, include_high=True, entropy_group_bits=entropy_group_bits)
         if bit_order not in ("least_significant_first", "most_significant_first"):
             raise ValueError(
                 f"bit_order must be 'least_significant_first' or 'most_significant_first', got {bit_order!r}"
