@@ -5,10 +5,11 @@ import torch
 from small_checkpoint import save_small_checkpoint
 
 from open_magvit2 import load_tokenizer
+from open_magvit2.common.state_dicts import without_wrappers
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import TOKENIZER_KEY
 from open_magvit2.image_tokenizer.published import published_name
-from open_magvit2.image_tokenizer.weight_checks import check_averages, without_wrappers
+from open_magvit2.image_tokenizer.weight_checks import check_averages
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
 NORM = "tokenizer.encoder.norm_out.weight"

@@ -1,6 +1,7 @@
 """Read checkpoint files without executing them, and load weights strictly, with a difference that a person can read."""
 
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,41 +12,60 @@ import torch
 from torch import Tensor, nn
 
 _LISTED = 10  # names shown of each kind of difference
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights
+_OBJECT = re.compile(r"(?:GLOBAL|class) ([\w.]+)")  # in PyTorch's refusal of a pickled object
 _ABSENT = object()  # equal to nothing in a file
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The content of a `.ckpt`, `.pt`, `.pth` (PyTorch) or `.safetensors` file, on the CPU.
+    """The content of a `.ckpt`, `.pt`, `.pth`, `.bin` (PyTorch) or `.safetensors` file, on the CPU.
 
     No code from the file runs: tensors, numbers, strings and containers are all that is read.
 
+    Args:
+        path: a file, or a folder that holds exactly one `.safetensors` file.
+
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is empty, cut short, no checkpoint, or would execute code.
+        ValueError: if the file is empty, cut short, no checkpoint, or holds objects that could execute code.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint file at {path}")
+    path = _one_file(Path(path))
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty: the download or the writing of it was cut short")
+        raise ValueError(f"{path} is empty: its download or its writing was interrupted")
     try:
         if path.suffix == ".safetensors":
             return {"state_dict": safetensors.torch.load_file(path)}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        found = _OBJECT.search(str(error))
+        if found is None:
+            raise ValueError(f"{path} is no PyTorch checkpoint: it is no file that torch.save writes") from error
         raise ValueError(
-            f"{path} was refused: it is no PyTorch checkpoint, or it holds objects other than tensors and plain "
-            f"values, which could run code when loaded. Ask its author for a file of weights only.\n"
-            f"  ({_first_line(error)})"
+            f"{path} was refused: it holds an object of {found.group(1)}. Objects other than tensors and plain values "
+            "could run code when they are loaded. Ask its author for a file of weights only"
         ) from error
-    except Exception as error:  # on bytes that are no pickle its reader raises whatever they make it stumble over
+    except Exception as error:  # the reader of pickles raises any exception on bytes that are no pickle
         raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a checkpoint: none, damaged or cut short.\n"
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a checkpoint: damaged or cut short.\n"
             f"  ({type(error).__name__}: {_first_line(error)})"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of weights")
     return content
+
+
+def _one_file(path: Path) -> Path:
+    """The file itself, or the only `.safetensors` file of a folder."""
+    if not path.is_dir():
+        if not path.is_file():
+            raise FileNotFoundError(f"no checkpoint file at {path}")
+        return path
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) != 1:
+        raise ValueError(
+            f"{path} is a folder with {len(files)} .safetensors files, expected a file or a folder with exactly one"
+        )
+    return files[0]
 
 
 def with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -54,7 +74,7 @@ def with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | Path, hint: str = "") -> None:
-    """Load weights by name into a module; every name and shape must agree.
+    """Load weights by name into a module; every name and shape must agree, and every weight must be a finite number.
 
     Args:
         module: takes the values (its own dtype and device).
@@ -63,7 +83,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | 
         hint: a likely cause, appended to the error.
 
     Raises:
-        ValueError: listing missing and unexpected names and wrong shapes; the module is left as it was.
+        ValueError: listing missing and unexpected names, wrong shapes, wrong types and weights that are not finite; the
+            module is left as it was.
     """
     check_fits(module, state, source, hint)
     module.load_state_dict(dict(state), strict=True)
@@ -79,12 +100,27 @@ def check_fits(module: nn.Module, state: Mapping[str, Tensor], source: str | Pat
         for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
-    if missing or unexpected or shapes:
+    fitting = {name: value for name, value in state.items() if name in expected}
+    types = [f"{name}: {found}" for name, value in fitting.items() if (found := _wrong_type(value, expected[name]))]
+    not_finite = [
+        name for name, value in fitting.items() if not types and value.dtype in _DTYPES and not value.isfinite().all()
+    ]
+    if missing or unexpected or shapes or types or not_finite:
         parts = [f"{source} does not fit the model ({len(expected)} tensors):"]
         parts += _listing("missing in the file", missing)
         parts += _listing("unexpected in the file", unexpected)
         parts += _listing("of another shape", shapes)
+        parts += _listing("of a wrong type", types)
+        parts += _listing("infinite or NaN", not_finite)
         raise ValueError("\n".join([*parts, hint] if hint else parts))
+
+
+def _wrong_type(value: Tensor, expected: Tensor) -> str | None:
+    """Why a tensor cannot be a module's tensor, or None: weights are dense floating-point numbers."""
+    if value.layout != torch.strided or value.device.type == "meta":
+        return f"{value.layout} on {value.device}, expected a dense tensor"
+    right = value.dtype in _DTYPES if expected.is_floating_point() else value.dtype == expected.dtype
+    return None if right else f"{value.dtype}, expected {expected.dtype}"
 
 
 def differences(first: Any, second: Any, path: str = "") -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common import checkpoints, construction
+from open_magvit2.common import checkpoints, construction, state_dicts
 from open_magvit2.image_tokenizer import published, weight_checks
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.protocols import CheckpointFacts, Weights
@@ -56,23 +56,23 @@ def load_tokenizer(
     if weights not in get_args(Weights):
         raise ValueError(f"weights must be 'ema' or 'raw', got {weights!r}")
     content = checkpoints.read(path)
-    state = content.get("state_dict")
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} has no state_dict; it holds {sorted(content)[:10]}: not a tokenizer checkpoint")
-    content["state_dict"], num_wrapped = weight_checks.without_wrappers(state)
+    states = {"ema": state_dicts.find_state_dict(content, str(path))}
     if _RAW_STATE_KEY in content:
-        content[_RAW_STATE_KEY], _ = weight_checks.without_wrappers(content[_RAW_STATE_KEY])
+        states["raw"] = state_dicts.find_state_dict({"state_dict": content[_RAW_STATE_KEY]}, str(path))
+    unwrapped = {name: state_dicts.without_wrappers(state) for name, state in states.items()}
+    states = {name: state for name, (state, _) in unwrapped.items()}
     facts = CheckpointFacts(weights=weights, global_step=content.get("global_step"), warnings=[])
-    if num_wrapped:
-        facts["warnings"].append(f"'module.' or '_orig_mod.' was removed from {num_wrapped} names of the file")
+    if num_wrapped := unwrapped["ema"][1]:
+        facts["warnings"].append(f"the prefix of a wrapped module was removed from {num_wrapped} names of the file")
+    inner = checkpoints.with_prefix(states["ema"], published.GENERATOR_PREFIX) or states["ema"]
     if TOKENIZER_KEY in content:
-        tokenizer = _load_own(content, weights, path, allowed_modules, facts)
-    elif published.is_published(content["state_dict"]):
-        tokenizer = _load_published(content["state_dict"], weights, path, bit_order, facts)
+        tokenizer = _load_own(content, states, weights, path, allowed_modules, facts)
+    elif published.is_published(inner):
+        tokenizer = _load_published(inner, weights, path, bit_order, facts)
     else:
         raise ValueError(
             f"{path} is neither a checkpoint of ours (no {TOKENIZER_KEY!r}) nor a published one (no encoder.conv_in."
-            f"weight); its weights start with {list(state)[:3]}"
+            f"weight); its weights start with {list(inner)[:3]}"
         )
     if weight_checks.look_untrained(tokenizer.state_dict()):
         facts["warnings"].append("untrained weights: every normalisation is as it was initialised")
@@ -84,12 +84,18 @@ def load_tokenizer(
 
 def tokenizer_description(content: Mapping[str, Any]) -> dict[str, Any]:
     """`describe(tokenizer)` of one of our checkpoints; files from before parts were injected are converted."""
-    description = dict(content[TOKENIZER_KEY])
+    described = content[TOKENIZER_KEY]
+    if not isinstance(described, Mapping):
+        raise ValueError(f"{TOKENIZER_KEY!r} is a {type(described).__name__}, expected a description: damaged?")
+    description = dict(described)
     if "class_path" in description:
         return description
-    quantizer = description.pop("quantizer")
-    is_adaptive = description.pop("adaptive_normalization")
-    sizes = {"latent_channels": quantizer["init_args"]["num_bits"], "image_channels": 3, **description}
+    try:
+        quantizer = description.pop("quantizer")
+        is_adaptive = description.pop("adaptive_normalization")
+        sizes = {"latent_channels": quantizer["init_args"]["num_bits"], "image_channels": 3, **description}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{TOKENIZER_KEY!r} holds {sorted(described)}, expected a class_path") from error
     return published.convolutional_description(sizes, is_adaptive, quantizer)
 
 
@@ -125,17 +131,21 @@ def check_same_architecture(module: nn.Module, tokenizer: nn.Module, checkpoint:
 
 def _load_own(
     content: Mapping[str, Any],
+    states: Mapping[str, Mapping[str, Tensor]],
     weights: Weights,
     path: str | Path,
     allowed_modules: Sequence[str],
     facts: CheckpointFacts,
 ) -> ImageTokenizer:
-    """The tokenizer of a checkpoint of ours; `facts` are filled in."""
-    if weights == "ema" and _RAW_STATE_KEY not in content:
+    """The tokenizer of a checkpoint of ours; `facts` are filled in.
+
+    `states["ema"]` is the file's state dict, which holds raw weights where there is no `states["raw"]`.
+    """
+    if weights == "ema" and "raw" not in states:
         raise ValueError(f"{path} holds no EMA weights (trained without them); load it with weights='raw'")
     description = tokenizer_description(content)
     tokenizer = construction.build(description, allowed_modules)
-    states = {"ema": content["state_dict"], "raw": content.get(_RAW_STATE_KEY, content["state_dict"])}
+    states = {"raw": states["ema"], **states}
     tensors = {name: checkpoints.with_prefix(state, _PREFIX) for name, state in states.items()}
     hint = _architecture_hint(description, tensors[weights])
     checkpoints.load_strictly(tokenizer, tensors[weights], f"{path} ({weights} weights)", hint)
@@ -143,7 +153,7 @@ def _load_own(
         facts["warnings"] += weight_checks.check_averages(tensors["ema"], tensors["raw"], None, str(path))
     facts["checkpoint_format"] = "open_magvit2"
     facts["train_image_size"] = content.get(IMAGE_SIZE_KEY)
-    facts["ignored_tensors"] = weight_checks.count_by_part(
+    facts["ignored_tensors"] = state_dicts.count_by_part(
         name for name in states[weights] if not name.startswith(_PREFIX)
     )
     return tokenizer
@@ -177,7 +187,7 @@ def _load_published(
         facts["warnings"] += weight_checks.check_averages(tensors, raw, num_updates, str(path))
     facts["checkpoint_format"] = "published"
     facts["train_image_size"] = published.IMAGE_SIZES.get(len(tokenizer.encoder.channel_multipliers))
-    facts["ignored_tensors"] = weight_checks.count_by_part(ignored)
+    facts["ignored_tensors"] = state_dicts.count_by_part(ignored)
     return tokenizer
 
 

@@ -20,8 +20,12 @@ from open_magvit2.quantizers.lookup_free import BitOrder, LookupFreeQuantizer
 # The files do not say the size of the images they were trained on; their number of levels does.
 IMAGE_SIZES = {4: 128, 5: 256}
 NUM_UPDATES = "model_ema.num_updates"
-# what a file holds besides the tokenizer: the losses' networks and the bookkeeping of the averages
-IGNORED = re.compile(r"^(loss\.|model_ema\.(decay|num_updates)$|model_ema\.lossdiscriminator)")
+GENERATOR_PREFIX = "first_stage_model."  # of the tokenizer in a generator's file
+# what a file holds besides the tokenizer: the losses' networks, constants of the quantizer that some versions saved,
+# the bookkeeping of the averages
+IGNORED = re.compile(
+    r"^(loss\.|quantize\.(mask|zero|codebook)$|model_ema\.((decay|num_updates|quantize(mask|zero|codebook))$|loss))"
+)
 
 # our name -> published name
 _NAMES = (
@@ -37,8 +41,8 @@ _NAMES = (
 
 
 def is_published(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has the names of a published file."""
-    return "encoder.conv_in.weight" in state
+    """Whether a state dict has the names of a published file; a file of moving averages alone is one, too."""
+    return _find(state, "encoder.conv_in.weight") is not None
 
 
 def published_name(name: str) -> str:
@@ -50,7 +54,7 @@ def published_name(name: str) -> str:
 
 def ema_name(name: str) -> str:
     """The published name of the moving average of one of our tokenizer's tensors."""
-    return "model_ema." + published_name(name).replace(".", "")
+    return _averaged(published_name(name))
 
 
 def read_architecture(state: Mapping[str, Tensor], bit_order: BitOrder | None = None) -> dict[str, Any]:
@@ -64,19 +68,22 @@ def read_architecture(state: Mapping[str, Tensor], bit_order: BitOrder | None = 
     Raises:
         ValueError: if a part of the encoder is missing.
     """
-    if "encoder.conv_out.weight" not in state or "encoder.down.0.block.0.conv1.weight" not in state:
-        raise ValueError("the file holds only a part of an encoder: encoder.conv_out or encoder.down.0 is missing")
-    channels, image_channels = state["encoder.conv_in.weight"].shape[:2]
+    conv_in, conv_out = (_find(state, f"encoder.conv_{name}.weight") for name in ("in", "out"))
     widths = []
-    while (first := f"encoder.down.{len(widths)}.block.0.conv1.weight") in state:
-        widths.append(state[first].shape[0])
+    while (first := _find(state, f"encoder.down.{len(widths)}.block.0.conv1.weight")) is not None:
+        widths.append(first.shape[0])
+    if conv_in is None or conv_out is None or not widths:
+        raise ValueError(
+            "the file holds only a part of an encoder: encoder.conv_in, encoder.conv_out or encoder.down.0 is missing"
+        )
+    channels, image_channels = conv_in.shape[:2]
     num_residual_blocks = 0
-    while f"encoder.down.0.block.{num_residual_blocks}.conv1.weight" in state:
+    while _find(state, f"encoder.down.0.block.{num_residual_blocks}.conv1.weight") is not None:
         num_residual_blocks += 1
-    is_adaptive = "decoder.adaptive.0.gamma.weight" in state
+    is_adaptive = _find(state, "decoder.adaptive.0.gamma.weight") is not None
     if bit_order is None:
         bit_order = "least_significant_first" if is_adaptive else "most_significant_first"
-    num_bits = state["encoder.conv_out.weight"].shape[0]
+    num_bits = conv_out.shape[0]
     return convolutional_description(
         {
             "latent_channels": num_bits,
@@ -107,3 +114,12 @@ def convolutional_description(
             "quantizer": dict(quantizer),
         },
     }
+
+
+def _averaged(published: str) -> str:
+    return "model_ema." + published.replace(".", "")
+
+
+def _find(state: Mapping[str, Tensor], published: str) -> Tensor | None:
+    """A tensor by its published raw name, or its moving average."""
+    return state.get(published, state.get(_averaged(published)))

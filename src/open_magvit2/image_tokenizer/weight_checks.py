@@ -1,35 +1,13 @@
-"""What a checkpoint's tensors tell of themselves: wrapped names, averages that were never filled, untrained weights.
+"""Checks of a checkpoint's content: untrained weights, and moving averages that were never filled.
 
-A mismatched file that loads gives figures that look like figures. Strict loading catches wrong names and shapes; these
-checks catch right names with the wrong content.
+Strict loading catches wrong names, shapes and types. These checks catch right names with the wrong content, which would
+give figures that look like any other.
 """
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-
-# DistributedDataParallel and torch.compile wrap a module, anywhere in a name.
-_WRAPPER = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
-
-
-def without_wrappers(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-    """The tensors under their own names, without `module.` (DDP) and `_orig_mod.` (torch.compile).
-
-    Returns:
-        (tensors, how many names had such a part).
-
-    Raises:
-        ValueError: if two names become one.
-    """
-    renamed = {name: _WRAPPER.sub("", name) for name in state}
-    twice = [name for name, number in Counter(renamed.values()).items() if number > 1]
-    if twice:
-        raise ValueError(f"the file holds tensors twice, with and without 'module.' or '_orig_mod.': {twice[:5]}")
-    wrapped = sum(name != own for name, own in renamed.items())
-    return {own: state[name] for name, own in renamed.items()}, wrapped
 
 
 def look_untrained(tensors: Mapping[str, Tensor]) -> bool:
@@ -62,8 +40,3 @@ def check_averages(
     if all(torch.equal(value, raw[name]) for name, value in averaged.items() if name in raw):
         return ["the EMA weights equal the raw ones: the averages were copied, or never moved"]
     return []
-
-
-def count_by_part(names: Iterable[str]) -> dict[str, int]:
-    """How many names begin with which part: {"discriminator": 30, "loss": 12}."""
-    return dict(sorted(Counter(name.split(".", 1)[0] for name in names).items()))
