@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from open_magvit2.common.construction import build, describe
+from open_magvit2.common.images import to_float
 from open_magvit2.image_tokenizer.discriminator import PatchDiscriminator
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.protocols import SizeRule, Tokenizer
@@ -175,3 +177,41 @@ def test_parts_that_do_not_fit_are_named():
         ImageTokenizer(FixedSizeEncoder(), FixedSizeDecoder(), LookupFreeQuantizer(7))
     with pytest.raises(ValueError, match="Linear is no Quantizer: it lacks latent_channels, codebook_size"):
         ImageTokenizer(FixedSizeEncoder(), FixedSizeDecoder(), torch.nn.Linear(1, 1))
+
+
+def test_tokenize_takes_images_as_users_hold_them(recwarn):
+    tokenizer = small().double().eval()
+    pixels = torch.randint(0, 256, (3, 3, 16, 24), dtype=torch.uint8)
+    expected = tokenizer.tokenize(to_float(pixels).double())
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
+    unit, bytes_as_floats = pixels.double() / 255, pixels.double()
+    assert torch.equal(tokenizer.tokenize(pixels), expected)
+    assert torch.equal(tokenizer.tokenize(unit, value_range=(0, 1)), expected)
+    assert torch.equal(tokenizer.tokenize(bytes_as_floats, value_range=(0, 255)), expected)
+    assert torch.equal(tokenizer.tokenize(pictures[0]), expected[:1])
+    other_size = Image.new("L", (8, 8), 200)
+    listed = tokenizer.tokenize([pictures[0], other_size, pixels[2]])
+    assert [tuple(indices.shape) for indices in listed] == [(4, 6), (2, 2), (4, 6)]
+    assert torch.equal(listed[0], expected[0])
+    assert torch.equal(listed[2], expected[2])
+    reconstructions = tokenizer.reconstruct([pictures[1], other_size])
+    assert reconstructions[1][0].shape == (3, 8, 8)
+    assert torch.equal(reconstructions[0][1], expected[1])
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"value_range=\(0, 1\)"):
+        tokenizer.tokenize(unit)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.full((1, 3, 16, 16), 255.0), r"in \[-1, 1\], got \[255, 255\]"),
+        (torch.full((1, 3, 16, 16), torch.nan), "got .nan, nan"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.int64), "uint8 or float pixels, got torch.int64"),
+        (Image.new("I;16", (16, 16)), "got mode I;16"),
+        ("photo.jpg", "a list of them, got str"),
+    ],
+)
+def test_other_inputs_are_refused_by_name(image, message):
+    with pytest.raises(ValueError, match=message):
+        small().tokenize(image)

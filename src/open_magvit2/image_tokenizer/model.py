@@ -1,13 +1,14 @@
 """The image tokenizer: encoder, quantizer, decoder; image -> indices -> image. A plain nn.Module, without training."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from open_magvit2 import protocols
 from open_magvit2.common.construction import check_fulfils
+from open_magvit2.common.inputs import Images, as_batch, for_each_size
 from open_magvit2.image_tokenizer.decoder import Decoder
 from open_magvit2.image_tokenizer.encoder import Encoder
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
@@ -118,9 +119,18 @@ class ImageTokenizer(nn.Module):
         return self.decoder(codes)
 
     @torch.no_grad()
-    def tokenize(self, image: Tensor) -> Tensor:
-        """Indices int64 [B, *token_shape] in [0, codebook_size) of images float [B, 3, H, W] in [-1, 1]."""
-        return self.quantizer.quantize(self.encode(image))[1]
+    def tokenize(self, image: Images, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor | list[Tensor]:
+        """Indices int64 [B, *token_shape] in [0, codebook_size).
+
+        Args:
+            image: uint8 [B, 3, H, W], float [B, 3, H, W] in `value_range`, or a PIL image, which is a batch of one. A
+                list of PIL images and tensors [3, H, W] of any sizes gives a list of indices [*token_shape].
+            value_range: lowest and highest value of float images.
+
+        Raises:
+            ValueError: for other tensors, values outside the range, or sides that `size_rule` refuses.
+        """
+        return self._call(lambda batch: self.quantizer.quantize(self.encode(batch))[1], image, value_range)
 
     @torch.no_grad()
     def detokenize(self, indices: Tensor) -> Tensor:
@@ -136,10 +146,26 @@ class ImageTokenizer(nn.Module):
         return self.decode(codes.to(self.decoder.last_layer.dtype))
 
     @torch.no_grad()
-    def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(reconstruction [B, 3, H, W] not clamped, indices) of an image, in one pass without losses."""
-        codes, indices = self.quantizer.quantize(self.encode(image))
-        return self.decode(codes), indices
+    def reconstruct(
+        self, image: Images, value_range: tuple[float, float] = (-1.0, 1.0)
+    ) -> tuple[Tensor, Tensor] | list[tuple[Tensor, Tensor]]:
+        """(reconstruction [B, 3, H, W], about [-1, 1] and not clamped, indices) in one pass without losses.
+
+        Arguments and errors are those of `tokenize`; a list gives a list of (reconstruction [3, H, W], indices).
+        """
+
+        def reconstruct(batch: Tensor) -> tuple[Tensor, Tensor]:
+            codes, indices = self.quantizer.quantize(self.encode(batch))
+            return self.decode(codes), indices
+
+        return self._call(reconstruct, image, value_range)
+
+    def _call(self, function: Callable[[Tensor], Any], image: Images, value_range: tuple[float, float]) -> Any:
+        """A function of float batches in [-1, 1] on images of any kind, on the weights' device and in their dtype."""
+        weight = self.decoder.last_layer
+        if isinstance(image, (list, tuple)):
+            return for_each_size(image, lambda batch: function(batch.to(weight)), value_range=value_range)
+        return function(as_batch(image, value_range).to(weight))
 
     def _check_image(self, image: Tensor) -> None:
         channels = getattr(self.encoder, "image_channels", 3)
