@@ -1,0 +1,96 @@
+"""Multi-head self-attention with rotary positions, and the cache of keys and values for generation."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from open_magvit2.layers.rotary import rotate
+
+
+class KeyValueCache:
+    """Keys and values of every layer for a fixed number of positions, allocated once.
+
+    Args:
+        num_layers, batch_size, num_heads, num_positions, head_width: sizes.
+        dtype, device: of the keys and values.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        batch_size: int,
+        num_heads: int,
+        num_positions: int,
+        head_width: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        shape = (num_layers, 2, batch_size, num_heads, num_positions, head_width)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+
+    def update(self, layer: int, start: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values [B, heads, n, head_width] from position `start` on; return all up to their end."""
+        end = start + key.shape[2]
+        keys, values = self.values[layer]
+        keys[:, :, start:end] = key
+        values[:, :, start:end] = value
+        return keys[:, :, :end], values[:, :, :end]
+
+
+class SelfAttention(nn.Module):
+    """softmax(q k^T / sqrt(head width)) v in heads (Vaswani et al. 2017), without biases.
+
+    Args:
+        width: D, channels in and out.
+        num_heads: must divide D.
+        dropout: after the output projection.
+        normalize_queries_and_keys: RMSNorm of every head's queries and keys (ViT-22B, arXiv 2302.05442).
+
+    Raises:
+        ValueError: if the heads do not divide the width.
+    """
+
+    def __init__(
+        self, width: int, num_heads: int, dropout: float = 0.0, normalize_queries_and_keys: bool = False
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or width % num_heads:
+            raise ValueError(f"{num_heads} heads do not divide a width of {width}")
+        self.num_heads = num_heads
+        self.head_width = width // num_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        norms = (nn.RMSNorm(self.head_width, eps=1e-5) if normalize_queries_and_keys else nn.Identity() for _ in "qk")
+        self.query_norm, self.key_norm = norms
+
+    def forward(
+        self,
+        features: Tensor,
+        rotary: Tensor | None = None,
+        is_causal: bool = False,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+        start: int = 0,
+    ) -> Tensor:
+        """Attend over positions [B, N, D] -> [B, N, D].
+
+        Args:
+            features: float [B, N, D].
+            rotary: table of `axial_rotary_table` for these positions; None for no rotation.
+            is_causal: a position sees itself and earlier ones.
+            cache: holds the positions before `start`, which these then see as well; they are added to it. With a cache
+                one position is passed at a time, or the first ones together.
+            layer: of the cache.
+            start: number of positions in the cache.
+        """
+        batch, number, width = features.shape
+        qkv = self.qkv(features).view(batch, number, 3, self.num_heads, self.head_width)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key = self.query_norm(query), self.key_norm(key)
+        if rotary is not None:
+            query, key = rotate(query, rotary), rotate(key, rotary)
+        if cache is not None:
+            key, value = cache.update(layer, start, key, value)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal and number > 1)
+        return self.dropout(self.out(attended.transpose(1, 2).reshape(batch, number, width)))
