@@ -3,4 +3,11 @@
 source "$(dirname "$0")/setup.sh"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
-exec "$python" -m pytest -n 2 --dist loadfile "$@"
+status=0
+"$python" -m pytest -n 2 --dist loadfile "$@" || status=$?
+if ! command -v chromium chromium-browser google-chrome > /dev/null; then
+  echo
+  echo "WARNING: no Chromium or Chrome on this machine: the tests of HTML pages in a browser were SKIPPED." >&2
+  echo "         Install one and run again; on Debian: apt-get install chromium" >&2
+fi
+exit "$status"

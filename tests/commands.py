@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(*command, folder=ROOT, check=True, timeout=400, **environment) -> subprocess.CompletedProcess:
-    """Run a command; its whole output is shown if it fails."""
+def run(*command, folder=ROOT, check=True, timeout=1800, **environment) -> subprocess.CompletedProcess:
+    """Run a command; its whole output is shown if it fails. The timeout only ends what hangs."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "MASTER_", "NODE_", "NUM_NODES"))}
     result = subprocess.run(
         [str(word) for word in command],

@@ -11,7 +11,7 @@ import torch.multiprocessing
 
 from open_magvit2.common.distributed import leave_process_group
 
-_LONGEST_SECONDS = 300
+_LONGEST_SECONDS = 1800  # ends what hangs
 
 
 @contextlib.contextmanager

@@ -1,11 +1,8 @@
-"""Ratios to the plain baseline that docs/performance.md states, at sizes that take seconds: so they stay true.
+"""Ratios of memory to the plain baseline that docs/performance.md states, at sizes that take seconds.
 
-Memory is exact, so that its bounds lie 5 % below what was measured at the test's size. Times are of CPU seconds in
-turns, and bounds lie far below what was measured; if others on the machine disturb a measurement, it is
-made again.
+Memory is counted exactly; the bounds lie 5 % below what was measured at the test's size.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,13 +13,11 @@ from open_magvit2.layers.recomputation import set_recomputation
 from open_magvit2.benchmark import models
 from open_magvit2.benchmark.memory import peak_memory
 from open_magvit2.benchmark.plain_networks import all_codes, softmax_entropies
-from open_magvit2.benchmark.timing import interleaved
 from open_magvit2.benchmark.variants import BASELINE, OURS, Steps
 from open_magvit2.quantizers.entropy import entropy_penalty
 
 CPU = torch.device("cpu")
 NUM_BITS = 18
-TRIES = 3
 
 
 def with_gradient(penalty: Callable[..., Any], num_tokens: int, *arguments: Any) -> Callable[[], None]:
@@ -40,16 +35,7 @@ def test_the_entropy_penalty_against_the_softmax():
     softmax = with_gradient(softmax_entropies, 256, all_codes(NUM_BITS, CPU, torch.float32))
     ours = with_gradient(entropy_penalty, 256)
     ours()
-    start = time.process_time()
-    softmax_bytes = peak_memory(softmax).num_bytes
-    softmax_seconds = time.process_time() - start  # the meter adds microseconds to an operation, of which there are 20
-    assert softmax_bytes / peak_memory(ours).num_bytes >= 200  # 210; with 2,048 tokens 370
-    for _ in range(TRIES):
-        # one call of 2.6 s against many of 9 ms, which a neighbour may disturb all at once: hence the fastest
-        ratio = softmax_seconds / interleaved({"ours": ours}, CPU, repeats=5)["ours"].fastest
-        if ratio >= 100:
-            break
-    assert ratio >= 100  # 220 to 310; with 2,048 tokens 520
+    assert peak_memory(softmax).num_bytes / peak_memory(ours).num_bytes >= 200  # 210; with 2,048 tokens 370
 
 
 def test_the_entropy_penaltys_memory_is_linear_in_tokens():
@@ -82,19 +68,3 @@ def test_memory_of_a_step_by_level_of_recomputation(both):
     assert ratios["none"] >= 3.03  # 3.20
     assert ratios["activations"] >= 5.97  # 6.29
     assert ratios["blocks"] >= 7.72  # 8.13
-
-
-@pytest.mark.parametrize(("work", "promised"), [("optimizers", 2.0), ("averages", 1.5)])
-def test_optimizers_and_averages_against_loops(both, work, promised):
-    def run(steps: Steps) -> Callable[[], None]:
-        if work == "averages":
-            return steps.training.update_averages
-        return lambda: [optimizer.step() for optimizer in steps.training.optimizers]
-
-    functions = {name: run(steps) for name, steps in both._asdict().items()}
-    for _ in range(TRIES):
-        times = interleaved(functions, CPU, repeats=3)
-        ratio = times["baseline"].median / times["ours"].median
-        if ratio >= promised:
-            break
-    assert ratio >= promised  # 3.5 to 3.9 for optimizers, 3.1 to 4.6 for averages

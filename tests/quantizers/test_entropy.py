@@ -89,14 +89,14 @@ def test_saturated_latents_stay_finite(dtype, eps):
 
 
 def test_closed_forms():
-    zeros = torch.zeros(5, 6)
+    zeros = torch.zeros(5, 6, dtype=torch.float64)
     sample, codebook = entropy_penalty(zeros, eps=0.0)
-    assert sample.item() == pytest.approx(6 * 0.693147180559945, rel=1e-6)  # every bit is a fair coin
-    assert codebook.item() == pytest.approx(6 * 0.693147180559945, rel=1e-6)
-    both = torch.tensor([[1.0] * 6, [-1.0] * 6])  # two codes, each certain
+    assert sample.item() == pytest.approx(6 * 0.693147180559945, rel=1e-12)  # every bit is a fair coin
+    assert codebook.item() == pytest.approx(6 * 0.693147180559945, rel=1e-12)
+    both = torch.tensor([[1.0] * 6, [-1.0] * 6], dtype=torch.float64)  # two codes, each certain
     sample, codebook = entropy_penalty(both, eps=0.0)
     assert sample.item() == pytest.approx(0.0, abs=1e-12)
-    assert codebook.item() == pytest.approx(0.693147180559945, rel=1e-6)
+    assert codebook.item() == pytest.approx(0.693147180559945, rel=1e-12)
 
 
 def test_published_eps_caps_the_entropy_of_2_18_codes():

@@ -88,7 +88,7 @@ def test_a_call_waits_while_as_many_are_pending_as_may_be():
     filling.start()
     assert not third.wait(0.2)
     gate.set()
-    assert third.wait(10)
+    assert third.wait(300)
     filling.join()
 
 
@@ -120,14 +120,14 @@ def test_after_an_error_of_the_caller_what_has_not_begun_is_dropped():
 
     def work(number):
         begun.set()
-        gate.wait(10)
+        gate.wait(300)
         done.append(number)
 
     def run():
         with in_threads(1, 8) as call:
             for number in range(8):
                 call(work, number)
-            assert begun.wait(10)
+            assert begun.wait(300)
             threading.Timer(1.0, gate.set).start()
             raise KeyboardInterrupt
 

@@ -1,9 +1,9 @@
 """Checkpoint files are whole or not there: processes really killed, disks really full, files really cut short."""
 
+import io
 import logging
 import multiprocessing
 import os
-import random
 import subprocess
 import time
 from pathlib import Path
@@ -23,29 +23,44 @@ def save(path: Path, step: int, age: float = 0.0, size: int = 1000) -> Path:
     return path
 
 
-def write_forever(path: Path) -> None:
-    """In a process of its own: one checkpoint after another under one name, each of one number throughout."""
-    torch.set_num_threads(1)
-    for step in range(1, 10**6):
-        save(path, step, size=200_000)
+def write_and_stop(path: Path, stage: str, reached: Path) -> None:
+    """In a process of its own: write checkpoint 1 over another one, and stop at a stage of it until the kill."""
+
+    def stop(*_):
+        reached.touch()
+        time.sleep(3600)
+
+    def save_half(content, file, save=torch.save):
+        buffer = io.BytesIO()
+        save(content, buffer)
+        file.write(buffer.getvalue()[: buffer.tell() // 2])
+        file.flush()
+        stop()
+
+    torch.save = save_half if stage == "half written" else torch.save
+    os.fsync = stop if stage == "before the sync" else os.fsync
+    os.replace = stop if stage == "before the move" else os.replace
+    save(path, 1, size=200_000)
 
 
-def test_a_kill_during_the_write_leaves_a_whole_file(tmp_path):
-    path = save(tmp_path / "last.ckpt", 0, size=200_000)
-    moments, interrupted = random.Random(0), 0
-    for _ in range(12):
-        process = multiprocessing.get_context("fork").Process(target=write_forever, args=(path,))
-        process.start()
-        time.sleep(moments.uniform(0.02, 0.1))
-        process.kill()
-        process.join()
-        interrupted += (tmp_path / ".last.ckpt.partial").exists()
-        assert damage(path) is None
-        weight = checkpoints.read(path)["state_dict"]["weight"]
-        assert (weight == weight[0]).all()
-    assert interrupted > 0  # some of the kills did come in the middle
-    remove_partial_files(tmp_path)
-    assert os.listdir(tmp_path) == ["last.ckpt"]
+@pytest.mark.parametrize("stage", ["half written", "before the sync", "before the move"])
+def test_a_kill_during_the_write_leaves_a_whole_file(tmp_path, stage):
+    folder, reached = tmp_path / "checkpoints", tmp_path / "reached"
+    path = save(folder / "last.ckpt", 0, size=200_000)
+    process = multiprocessing.get_context("fork").Process(target=write_and_stop, args=(path, stage, reached))
+    process.start()
+    while not reached.exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert len(os.listdir(folder)) == 2  # the partial file is here
+    assert damage(path) is None
+    content = checkpoints.read(path)
+    assert content["global_step"] == 0
+    assert torch.equal(content["state_dict"]["weight"], torch.zeros(200_000))
+    remove_partial_files(folder)
+    assert os.listdir(folder) == ["last.ckpt"]
 
 
 @pytest.fixture
