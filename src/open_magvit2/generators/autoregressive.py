@@ -81,7 +81,7 @@ class AutoregressiveGenerator(nn.Module):
         self.norm = nn.RMSNorm(width, eps=EPS)
         self.heads = nn.ModuleList(nn.Linear(width, size, bias=False) for size in sizes)
         self._rotary: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        self.apply(_initialize)
+        self.apply(initialize)
         for head in self.heads:
             nn.init.zeros_(head.weight)
 
@@ -191,6 +191,9 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
                 raise ValueError(f"class {label} is outside the table: expected 0 to {num_classes - 1}")
 
 
-def _initialize(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
+    """N(0, 0.02) for linear layers and embeddings, zero biases."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, 0.0, 0.02)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)
