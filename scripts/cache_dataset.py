@@ -32,7 +32,11 @@ def main() -> None:
     given = parser.parse_args()
     if given.verify is None and None in (given.images, given.image_size, given.output):
         parser.error("give --images, --image-size and --output, or --verify")
-    from open_magvit2.data import cache_building, cached, image_folder  # only now: --help and mistakes need no torch
+    from open_magvit2.data.sources import (  # only now: --help and mistakes need no torch
+        cache_building,
+        cached,
+        image_folder,
+    )
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -25,8 +25,8 @@ def main() -> None:
     add("--time-limit", type=float, default=60.0, help="seconds a file may take before it counts as broken")
     add("--write-list", metavar="FILE", help="write the broken images here, one a line, for `exclude` in the config")
     given = parser.parse_args()
-    from open_magvit2.data.check import check_folder  # only now: --help and mistakes need not wait for torch
-    from open_magvit2.data.image_folder import ImageFolder
+    from open_magvit2.data.checking import check_folder  # only now: --help and mistakes need not wait for torch
+    from open_magvit2.data.sources.image_folder import ImageFolder
 
     try:
         images = ImageFolder(given.folder, given.file_list, given.exclude)

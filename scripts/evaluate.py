@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from open_magvit2.common.distributed import rank
-from open_magvit2.data.check import leave_out_broken
+from open_magvit2.data.checking import leave_out_broken
 from open_magvit2.data.dataset import TransformedDataset
-from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.data.synthetic import SyntheticImages
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.evaluation import command_line, originals, provenance, report, table
 from open_magvit2.evaluation.checkpoint import ImageSource, Setting, evaluate_checkpoint
 from open_magvit2.evaluation.loading import processes

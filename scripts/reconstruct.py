@@ -12,7 +12,7 @@ import sys
 from open_magvit2 import load_tokenizer
 from open_magvit2.data.decoding import read_rgb
 from open_magvit2.data.image_files import find_images
-from open_magvit2.data.synthetic import SyntheticImages
+from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.evaluation import baselines, command_line, pictures, tiling
 from open_magvit2.evaluation.originals import make_transform
 

@@ -10,13 +10,14 @@ import argparse
 from pathlib import Path
 
 from open_magvit2 import load_tokenizer
+from open_magvit2.common.devices import processes
 from open_magvit2.common.distributed import rank
+from open_magvit2.common.errors import short_errors
 from open_magvit2.data.dataset import TransformedDataset
-from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.data.transforms import ValidationTransform
-from open_magvit2.evaluation.command_line import short_errors
-from open_magvit2.evaluation.loading import processes
-from open_magvit2.tokens.reading import TokenShards, detokenize
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.sources.token_shards import TokenShards
+from open_magvit2.data.transforms import ResizeCenterCrop
+from open_magvit2.tokens.detokenizing import detokenize
 from open_magvit2.tokens.writing import make_index, tokenize
 
 
@@ -28,7 +29,8 @@ def main() -> None:
     add("--checkpoint", required=True, type=Path)
     add("--weights", choices=["ema", "raw"], default="ema")
     add("--output", required=True, type=Path, help="folder; a run that was interrupted goes on there")
-    add("--image-size", type=int, help="resize the shorter side, crop the centre; needed with --images")
+    add("--image-size", type=int, nargs="+", help="side, or height and width: resize, crop the centre; for --images")
+    add("--allow-modules", nargs="*", default=(), help="Python modules whose classes the checkpoint may name")
     add("--file-list", help="text file of paths below --images")
     add("--exclude", help="text file of paths to leave out, as scripts/check_dataset.py writes it")
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16 is faster and changes some tokens")
@@ -36,24 +38,25 @@ def main() -> None:
     add("--batch-size", type=int, default=32)
     add("--num-workers", type=int, default=4, help="of each GPU: processes that read images, threads that write them")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
-    given = parser.parse_args()
-    if given.images and not given.image_size:
-        parser.error("--images needs --image-size")
-    with short_errors(), processes(given.device) as device:
-        tokenizer = load_tokenizer(given.checkpoint, given.weights, device)
-        if given.tokens:
-            shards = TokenShards(given.tokens)
-            shards.check_made_by(given.checkpoint, given.weights)
-            how = given.batch_size, given.precision, given.num_workers
-            done = detokenize(tokenizer, shards, given.output, device, *how)
+    args = parser.parse_args()
+    if args.images and len(args.image_size or ()) not in (1, 2):
+        parser.error("--images needs --image-size SIDE or --image-size HEIGHT WIDTH")
+    with short_errors(), processes(args.device) as device:
+        tokenizer = load_tokenizer(args.checkpoint, args.weights, device, args.allow_modules)
+        if args.tokens:
+            shards = TokenShards(args.tokens)
+            shards.check_made_by(args.checkpoint, args.weights)
+            how = args.batch_size, args.precision, args.num_workers
+            done = detokenize(tokenizer, shards, args.output, device, *how)
         else:
-            images, how = ImageFolder(given.images, given.file_list, given.exclude), (given.weights, given.precision)
-            paths = images.relative_paths()
-            index = make_index(tokenizer, paths, given.image_size, given.checkpoint, *how, given.shard_size)
-            dataset, loading = TransformedDataset(images, ValidationTransform(given.image_size)), given.num_workers
-            done = tokenize(tokenizer, dataset, paths, index, given.output, device, given.batch_size, loading)
+            images = ImageFolder(args.images, args.file_list, args.exclude)
+            size = args.image_size if len(args.image_size) == 2 else 2 * args.image_size
+            paths, how = images.relative_paths(), (args.weights, args.precision, args.shard_size)
+            index = make_index(tokenizer, paths, size, args.checkpoint, *how)
+            dataset, loading = TransformedDataset(images, ResizeCenterCrop(size)), (args.batch_size, args.num_workers)
+            done = tokenize(tokenizer, dataset, paths, index, args.output, device, *loading)
         if rank() == 0:
-            print(f"{given.output}: {done} images now, those of an earlier run were kept")
+            print(f"{args.output}: {done} images written now")
 
 
 if __name__ == "__main__":

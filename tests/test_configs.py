@@ -78,7 +78,7 @@ def test_base_config_names_every_argument():
         if "class_path" in node:
             module, _, name = node["class_path"].rpartition(".")
             arguments = set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
-            if module.startswith("open_magvit2.") and not module.startswith("open_magvit2.data.image_folder"):
+            if module.startswith("open_magvit2.") and not module.startswith("open_magvit2.data.sources.image_folder"):
                 assert arguments == set(node.get("init_args", {})), f"{path}: {node['class_path']}"
         for key, value in node.items():
             check(value, f"{path}.{key}")
@@ -126,15 +126,15 @@ def test_a_flag_changes_one_value_and_keeps_the_rest():
 
 
 def test_fast_decoding_and_a_cache_are_selected_by_flags(tmp_path):
-    from open_magvit2.data.cache_building import build as build_cache
-    from open_magvit2.data.cache_building import make_plan
-    from open_magvit2.data.cached import CachedImages
-    from open_magvit2.data.image_folder import ImageFolder
+    from open_magvit2.data.sources.cache_building import build as build_cache
+    from open_magvit2.data.sources.cache_building import make_plan
+    from open_magvit2.data.sources.cached import CachedImages
+    from open_magvit2.data.sources.image_folder import ImageFolder
 
     image_folders(tmp_path)
     source = ImageFolder(tmp_path / "train")
     build_cache(source, tmp_path / "cache", make_plan(source, 32, 8, num_workers=0), num_workers=0)
-    cached = ["--data.init_args.train", "open_magvit2.data.cached.CachedImages"]
+    cached = ["--data.init_args.train", "open_magvit2.data.sources.cached.CachedImages"]
     cached += ["--data.init_args.train.init_args.root", str(tmp_path / "cache")]
     flags = ["--data.init_args.decoding", "fast", "--data.init_args.image_size", "32", *cached]
     data = build("--config", str(CONFIGS / "debug.yaml"), *flags).datamodule

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from open_magvit2.benchmark.data_loading import ReferenceTransform, collation, pipelines
-from open_magvit2.data.cache_building import build, make_plan
-from open_magvit2.data.cached import CachedImages
-from open_magvit2.data.image_folder import ImageFolder
+from open_magvit2.data.sources.cache_building import build, make_plan
+from open_magvit2.data.sources.cached import CachedImages
+from open_magvit2.data.sources.image_folder import ImageFolder
 
 
 def test_pipelines_are_measured_against_the_exact_one(tmp_path):

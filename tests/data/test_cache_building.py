@@ -13,10 +13,10 @@ import pytest
 from commands import run
 from test_cached import write_images
 
-from open_magvit2.data import cache_building
-from open_magvit2.data.cache_building import BrokenImagesError, build, make_plan
-from open_magvit2.data.cached import CachedImages, verify
-from open_magvit2.data.image_folder import ImageFolder
+from open_magvit2.data.sources import cache_building
+from open_magvit2.data.sources.cache_building import BrokenImagesError, build, make_plan
+from open_magvit2.data.sources.cached import CachedImages, verify
+from open_magvit2.data.sources.image_folder import ImageFolder
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "cache_dataset.py"
 

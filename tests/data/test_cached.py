@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from open_magvit2.data.cache_building import build, make_plan
-from open_magvit2.data.cache_format import DamagedCacheError
-from open_magvit2.data.cached import CachedImages, verify
-from open_magvit2.data.datamodule import ImageDataModule
 from open_magvit2.data.dataset import TransformedDataset
-from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.data.transforms import TrainingTransform
+from open_magvit2.data.loading import ImageDataModule
+from open_magvit2.data.sources.cache_building import build, make_plan
+from open_magvit2.data.sources.cache_format import DamagedCacheError
+from open_magvit2.data.sources.cached import CachedImages, verify
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.transforms import ResizeRandomCrop
 
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet_mini"
 
@@ -45,7 +45,8 @@ def source(tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_samples_of_the_data_module_are_identical(source, tmp_path, num_workers):
     cache = cached(source, tmp_path / "cache")
-    options = {"image_size": 32, "global_batch_size": 3, "flip": True, "num_workers": num_workers}
+    options = {"image_size": 32, "global_batch_size": 3, "num_workers": num_workers}
+    options["train_transform"] = ResizeRandomCrop(32, flip=True)
     from_files, from_cache = (ImageDataModule(images, images, **options) for images in (source, cache))
     for loaders in (
         (from_files.train_dataloader(), from_cache.train_dataloader()),
@@ -61,7 +62,7 @@ def test_samples_of_the_data_module_are_identical(source, tmp_path, num_workers)
 def test_crops_have_memory_of_their_own_and_the_dataset_travels_to_other_processes(source, tmp_path):
     cache = cached(source, tmp_path / "cache")
     before = cache[0].image.copy()
-    sample = TransformedDataset(cache, TrainingTransform(32))[0]
+    sample = TransformedDataset(cache, ResizeRandomCrop(32))[0]
     sample["image"].zero_()
     copy = pickle.loads(pickle.dumps(cache))
     assert len(pickle.dumps(cache)) < 20_000  # not the pixels
@@ -72,8 +73,10 @@ def test_another_image_size_is_refused_when_the_data_module_is_built(source, tmp
     cache = cached(source, tmp_path / "cache")
     with pytest.raises(ValueError, match="the train images were resized to 32 pixels, expected image_size 64"):
         ImageDataModule(cache, source, image_size=64, global_batch_size=3)
-    with pytest.raises(ValueError, match="got an image that was resized to 32 pixels, expected 64"):
-        TransformedDataset(cache, TrainingTransform(64))[0]
+    with pytest.raises(
+        ValueError, match="got an image that was resized to 32 pixels, expected one that covers 64 x 64"
+    ):
+        TransformedDataset(cache, ResizeRandomCrop(64))[0]
 
 
 def flip_bit(path, place=-3):
@@ -128,5 +131,5 @@ def test_unfinished_and_newer_caches_are_refused(source, tmp_path):
 def test_photos_come_out_of_a_cache_identically(tmp_path):
     source = ImageFolder(PHOTOS / "val")
     cache = cached(source, tmp_path / "cache", image_size=128, images_per_file=64)
-    exact, fast = (TransformedDataset(images, TrainingTransform(128, flip=True)) for images in (source, cache))
+    exact, fast = (TransformedDataset(images, ResizeRandomCrop(128, flip=True)) for images in (source, cache))
     assert all(torch.equal(exact[i]["image"], fast[i]["image"]) for i in range(len(source)))

@@ -6,8 +6,8 @@ from PIL import Image
 
 from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.decoding import UnreadableImageError
-from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.data.transforms import TrainingTransform
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.transforms import ResizeRandomCrop
 
 NUM_IMAGES = 40
 BROKEN = {3, 4, 17, 30}
@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 
 def samples(folder, epoch=0, replace_unreadable=True, seed=0):
-    images = TransformedDataset(ImageFolder(folder), TrainingTransform(16), seed, replace_unreadable)
+    images = TransformedDataset(ImageFolder(folder), ResizeRandomCrop(16), seed, replace_unreadable)
     return [images[epoch * NUM_IMAGES + index] for index in range(NUM_IMAGES)]
 
 
@@ -50,7 +50,7 @@ def test_the_replacement_depends_on_seed_epoch_and_index_alone(folder):
     assert len({tuple(shown(epoch=epoch)) for epoch in range(4)}) > 1
     assert shown(seed=1) != shown(seed=2)
     # The neighbours of a broken image are not favoured: over many epochs its place is taken by many.
-    images = TransformedDataset(ImageFolder(folder), TrainingTransform(16), 0, True)
+    images = TransformedDataset(ImageFolder(folder), ResizeRandomCrop(16), 0, True)
     assert len({images[epoch * NUM_IMAGES + 3]["index"] for epoch in range(60)}) > 20
 
 
@@ -66,7 +66,7 @@ def test_other_samples_do_not_change_when_an_image_breaks(folder):
 
 
 def test_a_file_that_vanishes_is_replaced(folder):
-    images = TransformedDataset(ImageFolder(folder), TrainingTransform(16), 0, True)
+    images = TransformedDataset(ImageFolder(folder), ResizeRandomCrop(16), 0, True)
     (folder / "05.png").unlink()
     assert images[5]["skipped"].startswith(f"{folder / '05.png'}\tthe file is gone")
 
@@ -77,7 +77,7 @@ def test_nothing_is_replaced_unless_asked_for(folder):
 
 
 def test_a_disk_that_is_gone_ends_it(folder):
-    images = TransformedDataset(ImageFolder(folder), TrainingTransform(16), 0, True)
+    images = TransformedDataset(ImageFolder(folder), ResizeRandomCrop(16), 0, True)
     for path in folder.iterdir():
         path.unlink()
     with pytest.raises(UnreadableImageError, match=r"100 images in a row .*the file is gone.*disk still there"):

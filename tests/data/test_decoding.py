@@ -15,7 +15,7 @@ from image_bytes import adobe_jpeg, png, png_chunk, png_that_claims
 from PIL import Image
 
 from open_magvit2.data.decoding import MAX_PIXELS, UnreadableImageError, read_rgb
-from open_magvit2.data.transforms import TrainingTransform, ValidationTransform
+from open_magvit2.data.transforms import ResizeCenterCrop, ResizeRandomCrop
 
 RNG = np.random.default_rng(0)
 
@@ -133,7 +133,7 @@ def test_animations_show_their_first_frame(path, file_format, options):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 20), (20, 20_000)])
-@pytest.mark.parametrize("transform", [TrainingTransform(32, flip=True), ValidationTransform(32)])
+@pytest.mark.parametrize("transform", [ResizeRandomCrop(32, flip=True), ResizeCenterCrop(32)])
 def test_tiny_and_extreme_images_become_squares(path, size, transform):
     colour = (10, 200, 30)
     Image.new("RGB", size, colour).save(path, "PNG")

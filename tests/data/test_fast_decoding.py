@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from open_magvit2.data.datamodule import ImageDataModule
 from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.decoding import UnreadableImageError
 from open_magvit2.data.fast_decoding import FastDecoding, jpeg_frame, read_jpeg, resize, resizing_error
-from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.data.transforms import TrainingTransform, resize_shorter_side
+from open_magvit2.data.loading import ImageDataModule
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.transforms import ResizeRandomCrop, resize_to_cover
 
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet_mini"
 
@@ -47,7 +47,7 @@ def test_jpegs_decode_to_pillows_pixels(tmp_path, options, mode):
 )
 def test_resizing_is_within_70_db_of_pillows_at_any_size(width, height, size):
     image = picture(width, height)
-    expected = np.asarray(resize_shorter_side(image, size)).transpose(2, 0, 1)
+    expected = np.asarray(resize_to_cover(image, size)).transpose(2, 0, 1)
     found = resize(torch.from_numpy(np.array(image)).permute(2, 0, 1), size)
     assert found.shape == expected.shape
     assert psnr(found, expected) >= 70
@@ -119,7 +119,8 @@ def test_damaged_jpegs_fail_or_decode_as_with_pillow(tmp_path):
 def test_the_data_module_gives_the_same_crops_in_training_and_exact_ones_in_validation(tmp_path):
     for number in range(6):
         picture(90 + 9 * number, 70, seed=number).save(tmp_path / f"{number}.jpg", quality=95)
-    options = {"image_size": 48, "global_batch_size": 6, "num_workers": 0, "flip": True}
+    options = {"image_size": 48, "global_batch_size": 6, "num_workers": 0}
+    options["train_transform"] = ResizeRandomCrop(48, flip=True)
     modules = {
         decoding: ImageDataModule(ImageFolder(tmp_path), ImageFolder(tmp_path), decoding=decoding, **options)
         for decoding in ("exact", "fast")
@@ -143,7 +144,7 @@ def test_another_decoding_is_refused(tmp_path):
 @pytest.mark.parametrize("size", [128, 256])
 def test_crops_of_photos_are_within_70_db(size):
     folder = ImageFolder(PHOTOS / "val")
-    transform = TrainingTransform(size, flip=True)
+    transform = ResizeRandomCrop(size, flip=True)
     exact, fast = (TransformedDataset(images, transform) for images in (folder, FastDecoding(folder, size)))
     pairs = [(exact[index]["image"].numpy(), fast[index]["image"].numpy()) for index in range(0, len(folder), 2)]
     assert psnr(*(np.stack(pixels) for pixels in zip(*pairs, strict=True))) >= 74

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open_magvit2.data.image_folder import ImageFolder, PackedStrings
+from open_magvit2.data.sources.image_folder import ImageFolder, PackedStrings
 
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet_mini"
 

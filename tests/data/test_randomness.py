@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from open_magvit2.data.randomness import RandomStreams, random_stream
+from open_magvit2.data.order import RandomStreams, random_stream
 
 
 @pytest.mark.parametrize("index", [0, 1, 5, 2**40])

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open_magvit2.data.drawing import Palette, oklch_to_rgb, paint, pattern, plasma, radial
-from open_magvit2.data.randomness import random_stream
-from open_magvit2.data.scenes import SCENES
-from open_magvit2.data.synthetic import SyntheticImages
+from open_magvit2.data.order import random_stream
+from open_magvit2.data.sources.synthetic import SyntheticImages
+from open_magvit2.data.sources.synthetic.drawing import Palette, oklch_to_rgb, paint, pattern, plasma, radial
+from open_magvit2.data.sources.synthetic.scenes import SCENES
 
 
 def pixels(dataset, count):

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 
-from open_magvit2.data.randomness import random_stream
-from open_magvit2.data.transforms import TrainingTransform, ValidationTransform, crop_to_pixels, resize_shorter_side
+from open_magvit2.data.order import random_stream
+from open_magvit2.data.transforms import ResizeCenterCrop, ResizeRandomCrop, crop_to_pixels, resize_to_cover
 
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet_mini"
 
@@ -30,7 +30,7 @@ def as_tensor(image):
 def test_validation_is_torchvisions_resize_and_center_crop(width, height, size):
     image = noise(width, height)
     expected = as_tensor(CenterCrop(size)(Resize(size)(image)))
-    pixels = ValidationTransform(size)(image, random_stream("test", 0))
+    pixels = ResizeCenterCrop(size)(image, random_stream("test", 0))
     assert torch.equal(pixels, expected)
     assert pixels.shape == (3, size, size)
     assert pixels.dtype == torch.uint8
@@ -40,7 +40,7 @@ def test_validation_is_torchvisions_resize_and_center_crop(width, height, size):
 def test_odd_margins_round_as_torchvision_does():
     for width in range(32, 44):
         image = noise(width, 32)
-        assert torch.equal(ValidationTransform(32)(image, random_stream("test", 0)), as_tensor(CenterCrop(32)(image)))
+        assert torch.equal(ResizeCenterCrop(32)(image, random_stream("test", 0)), as_tensor(CenterCrop(32)(image)))
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs ../shared/data/imagenet_mini")
@@ -51,13 +51,13 @@ def test_validation_of_photos_is_torchvisions(size):
     for path in paths:
         image = Image.open(path).convert("RGB")
         expected = as_tensor(CenterCrop(size)(Resize(size)(image)))
-        assert torch.equal(ValidationTransform(size)(image, random_stream("test", 0)), expected)
+        assert torch.equal(ResizeCenterCrop(size)(image, random_stream("test", 0)), expected)
 
 
 def test_training_crops_come_from_the_resized_image_at_every_place():
     image = noise(40, 32)
     windows = {as_tensor(image)[:, :, left : left + 32].numpy().tobytes(): left for left in range(9)}
-    transform = TrainingTransform(32)
+    transform = ResizeRandomCrop(32)
     places = [windows[transform(image, random_stream("test", n)).numpy().tobytes()] for n in range(300)]
     counts = np.bincount(places, minlength=9)
     assert counts.min() > 10, "every place from the first to the last column is used"
@@ -66,17 +66,17 @@ def test_training_crops_come_from_the_resized_image_at_every_place():
 def test_training_resizes_like_validation():
     image = noise(90, 61)
     resized = as_tensor(Resize(32)(image))
-    pixels = TrainingTransform(32)(image, random_stream("test", 3))
+    pixels = ResizeRandomCrop(32)(image, random_stream("test", 3))
     assert any(torch.equal(pixels, resized[:, :, left : left + 32]) for left in range(resized.shape[2] - 31))
 
 
 def test_flip_is_off_by_default_and_mirrors_half_of_the_images():
     image = noise(32, 32)
     pixels = as_tensor(image)
-    assert all(torch.equal(TrainingTransform(32)(image, random_stream("test", n)), pixels) for n in range(20))
+    assert all(torch.equal(ResizeRandomCrop(32)(image, random_stream("test", n)), pixels) for n in range(20))
     flipped = 0
     for n in range(200):
-        result = TrainingTransform(32, flip=True)(image, random_stream("test", n))
+        result = ResizeRandomCrop(32, flip=True)(image, random_stream("test", n))
         assert result.is_contiguous()
         is_flipped = torch.equal(result, pixels.flip(2))
         assert is_flipped or torch.equal(result, pixels)
@@ -93,4 +93,4 @@ def test_crop_gives_memory_of_its_own():
 
 def test_resize_returns_an_image_of_the_right_size_as_it_is():
     image = noise(32, 48)
-    assert resize_shorter_side(image, 32) is image
+    assert resize_to_cover(image, 32) is image

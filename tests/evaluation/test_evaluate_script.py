@@ -13,8 +13,8 @@ from small_tokenizers import make_images
 
 from open_magvit2.common.construction import describe
 from open_magvit2.data.dataset import TransformedDataset
-from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.data.transforms import ValidationTransform
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.transforms import ResizeCenterCrop
 from open_magvit2.evaluation.provenance import pixel_fingerprint
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
@@ -113,7 +113,7 @@ def test_broken_files_are_refused_or_counted_beside_the_figures(checkpoint, fold
     assert re.search(r"error: cannot read image 2 at '.*a/1b\.png': empty file .*--skip-broken", refused.stderr)
     assert not (tmp_path / "refused").exists()
     found = evaluate(checkpoint, tmp_path / "found", *flags, "--skip-broken")
-    whole = TransformedDataset(ImageFolder(folder), ValidationTransform(32))
+    whole = TransformedDataset(ImageFolder(folder), ResizeCenterCrop(32))
     assert found["num_images"] == len(whole) == 7
     assert found["dataset"]["pixel_fingerprint"] == pixel_fingerprint(whole)  # of the same images in the same order
     skipped = found["dataset"]["skipped"]

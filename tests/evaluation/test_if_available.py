@@ -13,8 +13,8 @@ from small_tokenizers import make_pair
 
 from open_magvit2 import load_tokenizer
 from open_magvit2.common import weights
-from open_magvit2.data.datamodule import ImageDataModule
-from open_magvit2.data.synthetic import SyntheticImages
+from open_magvit2.data.loading import ImageDataModule
+from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.evaluation import if_available, metrics
 from open_magvit2.evaluation.if_available import IfAvailable
 from open_magvit2.evaluation.metrics import MetricContext

@@ -12,7 +12,7 @@ from small_tokenizers import CoarseTokenizer, IdentityTokenizer, make_images, ma
 from torchvision import transforms
 
 from open_magvit2.common import environment
-from open_magvit2.data.transforms import ValidationTransform
+from open_magvit2.data.transforms import ResizeCenterCrop
 from open_magvit2.evaluation import originals, protocol, provenance, results, tokenizers
 from open_magvit2.evaluation.loading import EvenSubset, PaddedTokenizer
 from open_magvit2.evaluation.loading import make_loader as sharded_loader
@@ -136,7 +136,7 @@ def test_paper_originals_are_torchvisions_and_the_data_rooms(shape):
     ours = originals.make_transform("bilinear", 64)(image, None)
     theirs = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(64), transforms.PILToTensor()])(image)
     assert torch.equal(ours, theirs)
-    assert torch.equal(ours, ValidationTransform(64)(image, np.random.default_rng()))
+    assert torch.equal(ours, ResizeCenterCrop(64)(image, np.random.default_rng()))
     bicubic = transforms.Resize(64, interpolation=transforms.InterpolationMode.BICUBIC)
     theirs = transforms.Compose([bicubic, transforms.CenterCrop(64), transforms.PILToTensor()])(image)
     assert torch.equal(originals.make_transform("bicubic", 64)(image, None), theirs)

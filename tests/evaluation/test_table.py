@@ -10,7 +10,7 @@ from commands import ROOT, run
 from small_checkpoint import save_small_checkpoint
 
 from open_magvit2.data.dataset import TransformedDataset
-from open_magvit2.data.synthetic import SyntheticImages
+from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.evaluation import originals, provenance, table, table_page, table_rows
 from open_magvit2.evaluation import protocol as protocols
 from open_magvit2.evaluation.checkpoint import Setting

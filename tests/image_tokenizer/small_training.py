@@ -6,8 +6,8 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from open_magvit2.data.datamodule import ImageDataModule
-from open_magvit2.data.synthetic import SyntheticImages
+from open_magvit2.data.loading import ImageDataModule
+from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.image_tokenizer.discriminator import PatchDiscriminator
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining

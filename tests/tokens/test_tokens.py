@@ -15,12 +15,15 @@ from PIL import Image
 from small_checkpoint import save_small_checkpoint
 
 import open_magvit2
+from open_magvit2.common.files import sha256_of
 from open_magvit2.common.images import to_float, to_uint8
 from open_magvit2.data.dataset import TransformedDataset
-from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.data.transforms import ValidationTransform
-from open_magvit2.tokens import reading
-from open_magvit2.tokens.reading import TokenShards, detokenize
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.sources.token_shards import TokenShards
+from open_magvit2.data.transforms import ResizeCenterCrop, TenCrop
+from open_magvit2.protocols import SizeRule
+from open_magvit2.tokens import detokenizing
+from open_magvit2.tokens.detokenizing import detokenize
 from open_magvit2.tokens.writing import make_index, tokenize
 
 CPU = torch.device("cpu")
@@ -55,7 +58,7 @@ def photos(tmp_path_factory):
 def write(tokenizer, checkpoint, photos):
     """Tokenize into a folder, four images a shard, three a batch."""
     images = ImageFolder(photos)
-    dataset = TransformedDataset(images, ValidationTransform(SIZE))
+    dataset = TransformedDataset(images, ResizeCenterCrop(SIZE))
 
     def write_into(folder: Path, dataset=dataset, **changes) -> int:
         paths = images.relative_paths()
@@ -74,13 +77,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_tokens_and_images_are_those_of_reconstruct(write, tokenizer, photos, tmp_path):
     assert write(tmp_path / "tokens") == 11
-    shards = TokenShards(tmp_path / "tokens", verify=True)
+    shards = TokenShards(tmp_path / "tokens")
     assert shards.paths == [f"a/{n:02d}.png" for n in range(6)] + [f"b b/{n:02d}.png" for n in range(6, 11)]
     assert detokenize(tokenizer, shards, tmp_path / "out", CPU, batch_size=4, progress=False) == 11
     for position, path in enumerate(shards.paths):
         image = to_float(write.dataset[position]["image"])[None]
         reconstruction, indices = tokenizer.reconstruct(image)
-        assert torch.equal(shards[position], indices[0])
+        assert torch.equal(shards[position]["tokens"], indices[0])
+        assert shards[position]["label"] == (0 if position < 6 else 1)
         pixels = torch.from_numpy(np.array(Image.open(tmp_path / "out" / f"{path}.png"))).permute(2, 0, 1)
         # another batch size may round a pixel on the edge between two levels to the other side
         assert (pixels.int() - to_uint8(reconstruction)[0].int()).abs().max() <= 1
@@ -103,10 +107,10 @@ def test_what_was_there_is_kept_and_what_was_cut_off_is_made_again_to_the_same_b
 
     with pytest.raises(OSError, match="disk gone"):
         write(resumed, dataset=Fails())
-    assert sorted(contents(resumed)) == ["index.json", "paths.txt", "tokens-00000.npy"]
+    assert sorted(contents(resumed)) == ["index.json", "labels-00000.npy", "paths.txt", "tokens-00000.npy"]
     with pytest.raises(ValueError, match="not complete: run the same command again"):
         TokenShards(resumed)
-    (resumed / ".tokens-00001.npy.123").write_bytes(b"half a shard of a process that was killed")
+    (resumed / ".tokens-00001.npy.123.partial").write_bytes(b"half a shard of a process that was killed")
     assert write(resumed) == 7
     assert contents(resumed) == contents(whole)
     assert write(resumed) == 0
@@ -115,12 +119,23 @@ def test_what_was_there_is_kept_and_what_was_cut_off_is_made_again_to_the_same_b
 
 def test_tokens_made_otherwise_are_not_mixed(write, tmp_path):
     write(tmp_path)
-    with pytest.raises(ValueError, match=r"precision: fp32 here, bf16 asked for.*another folder"):
+    with pytest.raises(ValueError, match=r"precision: fp32 here, bf16 requested.*another folder"):
         write(tmp_path, precision="bf16")
-    with pytest.raises(ValueError, match=r"shard_size: 4 here, 5 asked for"):
+    with pytest.raises(ValueError, match=r"shard_size: 4 here, 5 requested"):
         write(tmp_path, shard_size=5)
-    with pytest.raises(ValueError, match=r"image_size must be a multiple of 4, got 30"):
+    with pytest.raises(ValueError, match="multiples of 4 x 4, got 30 x 30"):
         write(tmp_path, image_size=30)
+
+
+def swap(first: Path, second: Path) -> None:
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+
+
+def edit(folder: Path, **changes) -> None:
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(index | changes))
 
 
 @pytest.mark.parametrize(
@@ -131,9 +146,16 @@ def test_tokens_made_otherwise_are_not_mixed(write, tmp_path):
         (lambda f: np.save(f / "tokens-00002.npy", np.zeros((3, 8, 7), np.int32)), r"holds int32 \(3, 8, 7\)"),
         (lambda f: np.save(f / "tokens-00002.npy", np.zeros((3, 8, 8), np.int64)), r"holds int64"),
         (lambda f: np.save(f / "tokens-00002.npy", np.zeros((3, 8, 8), np.int32)), "its SHA-256 is"),
-        (lambda f: (f / "paths.txt").write_text("a/00.png\n"), "paths.txt is not the list"),
+        (lambda f: (f / "paths.txt").write_text("a/00.png\n"), "paths.txt with 1 paths is not the list of 11"),
         (lambda f: (f / "index.json").write_text("{"), "no index of tokens"),
-        (lambda f: (f / "index.json").write_text('{"version": 2}'), "is of version 2, this code reads 1"),
+        (lambda f: (f / "index.json").write_text('{"version": 3}'), "version 3, expected 1 or 2"),
+        (lambda f: swap(f / "tokens-00000.npy", f / "tokens-00001.npy"), "tokens-0000[01].npy is damaged: its SHA-256"),
+        (lambda f: edit(f, num_images=10), "with 11 paths is not the list of 10"),
+        (lambda f: edit(f, num_images=10**13), "num_images|expected at most"),
+        (lambda f: edit(f, shard_size=0), "shard_size must be at least 1, got 0"),
+        (lambda f: edit(f, shard_size=-5), "shard_size must be at least 1, got -5"),
+        (lambda f: edit(f, shard_size=3), "6 checksums for 8 files"),
+        (lambda f: edit(f, token_shape=[8, 9]), r"expected int32 \(4, 8, 9\)"),
         (lambda f: (f / "index.json").unlink(), "there is no index.json"),
     ],
 )
@@ -141,7 +163,7 @@ def test_a_damaged_folder_is_refused_by_what_is_wrong(write, tmp_path, damage, m
     write(tmp_path)
     damage(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        TokenShards(tmp_path, verify=True)
+        TokenShards(tmp_path).verify()
 
 
 def test_tokens_outside_the_codebook_are_found_when_they_are_read(write, tmp_path):
@@ -149,12 +171,68 @@ def test_tokens_outside_the_codebook_are_found_when_they_are_read(write, tmp_pat
     tokens = np.load(tmp_path / "tokens-00002.npy")
     tokens[1, 0, 0] = 64
     np.save(tmp_path / "tokens-00002.npy", tokens)
+    checksums = json.loads((tmp_path / "index.json").read_text())["shards"]
+    edit(tmp_path, shards=checksums | {"tokens-00002.npy": sha256_of(tmp_path / "tokens-00002.npy")})
     shards = TokenShards(tmp_path)
-    assert shards[8].max() < 64
+    assert shards[8]["tokens"].max() < 64
     with pytest.raises(ValueError, match=r"expected \[0, 64\); the shard is damaged"):
         shards[9]
     with pytest.raises(IndexError):
         shards[11]
+
+
+def test_a_folder_of_version_1_opens(write, tmp_path):
+    write(tmp_path)
+    index = json.loads((tmp_path / "index.json").read_text())
+    for name in ("token_shape", "views", "modality", "has_labels"):
+        index.pop(name)
+    shards = {name: value for name, value in index["shards"].items() if name.startswith("tokens")}
+    changes = {"version": 1, "grid": [8, 8], "image_size": 32, "weights": "averaged", "shards": shards}
+    (tmp_path / "index.json").write_text(json.dumps(index | changes))
+    old = TokenShards(tmp_path)
+    assert old[10]["label"] == -1
+    assert old[10]["tokens"].shape == (8, 8)
+    assert (old.index.weights, old.index.image_size) == ("ema", (32, 32))
+
+
+class OtherTokens:
+    """A tokenizer whose tokens are no square grid."""
+
+    codebook_size, modality, size_rule = 256, "image", SizeRule((4, 4))
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def token_shape(self, size):
+        grid = (size[0] // 4, size[1] // 4)
+        return {"1-D": (5,), "levels": (*grid, 3), "rectangle": grid}[self.kind]
+
+    def tokenize(self, image):
+        coarse = torch.nn.functional.avg_pool2d(image.mean(dim=1), 4)
+        grid = ((coarse + 1) * 127).to(torch.int64).clamp(0, 255)
+        return {"1-D": grid.flatten(1)[:, :5], "levels": torch.stack([grid] * 3, dim=-1), "rectangle": grid}[self.kind]
+
+    def detokenize(self, indices):
+        return torch.zeros(len(indices), 3, 32, 48) + indices.flatten(1).float().mean(dim=1)[:, None, None, None] / 255
+
+
+@pytest.mark.parametrize("kind", ["1-D", "levels", "rectangle"])
+def test_any_token_shape_and_several_views(photos, checkpoint, tmp_path, kind):
+    tokenizer, images, size = OtherTokens(kind), ImageFolder(photos), (32, 48)
+    dataset, paths = TransformedDataset(images, TenCrop(size)), images.relative_paths()
+    index = make_index(tokenizer, paths, size, checkpoint, shard_size=25, views=10)
+    assert tokenize(tokenizer, dataset, paths, index, tmp_path / "tokens", CPU, batch_size=8, progress=False) == 110
+    shards = TokenShards(tmp_path / "tokens")
+    assert len(shards) == 110
+    for item in (0, 9, 37, 109):
+        expected = tokenizer.tokenize(to_float(dataset[item]["image"])[None])[0]
+        assert torch.equal(shards[item]["tokens"], expected)
+        assert shards[item]["label"] == dataset[item]["label"]
+        assert shards[item]["path"] == paths[item // 10]
+    assert detokenize(tokenizer, shards, tmp_path / "out", CPU, progress=False) == 110
+    assert (tmp_path / "out" / f"{paths[0]}.9.png").is_file()
+    with pytest.raises(ValueError, match=r"tokens of shape .* a tokenizer of \(8, 12, 3\)|tokens of shape .*\(5,\)"):
+        detokenize(OtherTokens("levels" if kind != "levels" else "1-D"), shards, tmp_path / "x", CPU, progress=False)
 
 
 def test_paths_stay_in_the_folder(write, tokenizer, tmp_path):
@@ -183,7 +261,7 @@ def test_pictures_written_by_threads_cut_off_and_continued_are_the_same_files(
     class Fails:
         """The tokenizer, until the device fails."""
 
-        codebook_size, calls = tokenizer.codebook_size, 0
+        codebook_size, token_shape, calls = tokenizer.codebook_size, tokenizer.token_shape, 0
 
         def detokenize(self, tokens):
             self.calls += 1
@@ -191,8 +269,10 @@ def test_pictures_written_by_threads_cut_off_and_continued_are_the_same_files(
                 raise RuntimeError("device gone")
             return tokenizer.detokenize(tokens)
 
-    writers, write_one = set(), reading._write
-    monkeypatch.setattr(reading, "_write", lambda *what: (writers.add(threading.current_thread()), write_one(*what)))
+    writers, write_one = set(), detokenizing._write
+    monkeypatch.setattr(
+        detokenizing, "_write", lambda *what: (writers.add(threading.current_thread()), write_one(*what))
+    )
     with pytest.raises(RuntimeError, match="device gone"):
         detokenize(Fails(), shards, resumed, num_workers=num_workers, **common)
     assert (threading.main_thread() in writers) == (num_workers == 0)
@@ -247,7 +327,7 @@ def test_by_command_line_killed_resumed_with_two_processes_and_back(write, token
     killed.wait()
     kept = {name for name in pictures(tmp_path / "pictures") if Path(name).name[0] != "."}
     back = run(sys.executable, SCRIPT, *flags)
-    assert f" {11 - len(kept)} images now" in back.stdout
+    assert f" {11 - len(kept)} images written now" in back.stdout
     shards = TokenShards(tmp_path / "tokens")
     detokenize(tokenizer, shards, tmp_path / "expected", CPU, batch_size=1, precision="bf16", progress=False)
     expected = pictures(tmp_path / "expected")
@@ -262,7 +342,7 @@ def test_by_command_line_killed_resumed_with_two_processes_and_back(write, token
         check=False,
     )
     assert refused.returncode != 0
-    assert "are of the EMA weights of a checkpoint of SHA-256" in refused.stderr
+    assert "were made by the ema weights of a checkpoint of SHA-256" in refused.stderr
     index = json.loads((tmp_path / "tokens" / "index.json").read_text())
     assert index["complete"]
-    assert index["grid"] == [8, 8]
+    assert index["token_shape"] == [8, 8]

@@ -10,8 +10,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from open_magvit2.common import checkpoints
-from open_magvit2.data.datamodule import ImageDataModule
-from open_magvit2.data.synthetic import SyntheticImages
+from open_magvit2.data.loading import ImageDataModule
+from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.training.averaging import ExponentialMovingAverage
 from open_magvit2.training.checkpointing import TrainingCheckpoint

@@ -15,8 +15,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
 from open_magvit2.common.distributed import all_gather_object
-from open_magvit2.data.datamodule import ImageDataModule
-from open_magvit2.data.image_folder import ImageFolder
+from open_magvit2.data.loading import ImageDataModule
+from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.training.skipped_images import SkippedImages
 
 NUM_IMAGES = 48

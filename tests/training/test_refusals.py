@@ -45,7 +45,12 @@ def refused(monkeypatch, capsys, *flags: object) -> str:
         (["--health.spike_factor", "0.5"], ["health.spike_factor must be larger than 1", "got 0.5"]),
         (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
         (
-            [DATA + "train", "open_magvit2.data.image_folder.ImageFolder", DATA + "train.init_args.root", "no/such"],
+            [
+                DATA + "train",
+                "open_magvit2.data.sources.image_folder.ImageFolder",
+                DATA + "train.init_args.root",
+                "no/such",
+            ],
             ["no/such"],
         ),
         (["--model.init_args.discriminator", "subprocess.Popen"], ["subprocess.Popen"]),

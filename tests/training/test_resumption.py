@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins import MixedPrecision
 
 from open_magvit2.common import checkpoints
-from open_magvit2.data.randomness import random_stream
+from open_magvit2.data.order import random_stream
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from torch.utils.data import default_collate
 
 from open_magvit2.benchmark.settings import Row, Settings
 from open_magvit2.benchmark.timing import interleaved
-from open_magvit2.data.cache_building import build, make_plan
-from open_magvit2.data.cached import CachedImages
 from open_magvit2.data.dataset import ImageDataset, RawImage, TransformedDataset
 from open_magvit2.data.fast_decoding import FastDecoding
-from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.data.synthetic import SyntheticImages
-from open_magvit2.data.transforms import TrainingTransform, resize_shorter_side
+from open_magvit2.data.sources.cache_building import build, make_plan
+from open_magvit2.data.sources.cached import CachedImages
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.sources.synthetic import SyntheticImages
+from open_magvit2.data.transforms import ResizeRandomCrop, resize_to_cover
 
 TITLE = "Data loading, CPU seconds of one core, warm file cache"
 COLLATION = "Collation, a batch of 16"
@@ -58,7 +58,7 @@ class ReferenceTransform:
 
     def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         """Image -> float32 [size, size, 3] in [-1, 1]."""
-        image = resize_shorter_side(image, self.size)
+        image = resize_to_cover(image, self.size)
         left, top = (int(generator.integers(side - self.size + 1)) for side in image.size)
         pixels = np.asarray(image.crop((left, top, left + self.size, top + self.size)))
         return torch.from_numpy((pixels / 127.5 - 1.0).astype(np.float32))
@@ -104,7 +104,7 @@ def pipelines(name: str, images: ImageFolder, cache: CachedImages, size: int, re
         "Pillow at reduced scale, 1x": AtReducedScale(images, size, 1),
         "Pillow at reduced scale, 2x": AtReducedScale(images, size, 2),
     }
-    transforms = {key: TrainingTransform(size) for key in sources} | {"reference": ReferenceTransform(size)}
+    transforms = {key: ResizeRandomCrop(size) for key in sources} | {"reference": ReferenceTransform(size)}
     datasets = {key: TransformedDataset(source, transforms[key]) for key, source in sources.items()}
     exact = [datasets["exact"][index]["image"] for index in range(len(images))]
     times = interleaved({key: _passing(dataset) for key, dataset in datasets.items()}, _CPU, repeats)

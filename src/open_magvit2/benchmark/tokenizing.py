@@ -11,13 +11,12 @@ from open_magvit2.benchmark.failures import OUT_OF_MEMORY, unless_out_of_memory
 from open_magvit2.benchmark.settings import Row, Settings, not_measured
 from open_magvit2.benchmark.timing import clock_name, interleaved
 from open_magvit2.common.images import to_float, to_uint8
-from open_magvit2.common.precision import without_bfloat16_units
+from open_magvit2.common.precision import inference, without_bfloat16_units
 from open_magvit2.data.dataset import TransformedDataset
-from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.data.transforms import ValidationTransform
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.transforms import ResizeCenterCrop
 from open_magvit2.image_tokenizer.pretrained import load_tokenizer
 from open_magvit2.protocols import Tokenizer
-from open_magvit2.tokens.inference import inference
 
 TITLE = "Tokenize and detokenize"
 
@@ -83,7 +82,7 @@ def _speed(case: models.Case, batch: int, settings: Settings) -> list[Row]:
 def _bf16(settings: Settings) -> Row:
     """What changes when a trained tokenizer runs under bfloat16 autocast."""
     tokenizer = load_tokenizer(settings.checkpoint, device=settings.device)
-    photos = TransformedDataset(ImageFolder(settings.images), ValidationTransform(_PHOTO_SIZE))
+    photos = TransformedDataset(ImageFolder(settings.images), ResizeCenterCrop(_PHOTO_SIZE))
     number = min(_FULL_PHOTOS if settings.full else _SMALL_PHOTOS, len(photos))
     positions = [i * len(photos) // number for i in range(number)]
     changed, num_tokens = 0, 0

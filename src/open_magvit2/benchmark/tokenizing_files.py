@@ -24,10 +24,11 @@ from open_magvit2.benchmark.settings import Row, Settings
 from open_magvit2.benchmark.timing import interleaved
 from open_magvit2.common.images import to_float
 from open_magvit2.data.dataset import TransformedDataset
-from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.data.transforms import ValidationTransform
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.sources.token_shards import TokenShards
+from open_magvit2.data.transforms import ResizeCenterCrop
 from open_magvit2.protocols import Tokenizer
-from open_magvit2.tokens.reading import TokenShards, detokenize
+from open_magvit2.tokens.detokenizing import detokenize
 from open_magvit2.tokens.writing import make_index, tokenize
 
 TABLE = "From files to files"
@@ -61,7 +62,7 @@ def _rows(case: models.Case, settings: Settings, folder: Path) -> list[Row]:
     images = drawn(folder / "images", number) if settings.images is None else ImageFolder(settings.images)
     number = min(number, len(images))
     positions = [i * len(images) // number for i in range(number)]
-    dataset = Subset(TransformedDataset(images, ValidationTransform(case.image_size)), positions)
+    dataset = Subset(TransformedDataset(images, ResizeCenterCrop(case.image_size)), positions)
     paths = [images.relative_path(position) for position in positions]
     tokenizer = models.make_tokenizer(case, settings.device)
     (folder / "checkpoint").touch()  # the index wants a file to name; the weights are random

@@ -71,6 +71,17 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+@contextmanager
+def inference(device: torch.device, precision: Precision = "fp32") -> Iterator[None]:
+    """Inside, networks run without graph, in full float32 (without TF32) or under bfloat16 autocast.
+
+    Raises:
+        ValueError: for another precision.
+    """
+    with torch.inference_mode(), float32(device.type), autocast(device, precision):
+        yield
+
+
 def without_bfloat16_units(device: torch.device) -> str | None:
     """The name of a device that multiplies bfloat16 by way of float32; None of others, and where it is not known."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):

@@ -1,81 +1,108 @@
-"""What every dataset provides (raw images), and the step from there to samples a network can be fed with."""
+"""What a source of images provides, and the step from there to samples a network can be fed with."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from open_magvit2.data.decoding import UnreadableImageError
-from open_magvit2.data.randomness import RandomStreams, random_stream
+from open_magvit2.data.decoding import UnreadableImageError, to_rgb
+from open_magvit2.data.order import RandomStreams, random_stream
+from open_magvit2.data.transforms import Transform
 from open_magvit2.protocols import Sample
 
-# Unreadable images in a row after which it is the disk and not the images.
+# Unreadable images in a row after which the disk is at fault, not the images.
 _MOST_ATTEMPTS = 100
-
-Transform = Callable[[Image.Image | np.ndarray, np.random.Generator], Tensor]  # `RawImage.image` -> uint8 [3, H, W]
 
 
 class RawImage(NamedTuple):
-    """One decoded image as a dataset stores it, before cropping."""
+    """One decoded image as a source stores it, before cropping."""
 
-    image: Image.Image | np.ndarray  # mode RGB, any size; or uint8 [3, H, W], its shorter side already resized
-    label: int  # class index; -1 where the dataset has no classes
-    path: str  # where the image comes from, for error messages and reports
+    image: Image.Image | np.ndarray  # see `as_raw_image`
+    label: int = -1  # class index; -1 where the source has no classes
+    path: str = ""  # where the image comes from, for error messages and reports
 
 
 class ImageDataset(Dataset[RawImage], ABC):
-    """Base class of every dataset: a length and `read`. Transforms, sharding and randomness are not its business.
+    """Base class of sources with a known length: `__len__` and `read`. Transforms and order are not its business.
 
     Attributes:
-        image_size: shorter side of all images, for a dataset that stores them resized; None: any, to be resized.
+        image_size: shorter side of all images, for a source that stores them resized; None: any, to be resized.
+        has_resized_arrays: whether its arrays uint8 [3, H, W] are resized already.
     """
 
     image_size: int | None = None
+    has_resized_arrays = False
 
     @abstractmethod
     def __len__(self) -> int:
         """Number of images."""
 
     @abstractmethod
-    def read(self, index: int) -> RawImage:
+    def read(self, index: int) -> Any:
         """Decode image `index` in [0, len(self)); the same index always gives the same image.
+
+        Returns:
+            a `RawImage`, a PIL image, an array, or (image, label).
 
         Raises:
             UnreadableImageError: if the image cannot be decoded; the message names its path.
         """
 
-    def __getitem__(self, index: int) -> RawImage:
+    def __getitem__(self, index: int) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside the dataset: it holds images 0 .. {len(self) - 1}")
         return self.read(index)
+
+
+def as_raw_image(item: Any, source: Any, index: int) -> RawImage:
+    """What a source gave for an index as a `RawImage` with an RGB Pillow image, or with a resized array.
+
+    Args:
+        item: a `RawImage`; a PIL image of any mode; an array or tensor uint8 [H, W], [H, W, 3] or [3, H, W]; or (image,
+            label) of those.
+        source: for the error, and for its `has_resized_arrays`.
+        index: for the error and the path.
+
+    Raises:
+        ValueError: for anything else; it names the class, the index, what it got and what it expected.
+    """
+    raw = item if isinstance(item, RawImage) else RawImage(*item[:2]) if isinstance(item, tuple) else RawImage(item)
+    image = raw.image
+    if isinstance(image, Image.Image):
+        if image.mode != "RGB":
+            raw = raw._replace(image=to_rgb(image))
+    elif not (isinstance(image, np.ndarray) and getattr(source, "has_resized_arrays", False)):
+        raw = raw._replace(image=_from_array(image, source, index))
+    return raw if raw.path else raw._replace(path=f"{type(source).__name__}[{index}]")
 
 
 class TransformedDataset(Dataset[Sample]):
     """Samples as a pure function of (seed, epoch, index): workers, ranks, order and resumption do not matter.
 
     Args:
-        dataset: the raw images.
-        transform: turns a raw image and a random generator into uint8 [3, H, W].
+        dataset: an `ImageDataset`, or any dataset with a length whose items `as_raw_image` takes.
+        transform: (image, random generator) -> uint8 [3, H, W]; one with several `views` makes as many samples of an
+            image, one after the other.
         seed: of the transform's randomness, and of what replaces unreadable images.
         replace_unreadable: put another image, drawn for (seed, epoch, index), in the place of one that cannot be read,
             and name that under the sample's "skipped". For training alone: a figure must be over all its images.
     """
 
     def __init__(
-        self, dataset: ImageDataset, transform: Transform, seed: int = 0, replace_unreadable: bool = False
+        self, dataset: Dataset[Any], transform: Transform, seed: int = 0, replace_unreadable: bool = False
     ) -> None:
         self.dataset = dataset
         self.transform = transform
+        self.views = getattr(transform, "views", 1)
         self.seed = seed
         self.replace_unreadable = replace_unreadable
         self._epoch, self._streams = 0, RandomStreams("transform", seed, 0)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset) * self.views
 
     def __getitem__(self, key: int) -> Sample:
         """The sample of `key = epoch * len(self) + index`; a plain index is its sample in epoch 0.
@@ -85,13 +112,27 @@ class TransformedDataset(Dataset[Sample]):
         Raises:
             UnreadableImageError: if the image cannot be read, or so many in a row that the disk must be gone.
         """
-        epoch, index = divmod(key, len(self.dataset))
+        epoch, index = divmod(key, len(self))
+        position, view = divmod(index, self.views)
+        shown, raw, skipped = self._read(epoch, position)
+        if epoch != self._epoch:
+            self._epoch, self._streams = epoch, RandomStreams("transform", self.seed, epoch)
+        arguments = (raw.image, self._streams.at(index), *((view,) if self.views > 1 else ()))
+        return Sample(
+            image=self.transform(*arguments),
+            label=raw.label,
+            path=raw.path,
+            index=shown * self.views + view,
+            skipped="\n".join(f"{error.path}\t{error.cause}" for error in skipped),
+        )
+
+    def _read(self, epoch: int, position: int) -> tuple[int, RawImage, list[UnreadableImageError]]:
+        """The position that was read in the end, its image, and why others were not."""
         skipped: list[UnreadableImageError] = []
-        shown = index
+        shown = position
         while True:
             try:
-                image, label, path = self.dataset[shown]
-                break
+                return shown, as_raw_image(self.dataset[shown], self.dataset, shown), skipped
             except UnreadableImageError as error:
                 if not self.replace_unreadable:
                     raise
@@ -104,14 +145,21 @@ class TransformedDataset(Dataset[Sample]):
                         error.cause,
                     ) from error
             if len(skipped) == 1:
-                replacements = random_stream("replacement", self.seed, epoch, index)
+                replacements = random_stream("replacement", self.seed, epoch, position)
             shown = int(replacements.integers(len(self.dataset)))
-        if epoch != self._epoch:
-            self._epoch, self._streams = epoch, RandomStreams("transform", self.seed, epoch)
-        return Sample(
-            image=self.transform(image, self._streams.at(index)),
-            label=label,
-            path=path,
-            index=shown,
-            skipped="\n".join(f"{error.path}\t{error.cause}" for error in skipped),
-        )
+
+
+def _from_array(image: Any, source: Any, index: int) -> Image.Image:
+    """An unambiguous uint8 array or tensor as an RGB image."""
+    array = image.numpy(force=True) if isinstance(image, Tensor) else image
+    shape = getattr(array, "shape", ())
+    if isinstance(array, np.ndarray) and array.dtype == np.uint8:
+        if len(shape) == 2:
+            return Image.fromarray(array).convert("RGB")
+        if len(shape) == 3 and (shape[0] == 3) != (shape[2] == 3):
+            return Image.fromarray(np.ascontiguousarray(array if shape[2] == 3 else array.transpose(1, 2, 0)))
+    described = f"{array.dtype} {tuple(shape)}" if hasattr(array, "dtype") else type(image).__name__
+    raise ValueError(
+        f"{type(source).__name__} gave {described} for index {index}; expected a PIL image, or uint8 [H, W, 3], "
+        "[3, H, W] or [H, W] with values in [0, 255]"
+    )

@@ -15,8 +15,8 @@ from torchvision.io import decode_jpeg
 
 from open_magvit2.data.dataset import ImageDataset, RawImage
 from open_magvit2.data.decoding import MAX_ASPECT_RATIO, MAX_PIXELS
-from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.data.transforms import resized_size
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.transforms import Size, resized_size
 
 MAX_SQUARED_ERROR = 255**2 / 10**7  # mean over the pixels: 70 dB
 
@@ -32,7 +32,9 @@ class FastDecoding(ImageDataset):
             they are, for the transform to resize.)
     """
 
-    def __init__(self, folder: ImageFolder, size: int) -> None:
+    has_resized_arrays = True
+
+    def __init__(self, folder: ImageFolder, size: Size) -> None:
         self.folder = folder
         self.size = size
 
@@ -106,8 +108,8 @@ def _read_bytes(path: str) -> bytearray:
         os.close(descriptor)
 
 
-def resize(pixels: torch.Tensor, size: int) -> np.ndarray:
-    """Resize the shorter side as `transforms.resize_shorter_side` does, but for the rounding.
+def resize(pixels: torch.Tensor, size: Size) -> np.ndarray:
+    """Resize the shorter side as `transforms.resize_to_cover` does, but for the rounding.
 
     Args:
         pixels: uint8 [3, H, W].

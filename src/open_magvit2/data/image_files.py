@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from open_magvit2.data.image_folder import EXTENSIONS
+from open_magvit2.data.sources.image_folder import EXTENSIONS
 
 
 class ImageFile(NamedTuple):

@@ -2,62 +2,63 @@
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
-from open_magvit2.common.files import sha256_of
+from open_magvit2.common.files import PARTIAL, sha256, sha256_of, write_atomically
 from open_magvit2.common.images import to_float
+from open_magvit2.common.precision import inference
+from open_magvit2.data.sources import token_index
+from open_magvit2.data.sources.token_index import Index, labels_file, tokens_file
 from open_magvit2.protocols import Sample, Tokenizer
-from open_magvit2.tokens import index as indices
-from open_magvit2.tokens.index import Index
-from open_magvit2.tokens.inference import inference
 from open_magvit2.tokens.overlap import to_host
 
 
 def make_index(
     tokenizer: Tokenizer,
     paths: Sequence[str],
-    image_size: int,
+    image_size: int | Sequence[int],
     checkpoint: Path,
     weights: str = "ema",
     precision: str = "fp32",
     shard_size: int = 10_000,
+    views: int = 1,
 ) -> Index:
-    """The index of the tokens that are to be made.
+    """The index of the tokens to be made.
 
     Args:
-        tokenizer: one index a `downsampling` x `downsampling` block of pixels.
+        tokenizer: its `token_shape` decides the shape of an item.
         paths: of the images, in order.
-        image_size: side of the images.
+        image_size: side of square images, (H, W) of others, (T, H, W) of clips.
         checkpoint: the tokenizer's file.
-        weights, precision, shard_size: see `Index`.
+        weights, precision, shard_size, views: see `Index`.
 
     Raises:
-        ValueError: if the tokenizer does not take images of that size, or its indices do not fit int32.
+        ValueError: if the tokenizer does not take images of that size, its indices do not fit int32, or a number is out
+            of range.
     """
-    side, rest = divmod(image_size, tokenizer.downsampling)
-    if rest or side == 0:
-        raise ValueError(f"image_size must be a multiple of {tokenizer.downsampling}, got {image_size}")
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if tokenizer.codebook_size > 2**31:
         raise ValueError(f"tokens are stored as int32, a codebook of {tokenizer.codebook_size} codes needs more")
-    if shard_size < 1:
-        raise ValueError(f"shard_size must be at least 1, got {shard_size}")
     return Index(
         num_images=len(paths),
-        grid=(side, side),
+        token_shape=tuple(tokenizer.token_shape(size)),
         codebook_size=tokenizer.codebook_size,
-        image_size=image_size,
+        image_size=size,
         checkpoint_sha256=sha256_of(checkpoint),
         weights=weights,
         precision=precision,
-        paths_sha256=indices.sha256(indices.paths_text(paths)),
+        paths_sha256=sha256(token_index.paths_text(paths)),
         shard_size=shard_size,
+        views=views,
+        modality=tokenizer.modality,
     )
 
 
@@ -72,14 +73,14 @@ def tokenize(
     num_workers: int = 0,
     progress: bool = True,
 ) -> int:
-    """Write the tokens of a dataset; a collective call under DDP. Shards that are there already are not made again.
+    """Write the tokens of a dataset; a collective call under DDP. Shards that are there already are kept.
 
-    A batch never reaches into the next shard, so that a shard's bytes depend neither on the number of ranks nor on
-    where an earlier run was interrupted.
+    A batch never reaches into the next shard: a shard's bytes depend neither on the number of ranks nor on where an
+    earlier run was interrupted.
 
     Args:
         tokenizer: on `device`, in evaluation mode.
-        dataset: Samples; image uint8 [3, image_size, image_size].
+        dataset: Samples in the order of the index's items; image uint8 [3, *image_size].
         paths: of its images, as in the index.
         index: from `make_index`.
         folder: to write into, on a file system that all ranks share.
@@ -89,57 +90,70 @@ def tokenize(
         progress: draw a progress bar on rank 0.
 
     Returns:
-        number of images tokenized now, over all ranks.
+        number of items tokenized now, over all ranks.
 
     Raises:
         ValueError: if the folder holds tokens made otherwise: what differs is named.
     """
     _begin(folder, index, paths)
-    todo = [shard for shard, name in enumerate(index.shard_names) if not (folder / name).is_file()]
+    todo = [shard for shard in range(index.num_shards) if not (folder / tokens_file(shard)).is_file()]
     # All ranks must have looked before the first of them writes.
     todo = all_gather_object(todo)[0][rank() :: world_size()]
-    batches = [batch for shard in todo for batch in _batches(index.positions(shard), batch_size)]
+    batches = [batch for shard in todo for batch in _batches(index.items(shard), batch_size)]
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=device.type == "cuda")
+    labels: list[Tensor] = []
+
+    def results() -> Iterator[Tensor]:
+        for batch in loader:
+            labels.append(batch["label"].clone())  # the batch's memory may be shared with a worker
+            image = to_float(batch["image"].to(device, non_blocking=True))
+            yield tokenizer.tokenize(image).to(torch.int32)
+
     done = 0
     bar = tqdm(desc="tokenize", unit="image", total=sum(map(len, batches)), disable=not progress or rank() > 0)
     with bar, inference(device, index.precision):
-        images = (batch["image"].to(device, non_blocking=True) for batch in loader)
-        remaining = to_host(tokenizer.tokenize(to_float(image)).to(torch.int32) for image in images)
+        remaining = to_host(results())
         for shard in todo:
-            positions = index.positions(shard)
-            tokens = torch.empty((len(positions), *index.grid), dtype=torch.int32)
+            items = index.items(shard)
+            tokens = torch.empty((len(items), *index.token_shape), dtype=torch.int32)
             written = 0
-            for found in itertools.islice(remaining, len(_batches(positions, batch_size))):
+            for found in itertools.islice(remaining, len(_batches(items, batch_size))):
                 tokens[written : written + len(found)] = found
                 written += len(found)
                 bar.update(len(found))
-            content = io.BytesIO()
-            np.save(content, tokens.numpy())
-            indices.write_atomically(folder / index.shard_names[shard], content.getvalue())
+            shard_labels = torch.cat([labels.pop(0) for _ in _batches(items, batch_size)])
+            write_atomically(folder / labels_file(shard), _npy(shard_labels.to(torch.int64)))
+            write_atomically(folder / tokens_file(shard), _npy(tokens))  # last: where it is, the labels are as well
             done += written
     total = sum(all_gather_object(done))
     if rank() == 0:
-        indices.write(folder, index.completed({name: sha256_of(folder / name) for name in index.shard_names}))
+        token_index.write_index(folder, index.completed({n: sha256_of(folder / n) for n in index.file_names()}))
     return total
 
 
+def _npy(values: Tensor) -> bytes:
+    content = io.BytesIO()
+    np.save(content, values.numpy())
+    return content.getvalue()
+
+
 def _begin(folder: Path, index: Index, paths: Sequence[str]) -> None:
-    """Write what is known before the first token, or check that an interrupted run set out to do the same."""
+    """Write what is known before the first token, or check that an interrupted run was doing the same."""
     if rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in itertools.chain(*(folder.glob(f".{kind}.*") for kind in ("tokens-*", "index*", "paths*"))):
+        for unfinished in folder.glob(f".*{PARTIAL}"):
             unfinished.unlink()
-        if not (folder / indices.FILE).exists():
-            indices.write_atomically(folder / indices.PATHS, indices.paths_text(paths))
-            indices.write(folder, index)
+        if not (folder / token_index.FILE).exists():
+            write_atomically(folder / token_index.PATHS, token_index.paths_text(paths))
+            token_index.write_index(folder, index)
     all_gather_object(None)  # the others wait until it is there
-    differences = indices.read(folder).differences(index)
+    differences = token_index.read_index(folder).differences(index)
     if differences:
         raise ValueError(
-            f"{folder} holds tokens made otherwise ({'; '.join(differences)}): continue with what they were made "
-            "with, or choose another folder"
+            f"{folder} holds tokens made otherwise ({'; '.join(differences)}): continue with the settings they were "
+            "made with, or choose another folder"
         )
 
 
-def _batches(positions: range, batch_size: int) -> list[list[int]]:
-    return [list(positions[start : start + batch_size]) for start in range(0, len(positions), batch_size)]
+def _batches(items: range, batch_size: int) -> list[list[int]]:
+    return [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]

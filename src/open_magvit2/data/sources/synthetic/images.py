@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from open_magvit2.data.dataset import ImageDataset, RawImage
-from open_magvit2.data.drawing import Palette, linear, paint
-from open_magvit2.data.randomness import random_stream
-from open_magvit2.data.scenes import SCENES
+from open_magvit2.data.order import random_stream
+from open_magvit2.data.sources.synthetic.drawing import Palette, linear, paint
+from open_magvit2.data.sources.synthetic.scenes import SCENES
 
 SPLITS = ("train", "validation")
 

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from pytorch_lightning.cli import LightningCLI
 
-from open_magvit2.data.datamodule import ImageDataModule
 from open_magvit2.data.dataset import ImageDataset, RawImage, TransformedDataset
-from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.data.synthetic import SyntheticImages
-from open_magvit2.data.transforms import TrainingTransform
+from open_magvit2.data.loading import ImageDataModule
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.sources.synthetic import SyntheticImages
+from open_magvit2.data.transforms import ResizeRandomCrop
 
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet_mini"
 
@@ -73,7 +73,8 @@ def test_batches_are_collated_samples():
 
 
 def test_workers_do_not_change_the_batches_over_epochs():
-    alone, helped = module(flip=True), module(flip=True, num_workers=2)
+    flipped = {"train_transform": ResizeRandomCrop(16, flip=True)}
+    alone, helped = module(**flipped), module(**flipped, num_workers=2)
     loaders = alone.train_dataloader(), helped.train_dataloader()
     for epoch in (0, 1, 0):  # the workers live on from epoch to epoch
         first, second = (batches(loader, epoch) for loader in loaders)
@@ -82,12 +83,12 @@ def test_workers_do_not_change_the_batches_over_epochs():
 
 
 def test_each_epoch_has_its_own_crops_and_flips():
-    dataset = TransformedDataset(WideNoise(5), TrainingTransform(16, flip=True), seed=1)
+    dataset = TransformedDataset(WideNoise(5), ResizeRandomCrop(16, flip=True), seed=1)
     assert torch.equal(dataset[3]["image"], dataset[3]["image"])
     seen = {dataset[epoch * 5 + 3]["image"].numpy().tobytes() for epoch in range(20)}
     assert len(seen) > 10
     assert {dataset[epoch * 5 + 3]["index"] for epoch in range(20)} == {3}
-    other = TransformedDataset(WideNoise(5), TrainingTransform(16, flip=True), seed=2)
+    other = TransformedDataset(WideNoise(5), ResizeRandomCrop(16, flip=True), seed=2)
     assert any(not torch.equal(other[key]["image"], dataset[key]["image"]) for key in range(5))
 
 
@@ -157,7 +158,7 @@ def test_wrong_numbers_are_refused_by_name(name, value):
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_a_share_outside_its_range_is_refused(share):
-    with pytest.raises(ValueError, match=rf"max_skipped_share must lie in \[0, 1\), got {share}"):
+    with pytest.raises(ValueError, match=rf"max_skipped_share must be in \[0, 1\), got {share}"):
         module(max_skipped_share=share)
 
 
@@ -170,7 +171,7 @@ def test_errors_of_workers_keep_their_message(tmp_path):
 
 
 def test_builds_from_a_configuration():
-    synthetic = "open_magvit2.data.synthetic.SyntheticImages"
+    synthetic = "open_magvit2.data.sources.synthetic.SyntheticImages"
     config = {
         "train": {"class_path": synthetic, "init_args": {"num_images": 16, "size": 32}},
         "validation": {"class_path": synthetic, "init_args": {"num_images": 4, "size": 32, "split": "validation"}},

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from open_magvit2.data.cache_format import DamagedCacheError, pixel_file, read_header, read_index
 from open_magvit2.data.dataset import ImageDataset, RawImage
-from open_magvit2.data.image_folder import PackedStrings
+from open_magvit2.data.sources.cache_format import DamagedCacheError, pixel_file, read_header, read_index
+from open_magvit2.data.sources.image_folder import PackedStrings
 
 
 class CachedImages(ImageDataset):
@@ -31,6 +31,8 @@ class CachedImages(ImageDataset):
         FileNotFoundError: if the cache is not there or not finished.
         DamagedCacheError: if its files are not what its header says.
     """
+
+    has_resized_arrays = True
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).expanduser()

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from open_magvit2.common.distributed import all_gather_object, rank
 from open_magvit2.data.decoding import UNREADABLE, UnreadableImageError, opened, to_rgb
-from open_magvit2.data.image_folder import ImageFolder
 from open_magvit2.data.isolation import Failure, map_isolated
+from open_magvit2.data.sources.image_folder import ImageFolder
 
 _FORMATS = {
     ".jpeg": ("JPEG", "MPO"), ".jpg": ("JPEG", "MPO"), ".png": ("PNG",), ".webp": ("WEBP",), ".bmp": ("BMP", "DIB")

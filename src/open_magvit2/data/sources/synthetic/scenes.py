@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
-from open_magvit2.data.drawing import (
+from open_magvit2.data.sources.synthetic.drawing import (
     SHAPES,
     Palette,
     darker,

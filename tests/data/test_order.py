@@ -4,8 +4,7 @@ from itertools import chain
 
 import pytest
 
-from open_magvit2.data.randomness import random_stream
-from open_magvit2.data.sampler import TrainingSampler, ValidationSampler
+from open_magvit2.data.order import TrainingSampler, ValidationSampler, random_stream
 
 
 def joined(lists):

@@ -15,10 +15,10 @@ from commands import run
 from image_bytes import png, png_that_claims
 from PIL import Image
 
-from open_magvit2.data import check, isolation
-from open_magvit2.data.check import check_folder, leave_out_broken
+from open_magvit2.data import checking, isolation
+from open_magvit2.data.checking import check_folder, leave_out_broken
 from open_magvit2.data.decoding import UnreadableImageError
-from open_magvit2.data.image_folder import ImageFolder
+from open_magvit2.data.sources.image_folder import ImageFolder
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/check_dataset.py"
 BROKEN = {
@@ -71,10 +71,10 @@ def test_everything_is_found_and_counted(folder):
     assert report.modes == {"RGB": 10, "RGBA": 1, "I;16": 1}
     assert report.shorter_sides == {64: 11, 9: 1}
     assert report.examples == {
-        check.DIFFERENT_FORMAT: ["n04/png.JPEG"],
-        check.TRANSPARENT: ["n04/alpha.png"],
-        check.SMALL: ["n04/narrow.png"],
-        check.ROTATED: ["n04/rotated.jpg"],
+        checking.DIFFERENT_FORMAT: ["n04/png.JPEG"],
+        checking.TRANSPARENT: ["n04/alpha.png"],
+        checking.SMALL: ["n04/narrow.png"],
+        checking.ROTATED: ["n04/rotated.jpg"],
     }
     assert report.duplicates == [["n03/photo 5.JPEG", "n04/copy.jpg"]]
 

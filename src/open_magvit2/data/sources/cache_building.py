@@ -18,11 +18,11 @@ import PIL
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from open_magvit2.data import cache_format
-from open_magvit2.data.cache_format import IMAGES, PATHS, ROW, pixel_file, sha256, write_atomically
 from open_magvit2.data.decoding import FORMATS, UNREADABLE, UnreadableImageError
-from open_magvit2.data.image_folder import ImageFolder
-from open_magvit2.data.transforms import resize_shorter_side, resized_size
+from open_magvit2.data.sources import cache_format
+from open_magvit2.data.sources.cache_format import IMAGES, PATHS, ROW, pixel_file, sha256, write_atomically
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.transforms import resize_to_cover, resized_size
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class _PixelFiles(Dataset[tuple[int, dict[str, Any]]]):
         with open(partial, "wb") as file:
             for index in range(number * step, min((number + 1) * step, self.plan.num_source_images)):
                 try:
-                    image = resize_shorter_side(self.source.read(index).image, self.plan.image_size)
+                    image = resize_to_cover(self.source.read(index).image, self.plan.image_size)
                 except UnreadableImageError as error:
                     left_out.append((self.source.relative_path(index), error.cause))
                     continue

@@ -1,0 +1,259 @@
+"""The DataModule: sources, transforms and order together, as loaders of uint8 batches."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from open_magvit2.common.arguments import at_least, within
+from open_magvit2.data.dataset import TransformedDataset
+from open_magvit2.data.fast_decoding import FastDecoding
+from open_magvit2.data.order import TrainingSampler, ValidationSampler
+from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.streaming import TransformedStream
+from open_magvit2.data.transforms import ResizeCenterCrop, ResizeRandomCrop, Size, resized_size
+from open_magvit2.data.workers import WorkerLoader
+from open_magvit2.protocols import Sample
+
+logger = logging.getLogger(__name__)
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Loaders for training and validation; a batch is a collated `Sample`.
+
+    image uint8 [B, 3, H, W] in [0, 255], label int64 [B], index int64 [B], path and skipped lists of B strings. The
+    images stay uint8 on the host (a quarter of the traffic); the LightningModule normalises them on the device.
+
+    A training batch is what ONE rank consumes in one training step, global_batch_size / number of devices images; the
+    LightningModule cuts it into micro-batches that fit its memory. The trainer must be built with
+    `use_distributed_sampler=False`, since sharding happens here. Without a trainer the module acts as a single rank.
+
+    Args:
+        train: training images: an `ImageDataset`, any dataset whose items `as_raw_image` takes, or an iterable one.
+        validation: validation images, likewise.
+        image_size: side of the crops in pixels, or (height, width).
+        global_batch_size: images of one training step over all devices; must be a multiple of their number.
+        validation_batch_size: images of one validation batch on each device.
+        train_transform: what is made of a training image; None for `ResizeRandomCrop(image_size)`.
+        validation_transform: what is made of a validation image; None for `ResizeCenterCrop(image_size)`.
+        num_workers: loading processes of each device; 0 loads in the training process.
+        prefetch_factor: batches each worker keeps ready.
+        decoding: of training images in files: "exact", or "fast", which takes fewer CPU seconds and gives the same
+            crops at 70 dB PSNR or more (docs/performance.md). Validation is always exact; built-in and cached images
+            have nothing to decode.
+        seed: of the order and the transforms' randomness.
+        max_skipped_share: of the training images that may turn out unreadable. Each is replaced by another one, named
+            in the run's skipped_images.txt and counted as data/skipped; training fails once there are more. 0 fails at
+            the first. A validation image that cannot be read always fails.
+
+    Attributes:
+        replace_unreadable: whether training images are replaced; off until a callback that counts them turns it on, as
+            `SkippedImages` does.
+
+    Raises:
+        ValueError: for numbers out of range, or a source whose images were resized to another size.
+    """
+
+    def __init__(
+        self,
+        train: Dataset,
+        validation: Dataset,
+        image_size: Size,
+        global_batch_size: int,
+        validation_batch_size: int = 32,
+        train_transform: Callable | None = None,
+        validation_transform: Callable | None = None,
+        num_workers: int = 4,
+        prefetch_factor: int = 2,
+        decoding: Literal["exact", "fast"] = "exact",
+        seed: int = 0,
+        max_skipped_share: float = 0.001,
+    ) -> None:
+        super().__init__()
+        at_least(1, image_size=image_size, validation_batch_size=validation_batch_size, prefetch_factor=prefetch_factor)
+        at_least(0, num_workers=num_workers, seed=seed)
+        within(0, 1, max_skipped_share=max_skipped_share)
+        if decoding not in ("exact", "fast"):
+            raise ValueError(f"decoding must be 'exact' or 'fast', got {decoding!r}")
+        for name, source in (("train", train), ("validation", validation)):
+            _check_resized(name, source, image_size)
+        self.train = train
+        self.validation = validation
+        self.image_size = image_size
+        self.global_batch_size = global_batch_size
+        self.validation_batch_size = validation_batch_size
+        self.train_transform = train_transform or ResizeRandomCrop(image_size)
+        self.validation_transform = validation_transform or ResizeCenterCrop(image_size)
+        self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
+        self.decoding = decoding
+        self.seed = seed
+        self.max_skipped_share = max_skipped_share
+        self.replace_unreadable = False
+        self._start = (0, 0, 0)  # epoch, images of it, training steps: where this run began or continued
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the training images come without random access."""
+        return isinstance(self.train, IterableDataset)
+
+    def setup(self, stage: str) -> None:
+        """Refuse a batch size that does not fit the devices or the dataset before anything else starts."""
+        if stage == "fit" and not self.is_streaming:
+            sampler = self._training_sampler()
+            logger.info(
+                "%d training images, %d steps an epoch of %d images (%d on each of %d devices)",
+                len(self.train),
+                len(sampler) // sampler.batch_size,
+                sampler.global_batch_size,
+                sampler.batch_size,
+                sampler.num_replicas,
+            )
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Batches of one rank's share of a training step, in a new order every epoch; of a stream, without end."""
+        if self.is_streaming:
+            done = self._start[2]
+            batch_size = self._share_of_batch()
+            return self._loader(self._stream(self.train, self.train_transform, batch_size, done, True), batch_size)
+        sampler = self._training_sampler()
+        sampler.move_to(*self._start[:2])
+        images = self.train
+        if self.decoding == "fast" and isinstance(images, ImageFolder):
+            images = FastDecoding(images, self.image_size)
+        dataset = TransformedDataset(images, self.train_transform, self.seed, self.replace_unreadable)
+        return self._loader(dataset, sampler.batch_size, sampler, is_persistent=True)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """This rank's share of the validation images, each exactly once over all ranks, always the same pixels."""
+        transform, batch_size = self.validation_transform, self.validation_batch_size
+        if isinstance(self.validation, IterableDataset):
+            return self._loader(self._stream(self.validation, transform, batch_size), batch_size)
+        dataset = TransformedDataset(self.validation, transform, self.seed)
+        sampler = ValidationSampler(len(dataset), *self._replicas_and_rank())
+        return self._loader(dataset, batch_size, sampler)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next training step begins, counted in steps that are over: workers may have loaded far beyond."""
+        # Lightning's public loops, but no public name for the number of batches that are over.
+        num_steps = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        if self.is_streaming:
+            return {"steps": num_steps, **self._parts()}
+        sampler = self._sampler_after(num_steps)
+        return {"epoch": sampler.epoch, "start": sampler.start, "steps": num_steps, **self._order()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at the image after the last one trained on, with another global batch as well.
+
+        Another dataset or seed has another order, in which that image means nothing: then the next epoch begins. A
+        stream continues only with the same devices, workers and batch; with others it begins anew.
+        """
+        identity = self._parts() if self.is_streaming else self._order()
+        saved = {key: state_dict.get(key) for key in identity}
+        if self.is_streaming:
+            if identity != saved:
+                logger.warning(
+                    "the stream was divided otherwise (saved %s, now %s) and begins anew: images that were seen may be "
+                    "seen again",
+                    saved,
+                    identity,
+                )
+            self._start = (0, 0, state_dict["steps"] if identity == saved else 0)
+            return
+        sampler = self._training_sampler()
+        if identity == saved:
+            sampler.move_to(state_dict["epoch"], state_dict["start"])
+            sampler.advance(0)
+        else:
+            logger.warning(
+                "the checkpoint was made on other data (saved %s, now %s): the rest of its epoch %d is dropped and the "
+                "next one begins",
+                saved,
+                identity,
+                state_dict["epoch"],
+            )
+            sampler.move_to(state_dict["epoch"] + 1, 0)
+        self._start = (sampler.epoch, sampler.start, state_dict["steps"])
+
+    def epoch_and_batch(self, num_steps: int) -> tuple[int, int]:
+        """The epoch after so many training steps, and how many of its batches are done, as Lightning counts them."""
+        if self.is_streaming:
+            return 0, num_steps
+        sampler = self._sampler_after(num_steps)
+        return sampler.epoch, len(sampler) // sampler.batch_size - sampler.num_steps_left
+
+    def _sampler_after(self, num_steps: int) -> TrainingSampler:
+        """The training sampler where it stands after so many steps of the whole run."""
+        epoch, start, steps_before = self._start
+        sampler = self._training_sampler()
+        sampler.move_to(epoch, start)
+        sampler.advance(num_steps - steps_before)
+        return sampler
+
+    def _order(self) -> dict[str, int]:
+        """What the order of training images depends on, beside the epoch."""
+        return {"num_samples": self._num_samples(), "seed": self.seed}
+
+    def _parts(self) -> dict[str, int]:
+        """What the division of a stream depends on."""
+        return {
+            "batch_size": self._share_of_batch(),
+            "num_parts": self._replicas_and_rank()[0] * max(1, self.num_workers),
+        }
+
+    def _num_samples(self) -> int:
+        return len(self.train) * getattr(self.train_transform, "views", 1)
+
+    def _share_of_batch(self) -> int:
+        num_replicas, _ = self._replicas_and_rank()
+        if self.global_batch_size < 1 or self.global_batch_size % num_replicas:
+            raise ValueError(
+                f"global_batch_size must be a positive multiple of the {num_replicas} devices, got "
+                f"{self.global_batch_size}"
+            )
+        return self.global_batch_size // num_replicas
+
+    def _training_sampler(self) -> TrainingSampler:
+        num_replicas, rank = self._replicas_and_rank()
+        return TrainingSampler(self._num_samples(), self.global_batch_size, num_replicas, rank, self.seed)
+
+    def _replicas_and_rank(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 1, 0
+        return self.trainer.world_size, self.trainer.global_rank
+
+    def _stream(
+        self, source: Any, transform: Callable, batch_size: int, num_batches_done: int = 0, is_endless: bool = False
+    ) -> TransformedStream:
+        num_replicas, rank = self._replicas_and_rank()
+        return TransformedStream(
+            source, transform, self.seed, rank, num_replicas, batch_size, num_batches_done, is_endless
+        )
+
+    def _loader(
+        self, dataset: Any, batch_size: int, sampler: Any = None, is_persistent: bool = False
+    ) -> DataLoader[Sample]:
+        # Workers run torch on one thread by PyTorch's own doing, and draw nothing from their global generators.
+        return WorkerLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            generator=torch.Generator(),  # its own: a loader must not draw from the global one, which a resume restores
+            prefetch_factor=self.prefetch_factor if self.num_workers else None,
+            persistent_workers=self.num_workers > 0 and is_persistent,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        )
+
+
+def _check_resized(name: str, source: Any, image_size: Size) -> None:
+    """Refuse a source whose images were resized to another size."""
+    resized = getattr(source, "image_size", None)
+    if resized is not None and resized_size(resized, resized, image_size) != (resized, resized):
+        raise ValueError(
+            f"the {name} images were resized to {resized} pixels, expected image_size {image_size}: set image_size to "
+            "theirs, or write a cache of this size with scripts/cache_dataset.py"
+        )

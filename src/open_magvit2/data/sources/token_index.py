@@ -1,0 +1,163 @@
+"""The index of a folder of tokens: what its shards hold and what made them.
+
+index.json          the fields of `Index`; "complete" once all shards are there, with their checksums
+paths.txt           one image a line, relative to the folder they came from, in the order of the tokens
+tokens-00000.npy    int32 [n, *token_shape], memory-mapped by numpy; `shard_size` items each, the last one fewer
+labels-00000.npy    int64 [n], the classes of the same items; -1 where the source has none
+
+An item is one view of one image: item k is view k % views of image k // views.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from open_magvit2.common.arguments import at_least
+from open_magvit2.common.files import write_atomically
+
+FILE, PATHS = "index.json", "paths.txt"
+VERSION = 2
+_LARGEST = 2**40  # items, and tokens of one item: beyond is a damaged number
+
+
+@dataclass(frozen=True)
+class Index:
+    """The fields of index.json.
+
+    Attributes:
+        num_images: of the source.
+        token_shape: of one item: (h, w), (N,), (t, h, w), or (h, w, L) with L indices a position.
+        codebook_size: tokens are in [0, codebook_size).
+        image_size: (H, W) of the images, (T, H, W) of clips, after resizing and cropping.
+        checkpoint_sha256: of the tokenizer's file.
+        weights: of the file, "ema" or "raw".
+        precision: "fp32" or "bf16".
+        paths_sha256: of paths.txt.
+        shard_size: items in a shard.
+        views: items of one image, e.g. ten crops.
+        modality: "image" or "video".
+        has_labels: whether there are label files; folders of version 1 have none.
+        complete: whether all shards are there.
+        shards: file name -> SHA-256, once complete.
+        version: of this format.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    num_images: int
+    token_shape: tuple[int, ...]
+    codebook_size: int
+    image_size: tuple[int, ...]
+    checkpoint_sha256: str
+    weights: str
+    precision: str
+    paths_sha256: str
+    shard_size: int
+    views: int = 1
+    modality: str = "image"
+    has_labels: bool = True
+    complete: bool = False
+    shards: dict[str, str] = field(default_factory=dict)
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "codebook_size", "shard_size", "views", "token_shape", "image_size"):
+            at_least(1, **{name: getattr(self, name)})
+        if max(self.num_items, math.prod(self.token_shape)) > _LARGEST:
+            raise ValueError(
+                f"{self.num_items} items of {self.token_shape} tokens: expected at most {_LARGEST} of each"
+            )
+
+    @property
+    def num_items(self) -> int:
+        """Images times views."""
+        return self.num_images * self.views
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards."""
+        return -(-self.num_items // self.shard_size)
+
+    def items(self, shard: int) -> range:
+        """The items of a shard."""
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.num_items))
+
+    def file_names(self) -> list[str]:
+        """Names of all token and label files."""
+        kinds = (tokens_file, labels_file) if self.has_labels else (tokens_file,)
+        return [name(shard) for name in kinds for shard in range(self.num_shards)]
+
+    def completed(self, shards: dict[str, str]) -> "Index":
+        """The index of a folder in which all shards are."""
+        return replace(self, complete=True, shards=shards)
+
+    def differences(self, other: "Index") -> list[str]:
+        """The fields that decide what the tokens are and differ, in words."""
+        made_from = [f.name for f in fields(self) if f.name not in ("complete", "shards")]
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in made_from]
+        return [f"{name}: {mine} here, {theirs} requested" for name, mine, theirs in pairs if mine != theirs]
+
+
+def tokens_file(shard: int) -> str:
+    """Name of a shard's tokens."""
+    return f"tokens-{shard:05d}.npy"
+
+
+def labels_file(shard: int) -> str:
+    """Name of a shard's labels."""
+    return f"labels-{shard:05d}.npy"
+
+
+def paths_text(paths: Sequence[str]) -> bytes:
+    """The content of paths.txt.
+
+    Raises:
+        ValueError: for a path with a line break.
+    """
+    broken = [path for path in paths if "\n" in path or "\r" in path]
+    if broken:
+        raise ValueError(f"{len(broken)} paths hold line breaks, e.g. {broken[0]!r}: rename the files")
+    return "".join(f"{path}\n" for path in paths).encode("utf-8", errors="surrogateescape")
+
+
+def write_index(folder: Path, index: Index) -> None:
+    """Write index.json."""
+    write_atomically(folder / FILE, json.dumps(asdict(index), indent=1) + "\n")
+
+
+def read_index(folder: Path) -> Index:
+    """Read and check index.json, of version 1 as well.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is of another version, lacks fields, or holds impossible values.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no tokens: there is no {FILE}; scripts/tokenize_images.py writes them")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("version") not in (1, VERSION):
+            raise ValueError(f"version {content.get('version')}, expected 1 or {VERSION}")
+        if content["version"] == 1:
+            content = _from_version_1(content)
+        for name in ("token_shape", "image_size"):
+            content[name] = tuple(content[name])
+        index = Index(**content)
+        if index.complete and sorted(index.shards) != sorted(index.file_names()):
+            raise ValueError(f"{len(index.shards)} checksums for {len(index.file_names())} files")
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is no index of tokens: {error}") from error
+    return index
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Square images, one view, no labels."""
+    content = dict(content)
+    side, grid = content.pop("image_size"), content.pop("grid")
+    weights = "ema" if content["weights"] == "averaged" else content["weights"]
+    return {**content, "image_size": [side, side], "token_shape": grid, "weights": weights, "has_labels": False}

@@ -1,0 +1,49 @@
+"""Loading processes that obey the training process alone, not the signals of a cluster."""
+
+import os
+import signal
+import threading
+from functools import partial
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+_SIGNALS = {signal.SIGTERM, signal.SIGUSR1}  # by which a cluster ends a job
+_SECONDS_TO_LOOK_FOR_PARENT = 2.0
+
+
+class WorkerLoader(DataLoader):
+    """A DataLoader whose workers ignore SIGTERM and SIGUSR1 of anybody but this process, and end when it has ended.
+
+    Workers are born with the signals blocked: between their fork and `_obey_the_parent_alone` they would die of them
+    and take the training down in the middle of a step.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options, worker_init_fn=partial(_obey_the_parent_alone, os.getpid()))
+
+    def __iter__(self) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)  # one that came in between is delivered now
+
+
+def _obey_the_parent_alone(parent: int, worker: int) -> None:
+    """Let a worker ignore the signals of anybody but the process `parent`, and end when that has ended.
+
+    A cluster that ends a job signals all its processes, and the training needs its workers to end the step. A handler
+    cannot see who sent a signal, waiting for it can. PyTorch's workers look for their parent too, but one whose parent
+    was killed right after the fork takes init for it, and would live for ever.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            received = signal.sigtimedwait(_SIGNALS, _SECONDS_TO_LOOK_FOR_PARENT)
+            if received is not None and received.si_signo == signal.SIGTERM and received.si_pid == parent:
+                break
+        os._exit(0)  # as PyTorch's own handler does
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()

@@ -1,0 +1,137 @@
+"""Sources as newcomers write them: any image in, or one error that names class, index, got and expected."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+
+from open_magvit2.data.dataset import ImageDataset, RawImage, TransformedDataset
+from open_magvit2.data.loading import ImageDataModule
+from open_magvit2.data.streaming import TransformedStream
+from open_magvit2.data.transforms import ResizeCenterCrop
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 20, 16, 3), dtype=np.uint8)
+
+
+class Mine(ImageDataset):
+    """Gives what `make` makes of an array [H, W, 3]."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __len__(self):
+        return len(PIXELS)
+
+    def read(self, index):
+        return self.make(PIXELS[index])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a: RawImage(Image.fromarray(a), 3, "x"),
+        Image.fromarray,
+        lambda a: (Image.fromarray(a), 3),
+        lambda a: a,
+        lambda a: a.transpose(2, 0, 1),
+        torch.from_numpy,
+        lambda a: RawImage(Image.fromarray(a).convert("RGBA"), 3),
+    ],
+    ids=["RawImage", "PIL", "PIL and label", "[H, W, 3]", "[3, H, W]", "tensor", "RGBA"],
+)
+def test_unambiguous_images_are_converted(make):
+    sample = TransformedDataset(Mine(make), ResizeCenterCrop(16))[2]
+    expected = ResizeCenterCrop(16)(Image.fromarray(PIXELS[2]), None)
+    assert torch.equal(sample["image"], expected)
+    assert sample["label"] in (3, -1)
+    assert sample["path"] in ("x", "Mine[2]")
+
+
+@pytest.mark.parametrize("make", [lambda a: Image.fromarray(a[..., 0]), lambda a: a[..., 0]], ids=["mode L", "[H, W]"])
+def test_grey_images_become_rgb(make):
+    pixels = TransformedDataset(Mine(make), ResizeCenterCrop(16))[0]["image"]
+    assert torch.equal(pixels[0], pixels[1])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda a: a.astype(np.float32) / 255, r"Mine gave float32 \(20, 16, 3\) for index 1; expected a PIL image"),
+        (lambda a: a[:3].transpose(0, 1, 2), r"Mine gave uint8 \(3, 16, 3\) for index 1"),
+        (lambda a: "photo.jpg", "Mine gave str for index 1"),
+        (lambda a: torch.from_numpy(a).float(), r"Mine gave torch.float32|Mine gave float32"),
+    ],
+    ids=["float", "ambiguous", "a path", "float tensor"],
+)
+def test_others_are_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        TransformedDataset(Mine(make), ResizeCenterCrop(16))[1]
+
+
+class TorchDataset(Dataset):
+    """A dataset as torchvision's: no base class of ours, no `read`."""
+
+    def __len__(self):
+        return len(PIXELS)
+
+    def __getitem__(self, index):
+        return Image.fromarray(PIXELS[index]), index
+
+
+def test_a_dataset_of_torchvision_s_kind_is_a_source():
+    data = ImageDataModule(TorchDataset(), TorchDataset(), image_size=16, global_batch_size=2, num_workers=0)
+    batches = list(data.train_dataloader())
+    assert sorted(torch.cat([batch["label"] for batch in batches]).tolist()) == list(range(6))
+
+
+class Stream(IterableDataset):
+    """A plain iterable."""
+
+    def __init__(self, length: int = 23):
+        self.length = length
+
+    def __iter__(self):
+        for index in range(self.length):
+            yield Image.new("RGB", (20, 16), (index, 0, 0)), index
+
+
+class PartedStream(Stream):
+    """An iterable that can give a part alone, in another order every epoch."""
+
+    def iterate(self, epoch, part, num_parts):
+        order = np.random.default_rng(epoch).permutation(self.length)
+        for index in order[part::num_parts]:
+            yield Image.new("RGB", (20, 16), (int(index), 0, 0)), int(index)
+
+
+def labels_of(loader, number: int) -> list[list[int]]:
+    iterator = iter(loader)
+    return [next(iterator)["label"].tolist() for _ in range(number)]
+
+
+@pytest.mark.parametrize("kind", [Stream, PartedStream])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stream_goes_on_at_the_right_sample(kind, num_workers):
+    def loader(done):
+        data = ImageDataModule(kind(), kind(), image_size=16, global_batch_size=3, num_workers=num_workers)
+        data._start = (0, 0, done)
+        return data.train_dataloader()
+
+    whole = labels_of(loader(0), 12)
+    for done in (1, 4, 5, 9):
+        assert labels_of(loader(done), 12 - done) == whole[done:]
+
+
+@pytest.mark.parametrize("kind", [Stream, PartedStream])
+def test_ranks_share_a_stream_without_duplicates(kind):
+    parts = [TransformedStream(kind(), ResizeCenterCrop(16), 0, rank, 2) for rank in range(2)]
+    found = [[sample["label"] for sample in part] for part in parts]
+    assert not set(found[0]) & set(found[1])
+    assert sorted(found[0] + found[1]) == list(range(23))
+
+
+def test_an_endless_stream_without_items_says_so():
+    stream = TransformedStream(Stream(1), ResizeCenterCrop(16), 0, 1, 2, is_endless=True)
+    with pytest.raises(ValueError, match="Stream has no items for part 1 of 2"):
+        next(iter(stream))
