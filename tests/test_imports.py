@@ -16,7 +16,7 @@ ALLOWED = {
     "quantizers": LEAVES | {"layers"},
     "losses": LEAVES | {"layers"},
     "data": LEAVES,
-    "training": LEAVES,
+    "training": LEAVES | {"layers", "quantizers", "losses"},
     "evaluation": LEAVES | {"losses"},
     "tokens": LEAVES,
     "benchmark": {"common", "protocols", "layers", "quantizers", "losses", "data", "training", "evaluation", "tokens"}
