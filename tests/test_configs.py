@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-import yaml
 
 from open_magvit2.training.cli import main
 
@@ -40,6 +39,11 @@ def build(*arguments: str):
     return main([*BASE, *arguments], run=False)
 
 
+def callbacks(cli) -> dict[str, pl.Callback]:
+    """Those of the trainer, by the names of their classes."""
+    return {type(callback).__name__: callback for callback in cli.trainer.callbacks}
+
+
 @pytest.mark.parametrize(
     ("name", "generator", "size", "tokens", "max_steps"),
     [("imagenet_B_128", 63_571_093, 128, 8, 750_000), ("imagenet_B_256", 65_490_709, 256, 16, 1_350_000)],
@@ -48,16 +52,22 @@ def test_imagenet_configs_build_the_published_models(tmp_path, name, generator, 
     cli = build("--config", str(CONFIGS / f"{name}.yaml"), *HERE, *NO_LPIPS, *image_folders(tmp_path))
     model, data = cli.model, cli.datamodule
     assert sum(p.numel() for p in model.tokenizer.parameters()) == generator
-    assert sum(p.numel() for p in model.discriminator.parameters()) == 2_765_633
-    assert model.tokenizer.downsampling == tokens
+    assert sum(p.numel() for p in model.adversary.discriminator.parameters()) == 2_765_633
+    assert model.tokenizer.size_rule.multiple == (tokens, tokens)
     assert model.tokenizer.codebook_size == 2**18
     assert (data.image_size, data.global_batch_size, model.micro_batch_size) == (size, 256, 8)
     assert cli.trainer.max_steps == max_steps
     assert (model.learning_rate, model.betas) == (1e-4, (0.5, 0.9))
     objective = model.generator_objective
-    assert (objective.reconstruction_weight, objective.adversarial_weight) == (1.0, 0.1)
+    assert (objective.reconstruction_weight, objective.perceptual_weight, model.adversary.weight) == (1.0, 0.0, 0.1)
     assert objective.quantizer_weights == {"sample_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25}
-    assert model.discriminator_objective.lecam_weight == 0.005
+    assert (model.adversary.lecam_weight, model.adversary.lecam.decay) == (0.005, 0.999)
+    assert (model.adversary.generator_loss, model.adversary.discriminator_loss) == ("non_saturating", "hinge")
+    assert (model.tokenizer.quantizer.temperature, model.tokenizer.quantizer.entropy_eps) == (0.01, 1e-5)
+    assert [model.schedule(step) for step in (0, 10**6)] == [1.0, 1.0]
+    assert callbacks(cli)["ExponentialMovingAverage"].decay == 0.999
+    sections = ("ExponentialMovingAverage", "TrainingHealth", "TrainingCheckpoint", "ExactResumption")
+    assert set(callbacks(cli)) >= {*sections, "TrainingProgress", "ImageGrid", "SkippedImages"}
 
 
 @pytest.mark.parametrize("name", ["demo", "debug"])
@@ -67,25 +77,62 @@ def test_small_configs_build(name):
     assert output.reconstruction.shape[-1] == cli.datamodule.image_size
 
 
-def test_base_config_names_every_argument():
-    """base.yaml is where a user finds all settings: it may not fall behind the constructors."""
-    import importlib
-    import inspect
+def test_sizes_are_said_once():
+    sizes = ["--model.init_args.tokenizer.init_args.encoder.init_args.channels", "16"]
+    sizes += [
+        "--model.init_args.tokenizer.init_args.quantizer.init_args.num_bits",
+        "5",
+        "--data.init_args.image_size",
+        "24",
+    ]
+    cli = build("--config", str(CONFIGS / "debug.yaml"), *sizes)
+    tokenizer = cli.model.tokenizer
+    assert tokenizer.encoder.latent_channels == tokenizer.decoder.latent_channels == tokenizer.quantizer.num_bits == 5
+    assert tokenizer.encoder.channels == tokenizer.decoder.channels == 16
+    assert (cli.datamodule.image_size, cli.datamodule.train.size) == (24, 24)
 
-    def check(node, path):
-        if not isinstance(node, dict):
-            return
-        if "class_path" in node:
-            module, _, name = node["class_path"].rpartition(".")
-            arguments = set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
-            if module.startswith("open_magvit2.") and not module.startswith("open_magvit2.data.sources.image_folder"):
-                assert arguments == set(node.get("init_args", {})), f"{path}: {node['class_path']}"
-        for key, value in node.items():
-            check(value, f"{path}.{key}")
 
-    base = yaml.safe_load((CONFIGS / "base.yaml").read_text())
-    check(base, "base")
-    assert {"model", "data", "trainer", "averaging", "checkpoint"} <= set(base)
+def test_a_value_that_refers_to_nothing_is_refused(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("data: {init_args: {image_size: '${data.init_args.size}'}}")
+    with pytest.raises(SystemExit) as refusal:
+        build("--config", str(CONFIGS / "debug.yaml"), "--config", str(tmp_path / "mine.yaml"))
+    assert refusal.value.code == 2
+    said = capsys.readouterr().err
+    assert "not found" in said
+    assert "init_args.size" in said
+    assert len(said.splitlines()) < 8
+
+
+def test_every_callback_can_be_left_out():
+    names = ("ema", "health", "checkpoint", "resumption", "progress", "images", "skipped_images")
+    cli = build("--config", str(CONFIGS / "debug.yaml"), *(word for name in names for word in (f"--{name}", "null")))
+    ours = [name for name, c in callbacks(cli).items() if type(c).__module__.startswith("open_magvit2")]
+    assert not {"ExponentialMovingAverage", "ExactResumption"} & set(ours)
+    assert set(ours) == {"EndTogether", "_SaveConfig"}
+
+
+class WithoutAnnotation:
+    """A metric whose `compute` does not say what it returns."""
+
+    def update(self, image: torch.Tensor) -> None: ...
+
+    def compute(self): ...
+
+
+def test_a_class_that_fulfils_no_protocol_is_refused_with_the_names_of_its_methods(capsys):
+    with pytest.raises(SystemExit) as refusal:
+        build(
+            "--config", str(CONFIGS / "debug.yaml"), "--model.init_args.metrics", '["test_configs.WithoutAnnotation"]'
+        )
+    assert refusal.value.code == 2
+    said = capsys.readouterr().err
+    for part in (
+        "WithoutAnnotation.compute is (self)",
+        "-> dict[str, float]",
+        "WithoutAnnotation.update",
+        "no method reset",
+    ):
+        assert part in said
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
@@ -100,10 +147,13 @@ def test_every_config_starts_with_how_to_run_it(path):
     ("arguments", "message"),
     [
         (["--model.init_args.lerning_rate", "1"], "lerning_rate"),
-        (["--model.init_args.tokenizer.init_args.chanels", "8"], "chanels"),
-        (["--model.init_args.tokenizer.init_args.channels", "wide"], "channels"),
-        (["--model.init_args.tokenizer.init_args.channels", "12"], "8 normalization groups do not divide 12"),
-        (["--model.init_args.tokenizer.init_args.quantizer.init_args.num_bits", "40"], "num_bits must be 1 to 36"),
+        (["--model.init_args.tokenizer.init_args.encoder.init_args.chanels", "8"], "chanels"),
+        (["--model.init_args.tokenizer.init_args.encoder.init_args.channels", "wide"], "channels"),
+        (
+            ["--model.init_args.tokenizer.init_args.encoder.init_args.channels", "12"],
+            "8 normalization groups do not divide 12",
+        ),
+        (["--model.init_args.tokenizer.init_args.quantizer.init_args.num_bits", "40"], "num_bits must be"),
         (["--trainer.max_stepz", "3"], "max_stepz"),
     ],
 )
@@ -115,13 +165,10 @@ def test_mistakes_are_refused_by_name(capsys, arguments, message):
 
 
 def test_a_flag_changes_one_value_and_keeps_the_rest():
-    cli = build(
-        "--config", str(CONFIGS / "debug.yaml"), "--averaging.decay", "0.5", "--model.init_args.betas", "[0, 0.9]"
-    )
+    cli = build("--config", str(CONFIGS / "debug.yaml"), "--ema.decay", "0.5", "--model.init_args.betas", "[0, 0.9]")
     assert cli.model.betas == (0.0, 0.9)
     assert cli.model.tokenizer.codebook_size == 256
-    averaging = next(c for c in cli.trainer.callbacks if type(c).__name__ == "ExponentialMovingAverage")
-    assert averaging.decay == 0.5
+    assert callbacks(cli)["ExponentialMovingAverage"].decay == 0.5
     assert isinstance(cli.trainer, pl.Trainer)
 
 

@@ -21,9 +21,9 @@ def imagenet(tmp_path) -> Path:
     (tmp_path / "tiny.yaml").write_text("""
 model:
   init_args:
-    tokenizer: {init_args: {channels: 8, norm_groups: 8, num_residual_blocks: 1}}
+    tokenizer: {init_args: {encoder: {init_args: {channels: 8, norm_groups: 8, num_residual_blocks: 1}}}}
     generator_objective: {init_args: {perceptual_weight: 0}}
-    discriminator: {init_args: {channels: 4, num_layers: 2}}
+    adversary: {init_args: {discriminator: {init_args: {channels: 4, num_layers: 2}}}}
     micro_batch_size: 2
 data: {init_args: {image_size: 32, global_batch_size: 4, num_workers: 0, validation_batch_size: 2}}
 trainer: {accelerator: cpu, precision: 32-true, max_steps: 2, val_check_interval: 2, log_every_n_steps: 1}

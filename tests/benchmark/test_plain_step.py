@@ -13,6 +13,7 @@ from open_magvit2.common.images import to_float
 from open_magvit2.image_tokenizer.discriminator import PatchDiscriminator
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
+from open_magvit2.losses.adversarial import Adversary
 from open_magvit2.losses.objective import GeneratorObjective
 from open_magvit2.losses.perceptual import load_lpips
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
@@ -22,8 +23,8 @@ def both(adaptive: bool = False) -> tuple[PlainTraining, OurTraining]:
     """The baseline and ours, in float64 and with equal weights."""
     torch.manual_seed(0)
     tokenizer = ImageTokenizer(LookupFreeQuantizer(9), 8, (1, 2, 2), 1, norm_groups=4, adaptive_normalization=adaptive)
-    training = ImageTokenizerTraining(tokenizer, GeneratorObjective(), PatchDiscriminator(4, 2)).double()
-    plain_networks = copy.deepcopy(tokenizer), copy.deepcopy(training.discriminator)
+    training = ImageTokenizerTraining(tokenizer, GeneratorObjective(), Adversary(PatchDiscriminator(4, 2))).double()
+    plain_networks = copy.deepcopy(tokenizer), copy.deepcopy(training.adversary.discriminator)
     return PlainTraining(*plain_networks, load_lpips().double()), OurTraining(training)
 
 
@@ -42,7 +43,7 @@ def test_losses_gradients_and_averages_are_equal(adaptive):
     assert {"generator/perceptual", "generator/adversarial", "discriminator/lecam"} <= set(expected) <= set(got)
     for name, value in expected.items():
         assert got[name].item() == pytest.approx(value.item(), rel=1e-9), name
-    trained = torch.nn.ModuleList([training.tokenizer, training.discriminator])
+    trained = torch.nn.ModuleList([training.tokenizer, training.adversary.discriminator])
     pairs = list(zip(networks.named_parameters(), trained.parameters(), strict=True))
     assert len(pairs) > 40
     for (name, theirs), mine in pairs:
@@ -50,7 +51,7 @@ def test_losses_gradients_and_averages_are_equal(adaptive):
         assert error < 1e-7, f"{name}: {error:.1e}"
     for (_, theirs), mine in zip(plain.averages, ours.averages, strict=True):
         assert torch.allclose(theirs, mine, rtol=1e-9, atol=1e-12)
-    statistics = zip(networks[1].named_buffers(), training.discriminator.buffers(), strict=True)
+    statistics = zip(networks[1].named_buffers(), training.adversary.discriminator.buffers(), strict=True)
     for (name, theirs), mine in statistics:  # BatchNorm sees reconstructions, images, reconstructions in both
         assert torch.allclose(theirs, mine, rtol=1e-9), name
 

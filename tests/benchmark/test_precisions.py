@@ -20,6 +20,7 @@ from open_magvit2.benchmark.variants import BASELINE, OURS, Steps
 from open_magvit2.image_tokenizer.discriminator import PatchDiscriminator
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
+from open_magvit2.losses.adversarial import Adversary
 from open_magvit2.losses.objective import GeneratorObjective
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 from open_magvit2.training.cli import TrainingCLI
@@ -42,7 +43,9 @@ def tiny_training() -> ImageTokenizerTraining:
     """Without LPIPS, whose VGG a CPU computes slowly in float16; the same weights at every call."""
     torch.manual_seed(0)
     tokenizer = ImageTokenizer(LookupFreeQuantizer(6), 8, (1, 2, 2), 1, norm_groups=4)
-    return ImageTokenizerTraining(tokenizer, GeneratorObjective(perceptual_weight=0.0), PatchDiscriminator(4, 2))
+    return ImageTokenizerTraining(
+        tokenizer, GeneratorObjective(perceptual_weight=0.0), Adversary(PatchDiscriminator(4, 2))
+    )
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -79,7 +82,7 @@ def test_fp16_scales_unscales_and_steps_only_where_gradients_are_finite(variant,
     monkeypatch.setattr(models, "make_plain", lambda case, device: plain(tiny_training()))
 
     def plain(training):
-        return PlainTraining(training.tokenizer, training.discriminator, None)
+        return PlainTraining(training.tokenizer, training.adversary.discriminator, None)
 
     steps = Steps(variant, TOY, "fp16", CPU)
     steps.surroundings = MixedPrecision("fp16", "cpu", scaler(2.0**34))

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from open_magvit2.layers.recomputation import set_recomputation
 
 from open_magvit2.benchmark import models
 from open_magvit2.benchmark.memory import peak_memory
 from open_magvit2.benchmark.plain_networks import all_codes, softmax_entropies
 from open_magvit2.benchmark.variants import BASELINE, OURS, Steps
 from open_magvit2.quantizers.entropy import entropy_penalty
+from open_magvit2.training.recomputation import set_recomputation
 
 CPU = torch.device("cpu")
 NUM_BITS = 18

@@ -21,7 +21,7 @@ from open_magvit2.evaluation.metrics import MetricContext
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.evaluation.metrics.ssim import SSIM
 from open_magvit2.evaluation.reconstruction import evaluate
-from open_magvit2.training.averaging import ExponentialMovingAverage
+from open_magvit2.training.ema import ExponentialMovingAverage
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "image_tokenizer"))
 from small_training import module, trainer

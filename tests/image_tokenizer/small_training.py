@@ -4,13 +4,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from pytorch_lightning.callbacks import ProgressBar
 
 from open_magvit2.data.loading import ImageDataModule
 from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.image_tokenizer.discriminator import PatchDiscriminator
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
+from open_magvit2.losses.adversarial import Adversary
 from open_magvit2.losses.objective import GeneratorObjective
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
@@ -19,24 +20,20 @@ SEPARABLE = {"sample_entropy": 0.1, "codebook_entropy": 0.0, "commitment": 0.25}
 
 
 def module(
-    discriminator: bool = True, objective: dict[str, Any] | None = None, **options: Any
+    discriminator: bool = True,
+    objective: dict[str, Any] | None = None,
+    adversary: dict[str, Any] | None = None,
+    **options: Any,
 ) -> ImageTokenizerTraining:
     """The whole training module at toy size; the same weights at every call."""
     pl.seed_everything(0, verbose=False)
     tokenizer = ImageTokenizer.convolutional(LookupFreeQuantizer(6), 8, (1, 2, 2), num_residual_blocks=1, norm_groups=4)
-    weight = {} if discriminator else {"adversarial_weight": 0.0}
     return ImageTokenizerTraining(
         tokenizer,
-        GeneratorObjective(**{"perceptual_weight": 0.0, **weight, **(objective or {})}),
-        PatchDiscriminator(channels=4, num_layers=2) if discriminator else None,
+        GeneratorObjective(**{"perceptual_weight": 0.0, **(objective or {})}),
+        Adversary(PatchDiscriminator(channels=4, num_layers=2), **(adversary or {})) if discriminator else None,
         **{"micro_batch_size": 4, "learning_rate": 1e-3, **options},
     )
-
-
-def networks(training: ImageTokenizerTraining) -> tuple[nn.Module | None, ...]:
-    """Those that `compiled` compiles."""
-    tokenizer = training.tokenizer
-    return tokenizer.encoder, tokenizer.decoder, training.discriminator, training.generator_objective.perceptual
 
 
 def data(global_batch_size: int = 8) -> ImageDataModule:
@@ -60,7 +57,7 @@ def trainer(folder: Any, **options: Any) -> pl.Trainer:
         "default_root_dir": folder,
         "logger": False,
         "enable_checkpointing": False,
-        "enable_progress_bar": False,
+        "enable_progress_bar": any(isinstance(c, ProgressBar) for c in options.get("callbacks", ())),
         "enable_model_summary": False,
         "use_distributed_sampler": False,
         "num_sanity_val_steps": 0,

@@ -6,16 +6,16 @@ import pickle
 import lpips
 import pytest
 import torch
-from open_magvit2.layers.recomputation import set_recomputation
-from small_training import data, module, networks, trainer
+from small_training import data, module, trainer
 
 from open_magvit2.benchmark.our_step import OurTraining
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.evaluation.metrics.ssim import SSIM
-from open_magvit2.image_tokenizer.compilation import compile_networks
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
 from open_magvit2.losses.perceptual import PerceptualLoss
-from open_magvit2.training.averaging import ExponentialMovingAverage
+from open_magvit2.training.compilation import compile_networks
+from open_magvit2.training.ema import ExponentialMovingAverage
+from open_magvit2.training.recomputation import set_recomputation
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def network() -> torch.nn.Module:
 
 def training(network: torch.nn.Module, dtype: torch.dtype, **options) -> ImageTokenizerTraining:
     """With every loss, and a gradient taken on the way for the adaptive weight."""
-    made = module(objective={"adaptive_adversarial": True}, **options)
+    made = module(adversary={"adaptive_weight": True}, **options)
     made.generator_objective.perceptual_weight = 1.0
     made.generator_objective.perceptual = PerceptualLoss(network)
     return made.to(dtype)
@@ -57,7 +57,7 @@ def largest_difference(got: dict[str, torch.Tensor], expected: dict[str, torch.T
 def test_compiled_networks_with_recomputation_have_the_same_gradients(network):
     expected = gradients(training(network, torch.float64))
     made = training(network, torch.float64, recompute="blocks")
-    compile_networks(*networks(made), backend="aot_eager")
+    compile_networks(*made.networks(), backend="aot_eager")
     torch._dynamo.utils.counters.clear()
     assert largest_difference(gradients(made), expected) < 1e-9
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 5  # the discriminator's has frozen weights, or not

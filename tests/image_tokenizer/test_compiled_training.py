@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 from commands import run
-from open_magvit2.layers.recomputation import set_recomputation
-from small_training import data, module, networks, trainer
+from small_training import data, module, trainer
 from torch._dynamo.utils import counters
 
 from open_magvit2 import load_tokenizer
 from open_magvit2.common import checkpoints
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.image_tokenizer import training
-from open_magvit2.image_tokenizer.compilation import compile_networks
 from open_magvit2.image_tokenizer.discriminator import PatchDiscriminator
 from open_magvit2.image_tokenizer.encoder import Encoder
-from open_magvit2.training.averaging import ExponentialMovingAverage
-from open_magvit2.training.callbacks import ReconstructionImages
 from open_magvit2.training.cli import main
+from open_magvit2.training.compilation import compile_networks
+from open_magvit2.training.ema import ExponentialMovingAverage
+from open_magvit2.training.image_grid import ImageGrid
+from open_magvit2.training.recomputation import set_recomputation
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBUG = ["--config", *(str(ROOT / "configs/image_tokenizer" / name) for name in ("base.yaml", "debug.yaml"))]
@@ -53,8 +53,8 @@ def test_a_compiled_training_ends_where_the_other_does_and_validates_without_com
     for compiled in (False, True):
         made = module(metrics=[PSNR()], channels_last=compiled).double()
         if compiled:
-            compile_networks(*networks(made), backend="aot_eager")
-        callbacks = [ExponentialMovingAverage(), ReconstructionImages(num_images=2)]
+            compile_networks(*made.networks(), backend="aot_eager")
+        callbacks = [ExponentialMovingAverage(), ImageGrid(num_images=2)]
         fitting = trainer(tmp_path, max_steps=4, val_check_interval=2, precision="64-true", callbacks=callbacks)
         fitting.fit(made, data())
         ends.append((made.state_dict(), {name: float(value) for name, value in fitting.callback_metrics.items()}))
@@ -105,7 +105,7 @@ def test_channels_last_may_change_when_a_training_continues(tmp_path, saved):
         options = {"precision": "64-true", "limit_val_batches": 0, "callbacks": [averaging]}
         fitting = trainer(tmp_path, max_steps=max_steps, **options)
         fitting.fit(made, data(), ckpt_path=path)
-        return fitting, made, averaging._average_model.module
+        return fitting, made, averaging.average_module
 
     fitting, before, _ = train(saved, 3)
     fitting.save_checkpoint(tmp_path / "saved.ckpt", weights_only=False)
@@ -123,11 +123,11 @@ def test_compiled_bf16_is_closer_to_bf16_than_that_to_float32(tmp_path):
     for name, precision in (("float32", "32-true"), ("bf16", "bf16-mixed"), ("compiled", "bf16-mixed")):
         made = module()
         if name == "compiled":
-            compile_networks(*networks(made), backend="aot_eager")
+            compile_networks(*made.networks(), backend="aot_eager")
         trainer(tmp_path, max_steps=1, precision=precision, limit_val_batches=0).fit(made, data(global_batch_size=4))
         gradients[name] = {
-            network: torch.cat([parameter.grad.flatten() for parameter in getattr(made, network).parameters()])
-            for network in ("tokenizer", "discriminator")
+            network: torch.cat([parameter.grad.flatten() for parameter in made.get_submodule(network).parameters()])
+            for network in ("tokenizer", "adversary.discriminator")
         }
     assert num_graphs() == 5  # the discriminator sees real images in float32, reconstructions in bf16
     for network, exact in gradients["float32"].items():

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from open_magvit2.layers.recomputation import set_recomputation
 from processes import process_group, spawn
 from small_training import module
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
+
+from open_magvit2.training.recomputation import set_recomputation
 
 NUM_IMAGES = 8
 
@@ -33,11 +34,11 @@ class Losses(nn.Module):
         self.training_module = module()
         self.training_module.tokenizer.quantizer.entropy_over_ranks = entropy_over_ranks
         if not batch_norm:
-            self.training_module.discriminator = PlainDiscriminator()
+            self.training_module.adversary.discriminator = PlainDiscriminator()
         self.double()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.training_module._losses(image, fraction=1.0)[0]
+        return self.training_module.losses(image)[0]
 
     def gradients(self) -> dict[str, torch.Tensor]:
         return {name: parameter.grad.clone() for name, parameter in self.named_parameters()}

@@ -11,7 +11,10 @@ from pytorch_lightning.plugins import MixedPrecision
 from small_training import data, module, trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from open_magvit2.training.averaging import ExponentialMovingAverage
+from open_magvit2.training.ema import ExponentialMovingAverage
+from open_magvit2.training.health import TrainingHealth
+from open_magvit2.training.progress import TrainingProgress
+from open_magvit2.training.skipped_images import SkippedImages
 
 # What `.item()`, `float()`, `if tensor:`, boolean masks and `unique` come down to: operations whose result's size or
 # value the host has to know.
@@ -65,11 +68,12 @@ class Stop(Callback):
 @pytest.mark.parametrize(("precision", "perceptual"), [("32-true", 1.0), ("16-mixed", 0.0)])
 def test_steps_between_logs_ask_for_no_value(tmp_path, precision, perceptual):
     guard = Guard()
-    options = {"callbacks": [guard, ExponentialMovingAverage(), Stop(guard)], "log_every_n_steps": 3}
+    ours = [ExponentialMovingAverage(), TrainingHealth(), TrainingProgress(log_seconds=1000), SkippedImages()]
+    options = {"callbacks": [guard, *ours, Stop(guard)], "log_every_n_steps": 3}
     if precision == "16-mixed":
         options["plugins"] = [MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", 2.0**10))]
-    objective = {"adaptive_adversarial": True, "perceptual_weight": perceptual}
-    training = module(objective=objective, gradient_clip_norm=1.0, recompute="activations")
+    losses = {"objective": {"perceptual_weight": perceptual}, "adversary": {"adaptive_weight": True}}
+    training = module(**losses, gradient_clip_norm=1.0, recompute="activations")
     trainer(tmp_path, max_steps=3, limit_val_batches=0, **options).fit(training, data())
     assert guard.guarded == 2
 

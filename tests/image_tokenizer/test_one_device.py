@@ -28,10 +28,10 @@ def _no_autocast_of_meta(monkeypatch):
 @pytest.mark.parametrize("recompute", ["none", "activations", "blocks"])
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_losses_and_gradients_stay_on_the_device_of_the_images(recompute, adaptive):
-    objective = {"adaptive_adversarial": adaptive, "perceptual_weight": 1.0}
-    training = module(objective=objective, recompute=recompute).to(META)
+    losses = {"objective": {"perceptual_weight": 1.0}, "adversary": {"adaptive_weight": adaptive}}
+    training = module(**losses, recompute=recompute).to(META)
     batches = [torch.empty(2, 3, 32, 32, dtype=torch.uint8, device=META) for _ in range(2)]
-    terms = training._accumulate_gradients(batches, torch.Tensor.backward, lambda last: nullcontext())
+    terms = training.accumulate_gradients(batches)
     assert {"generator/perceptual", "generator/codebook_entropy", "discriminator/lecam", "psnr"} <= set(terms)
     computed = {name: term.device for name, term in terms.items() if name != "generator/adversarial_weight" or adaptive}
     assert set(computed.values()) == {META}  # the other one is a number of the config, which the host keeps
@@ -41,7 +41,7 @@ def test_losses_and_gradients_stay_on_the_device_of_the_images(recompute, adapti
 
 def test_a_tensor_left_on_the_cpu_is_noticed():
     training = module().to(META)
-    training.discriminator_objective.lecam.to_empty(device="cpu")
+    training.adversary.lecam.to_empty(device="cpu")
     batch = torch.empty(2, 3, 32, 32, dtype=torch.uint8, device=META)
     with pytest.raises(RuntimeError, match="device"):
-        training._accumulate_gradients([batch], torch.Tensor.backward, lambda last: nullcontext())
+        training.accumulate_gradients([batch])

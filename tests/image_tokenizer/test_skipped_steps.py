@@ -7,7 +7,7 @@ from pytorch_lightning.plugins import MixedPrecision
 from small_training import data, module, trainer
 
 from open_magvit2.training import finite
-from open_magvit2.training.averaging import ExponentialMovingAverage
+from open_magvit2.training.ema import ExponentialMovingAverage
 
 
 class Spoil(Callback):
@@ -18,7 +18,7 @@ class Spoil(Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == self.at_step:
-            self.weight = next(getattr(pl_module, self.network).parameters())
+            self.weight = next(pl_module.get_submodule(self.network).parameters())
             self.kept = self.weight.detach().clone()
             self.before = parameters(pl_module)
             self.weight.data.view(-1)[0] = float("nan")
@@ -62,14 +62,14 @@ def test_nan_from_the_generator_stays_out_of_everything_that_lasts(tmp_path, pre
     assert torch.equal(spoil.before, spoil.after)  # the discriminator saw NaN as well: neither network stepped
     assert run.global_step == 4
     assert steps_taken(run) == [{3}, {3}]
-    for tensors in (state(training), averaging._average_model.state_dict()):  # LeCAM and BatchNorm are among them
+    for tensors in (state(training), averaging.average_module.state_dict()):  # LeCAM and BatchNorm are among them
         assert all(value.isfinite().all() for value in tensors.values())
     assert all(v.isfinite().all() for o in run.optimizers for s in o.state.values() for v in s.values())
-    assert training.latest_terms["generator/gradient_norm"].isfinite()  # and the next steps are steps
+    assert training.record.gradient_norms["generator"].isfinite()  # and the next steps are steps
 
 
 def test_nan_in_the_discriminators_activations_reaches_both_networks_and_skips_both(tmp_path):
-    spoil = Spoil("discriminator", at_step=1)
+    spoil = Spoil("adversary.discriminator", at_step=1)
     training, run, _ = fit(tmp_path, spoil)
     assert torch.equal(spoil.before, spoil.after)
     assert steps_taken(run) == [{3}, {3}]
@@ -81,7 +81,7 @@ class Overflow(Callback):
 
     def on_after_backward(self, trainer, pl_module):
         if trainer.global_step == 1:
-            next(pl_module.discriminator.parameters()).grad.fill_(float("inf"))
+            next(pl_module.adversary.discriminator.parameters()).grad.fill_(float("inf"))
 
 
 def test_a_network_whose_gradient_is_finite_steps(tmp_path):
@@ -94,9 +94,9 @@ def test_an_infinite_loss_with_a_finite_gradient_is_skipped(tmp_path):
     training = module(discriminator=False)
     objective = training.generator_objective.forward
 
-    def infinite_at_step_1(image, reconstruction, losses, step, *rest):
-        total, terms = objective(image, reconstruction, losses, step, *rest)
-        return (total + float("inf") if step == 1 else total), terms
+    def infinite_at_step_1(image, reconstruction, losses, step):
+        distance, total, terms = objective(image, reconstruction, losses, step)
+        return distance, (total + float("inf") if step == 1 else total), terms
 
     training.generator_objective.forward = infinite_at_step_1
     run = trainer(tmp_path, max_steps=3, limit_val_batches=0)

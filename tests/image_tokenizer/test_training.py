@@ -17,33 +17,30 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from open_magvit2 import load_tokenizer
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.evaluation.metrics.ssim import SSIM
-from open_magvit2.training.callbacks import ReconstructionImages, Throughput
+from open_magvit2.training.image_grid import ImageGrid
+from open_magvit2.training.progress import TrainingProgress
 from open_magvit2.training.schedules import StepDrop
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_one_backward_gives_each_network_the_gradient_of_its_own_objective(adaptive):
-    training = module(objective={"adaptive_adversarial": adaptive}).double()
+    training = module(adversary={"adaptive_weight": adaptive}).double()
     image = torch.rand(4, 3, 32, 32, dtype=torch.float64) * 2 - 1
-    total, _ = training._losses(image, fraction=1.0)
+    total, _ = training.losses(image)
     total.backward()
     got = {name: p.grad.clone() for name, p in training.named_parameters()}
 
-    reference = module(objective={"adaptive_adversarial": adaptive}).double()
+    reference = module(adversary={"adaptive_weight": adaptive}).double()
     output = reference.tokenizer(image)
-    fake = reference.discriminator(output.reconstruction)
-    layer = reference.tokenizer.decoder.last_layer
-    generator, _ = reference.generator_objective(image, output.reconstruction, output.losses, 0, fake, layer)
-    tokenizer_parameters = dict(reference.tokenizer.named_parameters())
-    gradients = torch.autograd.grad(generator, list(tokenizer_parameters.values()))
-    expected = {f"tokenizer.{name}": g for name, g in zip(tokenizer_parameters, gradients, strict=True)}
-    with torch.no_grad():
-        reconstruction = output.reconstruction.clone()
-    fake, real = reference.discriminator(reconstruction), reference.discriminator(image)
-    discriminator, _ = reference.discriminator_objective(real, fake, 0)
-    discriminator_parameters = dict(reference.discriminator.named_parameters())
-    gradients = torch.autograd.grad(discriminator, list(discriminator_parameters.values()))
-    expected |= {f"discriminator.{name}": g for name, g in zip(discriminator_parameters, gradients, strict=True)}
+    fake = output.reconstruction
+    distance, generator, _ = reference.generator_objective(image, fake, output.losses, 0)
+    term, _ = reference.adversary.generator_term(fake, 0, distance, reference.tokenizer.decoder.last_layer)
+    discriminator, _ = reference.adversary.discriminator_total(image, fake.detach().clone(), 0)
+    expected = {}
+    for loss, prefix in ((generator + term, "tokenizer."), (discriminator, "adversary.discriminator.")):
+        parameters_ = {name: p for name, p in reference.named_parameters() if name.startswith(prefix)}
+        gradients = torch.autograd.grad(loss, list(parameters_.values()), retain_graph=True)
+        expected |= dict(zip(parameters_, gradients, strict=True))
 
     assert set(got) == set(expected)
     for name, gradient in expected.items():
@@ -62,14 +59,14 @@ def test_micro_batches_add_up_to_the_whole_batch(tmp_path):
 
 def test_one_batch_is_one_step_for_both_networks(tmp_path):
     training = module()
-    before = parameters(training.tokenizer), parameters(training.discriminator)
+    before = parameters(training.tokenizer), parameters(training.adversary.discriminator)
     run = trainer(tmp_path, max_steps=3)
     run.fit(training, data())
     assert run.global_step == 3
     for optimizer in run.optimizers:
         assert {int(state["step"]) for state in optimizer.state.values()} == {3}
     assert not torch.equal(before[0], parameters(training.tokenizer))
-    assert not torch.equal(before[1], parameters(training.discriminator))
+    assert not torch.equal(before[1], parameters(training.adversary.discriminator))
 
 
 class Poison(Callback):
@@ -80,7 +77,7 @@ class Poison(Callback):
 
     def on_after_backward(self, trainer, pl_module):
         if trainer.global_step == self.at_step:
-            next(getattr(pl_module, self.network).parameters()).grad.fill_(float("inf"))
+            next(pl_module.get_submodule(self.network).parameters()).grad.fill_(float("inf"))
 
 
 def fp16_trainer(folder: Path, scaler: torch.amp.GradScaler, **options) -> pl.Trainer:
@@ -97,7 +94,7 @@ def test_the_loss_scale_is_updated_once_a_step(tmp_path):
     assert torch.isfinite(parameters(training.tokenizer)).all()
 
 
-@pytest.mark.parametrize("network", ["tokenizer", "discriminator"])
+@pytest.mark.parametrize("network", ["tokenizer", "adversary.discriminator"])
 def test_an_overflow_skips_its_network_and_halves_the_scale_once(tmp_path, network):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=100)
     training = module()
@@ -116,8 +113,8 @@ def test_fp16_gradients_are_unscaled_before_they_are_clipped_and_logged(tmp_path
         training = module(gradient_clip_norm=1e-3)
         run = trainer(tmp_path, max_steps=1) if plugin is None else fp16_trainer(tmp_path, plugin, max_steps=1)
         run.fit(training, data())
-        norms.append({k: float(v) for k, v in training.latest_terms.items() if k.endswith("gradient_norm")})
-    assert set(norms[0]) == {"generator/gradient_norm", "discriminator/gradient_norm"}
+        norms.append({name: float(norm) for name, norm in training.record.gradient_norms.items()})
+    assert set(norms[0]) == {"generator", "discriminator"}
     for name, norm in norms[0].items():
         assert norms[1][name] == pytest.approx(norm, rel=0.1)
 
@@ -151,7 +148,7 @@ def test_a_continued_run_follows_the_new_learning_rate(tmp_path):
 
 def test_what_is_logged_and_at_which_step(tmp_path):
     logger = TensorBoardLogger(tmp_path)
-    callbacks = [Throughput(), ReconstructionImages(num_images=3)]
+    callbacks = [TrainingProgress(), ImageGrid(num_images=3)]
     options = {
         "max_steps": 4,
         "val_check_interval": 4,
@@ -187,17 +184,15 @@ def test_training_lowers_the_loss(tmp_path):
 
     class Record(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            losses.append(float(pl_module.latest_terms["generator/reconstruction"]))
+            losses.append(float(pl_module.record.latest["generator/reconstruction"]))
 
     trainer(tmp_path, max_steps=60, callbacks=[Record()], limit_val_batches=0).fit(training, data())
     assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
 
 
 def test_contradictions_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="adversarial_weight is 0.1"):
-        module(discriminator=False, objective={"adversarial_weight": 0.1})
-    with pytest.raises(ValueError, match="begin at the same step"):
-        module(objective={"adversarial_start": 5})
+    with pytest.raises(ValueError, match="generator_loss must be one of .*relativistic"):
+        module(adversary={"generator_loss": "relativistic"})
     with pytest.raises(ValueError, match="micro_batch_size must be at least 1"):
         module(micro_batch_size=0)
     with pytest.raises(ValueError, match="no multiple of micro_batch_size 3"):

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from small_training import SEPARABLE, data, module, networks, trainer
+from small_training import SEPARABLE, data, module, trainer
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from open_magvit2.common.distributed import all_gather_object
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.evaluation.metrics.ssim import SSIM
-from open_magvit2.image_tokenizer.compilation import compile_networks
-from open_magvit2.training.averaging import ExponentialMovingAverage
 from open_magvit2.training.cli import register_strategy
+from open_magvit2.training.compilation import compile_networks
+from open_magvit2.training.ema import ExponentialMovingAverage
 
 
 class CountReductions(Callback):
@@ -77,7 +77,7 @@ def main(folder: Path) -> None:
         enable_checkpointing=True,
     )
     run.fit(training, data(global_batch_size=8))
-    lecam = all_gather_object(float(training.discriminator_objective.lecam.ema_real))
+    lecam = all_gather_object(float(training.adversary.lecam.ema_real))
     compiled = compare_compiled(folder)
     if run.is_global_zero:
         result = {
@@ -102,7 +102,7 @@ def compare_compiled(folder: Path) -> dict[str, float]:
         training = module(micro_batch_size=2, recompute="blocks" if compiled else "none")
         before = torch.nn.utils.parameters_to_vector(training.parameters()).detach().double()
         if compiled:
-            compile_networks(*networks(training), backend="aot_eager")
+            compile_networks(*training.networks(), backend="aot_eager")
         counter = CountReductions()
         run = trainer(folder, devices=2, strategy="ddp", precision="64-true", max_steps=2, callbacks=[counter])
         run.fit(training, data(global_batch_size=8))

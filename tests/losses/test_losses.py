@@ -12,13 +12,15 @@ from torch import nn
 
 from open_magvit2.common import weights
 from open_magvit2.losses.adversarial import (
+    Adversary,
+    gradient_ratio,
     hinge_discriminator_loss,
     hinge_generator_loss,
     non_saturating_generator_loss,
     vanilla_discriminator_loss,
 )
 from open_magvit2.losses.lecam import LeCAM
-from open_magvit2.losses.objective import DiscriminatorObjective, GeneratorObjective, adaptive_weight
+from open_magvit2.losses.objective import GeneratorObjective
 from open_magvit2.losses.perceptual import PerceptualLoss, load_lpips
 
 QUANTIZER_LOSSES = {
@@ -77,44 +79,71 @@ def test_an_overflow_leaves_lecam_as_it_was():
 
 
 def test_lecam_averages_are_in_the_checkpoint():
-    assert set(DiscriminatorObjective().state_dict()) == {"lecam.ema_real", "lecam.ema_fake"}
+    assert set(Adversary(nn.Identity()).state_dict()) == {"lecam.ema_real", "lecam.ema_fake"}
 
 
 def test_generator_objective_is_the_weighted_sum_of_its_terms():
-    objective = GeneratorObjective(perceptual_weight=0.0, adversarial_weight=0.3)
+    objective = GeneratorObjective(perceptual_weight=0.0, reconstruction_weight=2.0)
     image, reconstruction = torch.rand(2, 2, 3, 4, 4, dtype=torch.float64)
-    logits = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    total, terms = objective(image, reconstruction, QUANTIZER_LOSSES, step=0, fake_logits=logits)
-    expected = (
-        (image - reconstruction).abs().mean()
-        + 0.3 * non_saturating_generator_loss(logits)
-        + 0.1 * (2.0 - 5.0)
-        + 0.25 * 0.5
-    )
-    assert total.item() == pytest.approx(expected.item(), rel=1e-12)
-    assert set(terms) == {"total", "reconstruction", "adversarial", "adversarial_weight", *QUANTIZER_LOSSES}
+    distance, total, terms = objective(image, reconstruction, QUANTIZER_LOSSES, step=0)
+    error = (image - reconstruction).abs().mean().item()
+    assert distance.item() == pytest.approx(2.0 * error, rel=1e-12)
+    assert total.item() == pytest.approx(2.0 * error + 0.1 * (2.0 - 5.0) + 0.25 * 0.5, rel=1e-12)
+    assert set(terms) == {"reconstruction", *QUANTIZER_LOSSES}
 
 
-def test_entropy_weight_anneals_linearly():
-    objective = GeneratorObjective(
-        perceptual_weight=0.0, adversarial_weight=0.0, entropy_annealing=3.0, entropy_annealing_steps=2000
-    )
+def test_annealed_weights_decrease_linearly():
     image = torch.zeros(1, 3, 4, 4, dtype=torch.float64)
+    options = {"perceptual_weight": 0.0, "entropy_annealing": 3.0, "entropy_annealing_steps": 2000}
+    objectives = GeneratorObjective(**options), GeneratorObjective(**options, annealed_losses=["commitment"])
     for step, factor in [(0, 4.0), (1000, 2.5), (2000, 1.0), (9000, 1.0)]:
-        total, terms = objective(image, image, QUANTIZER_LOSSES, step=step)
-        assert total.item() == pytest.approx(factor * 0.1 * (2.0 - 5.0) + 0.25 * 0.5, rel=1e-12)
+        totals = [objective(image, image, QUANTIZER_LOSSES, step=step)[1].item() for objective in objectives]
+        assert totals[0] == pytest.approx(factor * 0.1 * (2.0 - 5.0) + 0.25 * 0.5, rel=1e-12)
+        assert totals[1] == pytest.approx(0.1 * (2.0 - 5.0) + factor * 0.25 * 0.5, rel=1e-12)
+        terms = objectives[0](image, image, QUANTIZER_LOSSES, step=step)[2]
         assert terms["entropy_weight_factor"].item() == pytest.approx(factor)
 
 
+class Logits(nn.Module):
+    """A discriminator whose logits are its input times a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image * self.scale
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 3, 3), (2, 1, 2, 3, 3)])
+def test_an_adversary_adds_its_term_to_the_generator_and_trains_its_discriminator(shape):
+    adversary = Adversary(Logits(), weight=0.3, lecam_weight=0.5, lecam_decay=0.9)
+    real, layer = torch.rand(shape), nn.Parameter(torch.tensor(0.5))
+    fake = torch.rand(shape) * layer
+    term, terms = adversary.generator_term(fake, 0, fake.mean(), layer)
+    assert term.item() == pytest.approx(0.3 * non_saturating_generator_loss(fake).item(), rel=1e-12)
+    assert set(terms) == {"adversarial", "adversarial_weight"}
+    term.backward()
+    assert layer.grad != 0
+    assert adversary.discriminator.scale.grad is None
+    layer.grad = None
+    total, terms = adversary.discriminator_total(real, fake, 0)
+    assert set(terms) == {"total", "hinge", "lecam", "real_logits", "fake_logits"}
+    expected = hinge_discriminator_loss(real, fake) + 0.5 * adversary.lecam(real, fake)
+    assert total.item() == pytest.approx(expected.item(), rel=1e-6)
+    total.backward()
+    assert layer.grad is None
+    assert adversary.discriminator.scale.grad != 0
+
+
 def test_adversarial_terms_start_when_told():
-    image, logits = torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 2, 2, requires_grad=True)
-    generator = GeneratorObjective(perceptual_weight=0.0, adversarial_start=10)
-    discriminator = DiscriminatorObjective(start=10)
+    adversary = Adversary(Logits(), start_step=10)
+    fake = torch.ones(1, 1, 2, 2, requires_grad=True)
     for step, counts in [(9, False), (10, True)]:
-        total, _ = generator(image, image, QUANTIZER_LOSSES, step, fake_logits=logits)
-        gradient = torch.autograd.grad(total, logits)[0]  # in the graph in both cases
+        term, _ = adversary.generator_term(fake, step, fake.mean(), fake)
+        gradient = torch.autograd.grad(term, fake)[0]  # in the graph in both cases
         assert bool(gradient.any()) == counts
-        assert bool(discriminator(logits, logits, step)[0] > 0) == counts
+        assert bool(adversary.discriminator_total(fake, fake, step)[0] > 0) == counts
 
 
 def test_quantizer_losses_without_weight_are_refused():
@@ -124,13 +153,15 @@ def test_quantizer_losses_without_weight_are_refused():
         objective(image, image, QUANTIZER_LOSSES, step=0)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"adversarial": "relativistic"}, "must be one of"), ({"entropy_annealing": 3.0}, "go together")],
-)
-def test_bad_objectives_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        GeneratorObjective(perceptual_weight=0.0, **arguments)
+def test_bad_settings_are_refused():
+    options = {"perceptual_weight": 0.0, "entropy_annealing": 3.0}
+    with pytest.raises(ValueError, match="go together"):
+        GeneratorObjective(**options)
+    with pytest.raises(ValueError, match=r"annealed_losses names \['entropy'\].*sample_entropy"):
+        GeneratorObjective(**options, entropy_annealing_steps=10, annealed_losses=["entropy"])
+    for name in ("generator_loss", "discriminator_loss"):
+        with pytest.raises(ValueError, match=f"{name} must be one of .*hinge.*got 'relativistic'"):
+            Adversary(nn.Identity(), **{name: "relativistic"})
 
 
 def test_adaptive_weight_is_the_ratio_of_gradient_norms():
@@ -143,9 +174,9 @@ def test_adaptive_weight_is_the_ratio_of_gradient_norms():
         torch.autograd.grad(loss, reference)[0].norm()
         for loss in ((inputs @ reference).abs().mean(), (inputs @ reference).square().mean())
     ]
-    weight = adaptive_weight(reconstruction, adversarial, layer)
+    weight = gradient_ratio(reconstruction, adversarial, layer)
     assert weight.item() == pytest.approx((expected[0] / (expected[1] + 1e-4)).item(), rel=1e-12)
-    assert adaptive_weight(1e9 * reconstruction, adversarial, layer).item() == 1e4
+    assert gradient_ratio(1e9 * reconstruction, adversarial, layer).item() == 1e4
     assert not weight.requires_grad
 
 

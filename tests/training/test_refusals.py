@@ -15,6 +15,7 @@ from open_magvit2.training.cli import MISTAKE, main
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "image_tokenizer"
 FIT = ["fit", "--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "debug.yaml")]
 DATA, TOKENIZER = "--data.init_args.", "--model.init_args.tokenizer.init_args."
+ENCODER = TOKENIZER + "encoder.init_args."
 
 
 def refused(monkeypatch, capsys, *flags: object) -> str:
@@ -34,15 +35,15 @@ def refused(monkeypatch, capsys, *flags: object) -> str:
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        ([DATA + "image_size", "30"], ["image_size is 30", "no multiple of 4", "channel_multipliers"]),
-        ([DATA + "global_batch_size", "10"], ["10 images", "no multiple of micro_batch_size 4", "global_batch_size"]),
+        ([DATA + "image_size", "30"], ["image_size is 30", "multiples of 4", "30 x 30", "channel_multipliers"]),
+        ([DATA + "global_batch_size", "10"], ["10 samples", "no multiple of micro_batch_size 4", "global_batch_size"]),
         ([DATA + "global_batch_size", "64"], ["holds 32 image(s)", "batch of 64", "Lower global_batch_size"]),
-        ([TOKENIZER + "channels", "12"], ["8 normalization groups do not divide 12", "multiple of 8"]),
-        ([TOKENIZER + "quantizer.init_args.num_bits", "0"], ["num_bits must be 1 to 36", "got 0"]),
+        ([ENCODER + "channels", "12"], ["8 normalization groups do not divide 12", "multiple of 8"]),
+        ([TOKENIZER + "quantizer.init_args.num_bits", "0"], ["must be", "got 0"]),
         ([TOKENIZER + "quantizer.init_args.codebook_size", "1000"], ["codebook_size"]),
         ([DATA + "train.init_args.num_images", "0"], ["num_images >= 1", "got num_images=0"]),
-        ([TOKENIZER + "norm_groups", "3"], ["3 normalization groups do not divide 8"]),
-        (["--health.spike_factor", "0.5"], ["health.spike_factor must be larger than 1", "got 0.5"]),
+        ([ENCODER + "norm_groups", "3"], ["3 normalization groups do not divide 8"]),
+        (["--health.lowest_entropy", "1.5"], ["health.lowest_entropy must be in [0, 1]", "got 1.5"]),
         (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
         (
             [
@@ -53,7 +54,7 @@ def refused(monkeypatch, capsys, *flags: object) -> str:
             ],
             ["no/such"],
         ),
-        (["--model.init_args.discriminator", "subprocess.Popen"], ["subprocess.Popen"]),
+        (["--model.init_args.adversary", "subprocess.Popen"], ["subprocess.Popen"]),
     ],
     ids=lambda value: value[0].rpartition(".")[2] if isinstance(value[0], str) and "-" in value[0] else "",
 )

@@ -37,7 +37,7 @@ def test_the_undisturbed_run_has_all_the_states_that_are_compared(undisturbed):
     record, last, _ = undisturbed
     assert {"state_dict", "current_model_state", "averaging_state", "optimizer_states", "callbacks"} <= set(last)
     assert len(last["optimizer_states"]) == 2
-    assert last["state_dict"]["discriminator_objective.lecam.ema_real"] != 0
+    assert last["state_dict"]["adversary.lecam.ema_real"] != 0
     assert last["codebook_usage"]["counts"].sum() == 2 * 8 * 8 * 8  # steps 9 and 10: images, rows, columns
     assert ("train/learning_rate", 7) in record.scalars
     assert {step for name, step in record.scalars if name == "validation/psnr_image"} == {3, 6, 9}

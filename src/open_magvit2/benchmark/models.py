@@ -15,6 +15,7 @@ from open_magvit2.common.images import to_float
 from open_magvit2.image_tokenizer.discriminator import PatchDiscriminator
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
+from open_magvit2.losses.adversarial import Adversary
 from open_magvit2.losses.objective import GeneratorObjective
 from open_magvit2.losses.perceptual import PerceptualLoss
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
@@ -85,7 +86,9 @@ def make_training(case: Case, network: nn.Module | None = None, **options: Any) 
     objective = GeneratorObjective(perceptual_weight=0.0)
     objective.perceptual_weight = 1.0
     objective.perceptual = PerceptualLoss(make_lpips() if network is None else network)
-    return ImageTokenizerTraining(case.tokenizer(), objective, PatchDiscriminator(), micro_batch_size=2**20, **options)
+    return ImageTokenizerTraining(
+        case.tokenizer(), objective, Adversary(PatchDiscriminator()), micro_batch_size=2**20, **options
+    )
 
 
 def make_ours(case: Case, device: torch.device, **options: Any) -> OurTraining:
@@ -97,7 +100,7 @@ def make_plain(case: Case, device: torch.device) -> PlainTraining:
     """Steps of the baseline, from the same weights."""
     network = make_lpips()
     training = make_training(case, network)
-    copies = [copy.deepcopy(net).to(device) for net in (training.tokenizer, training.discriminator)]
+    copies = [copy.deepcopy(net).to(device) for net in (training.tokenizer, training.adversary.discriminator)]
     return PlainTraining(*copies, network.to(device))
 
 

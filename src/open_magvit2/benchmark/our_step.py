@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from open_magvit2.benchmark.mixed_precision import FLOAT32, MixedPrecision
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
-from open_magvit2.training.averaging import move_averages
+from open_magvit2.training.ema import move_averages
 
 
 class OurTraining:

@@ -70,7 +70,7 @@ class _Objective(torch.nn.Module):
         self.training_module = training
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.training_module._losses(to_float(pixels), 1.0)[0]
+        return self.training_module.losses(to_float(pixels))[0]
 
 
 @training_kernels()

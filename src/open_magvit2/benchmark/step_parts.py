@@ -18,7 +18,7 @@ Parts = dict[str, Callable[[], Any]]
 def ours(steps: OurTraining, pixels: Tensor) -> Parts:
     """The parts of our step, on a batch; one step must have been made, so that there are gradients."""
     training = steps.training
-    tokenizer, discriminator = training.tokenizer, training.discriminator
+    tokenizer, discriminator = training.tokenizer, training.adversary.discriminator
     image = to_float(pixels)
     latent, codes, reconstruction = _between(lambda: tokenizer.encode(image), tokenizer.quantizer, tokenizer.decode)
 

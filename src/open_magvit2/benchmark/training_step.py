@@ -15,7 +15,7 @@ from open_magvit2.benchmark.mixed_precision import training_kernels
 from open_magvit2.benchmark.models import Case
 from open_magvit2.benchmark.settings import Row, Settings
 from open_magvit2.benchmark.timing import Timing, clock_name, interleaved
-from open_magvit2.layers.recomputation import set_recomputation
+from open_magvit2.training.recomputation import set_recomputation
 
 TITLE = "Training step"
 
@@ -143,7 +143,7 @@ def _memory_by_part(case: Case, ours: Any, plain: Any, batch: int, settings: Set
         "quantizer": training.tokenizer.quantizer,
         "decoder": training.tokenizer.decoder,
         "perceptual": training.generator_objective.perceptual,
-        "discriminator": training.discriminator,
+        "discriminator": training.adversary.discriminator,
     }
     peaks = {"baseline": peak_of_step(plain.optimizers, lambda: plain.step(images), settings.device)}
     for level in ("none", "activations", "blocks"):

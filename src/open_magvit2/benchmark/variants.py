@@ -8,7 +8,7 @@ import torch
 from open_magvit2.benchmark import models
 from open_magvit2.benchmark.mixed_precision import MixedPrecision, Precision
 from open_magvit2.benchmark.training_step import StepPeak, peak_of_step
-from open_magvit2.layers.recomputation import Recomputation
+from open_magvit2.training.recomputation import Recomputation
 
 _MOST_HALVINGS = 40  # of the loss scale, from 2^16: below, no gradient is too large
 

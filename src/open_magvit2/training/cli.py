@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
+from jsonargparse import set_parsing_settings
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.trainer.states import TrainerFn
@@ -17,10 +19,11 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 
 from open_magvit2.common import environment
 from open_magvit2.training import continuation
-from open_magvit2.training.averaging import ExponentialMovingAverage
-from open_magvit2.training.callbacks import ReconstructionImages, Throughput
 from open_magvit2.training.checkpointing import TrainingCheckpoint
+from open_magvit2.training.command_messages import essential, message
+from open_magvit2.training.ema import ExponentialMovingAverage
 from open_magvit2.training.health import TrainingHealth, TrainingStopped
+from open_magvit2.training.image_grid import ImageGrid
 from open_magvit2.training.processes import EndTogether, GradientCompression, end_with_the_first, lost_another_process
 from open_magvit2.training.progress import TrainingProgress
 from open_magvit2.training.resumption import ExactResumption
@@ -28,8 +31,19 @@ from open_magvit2.training.skipped_images import SkippedImages, TooManySkippedEr
 
 logger = logging.getLogger(__name__)
 
-# exit codes, beside preemption.EXIT_CODE: refused before the first step; failed; ended because of its numbers or data
+# Exit codes besides preemption.EXIT_CODE: refused before the first step; failed; stopped because of numbers or data.
 MISTAKE, FAILURE, STOPPED = 2, 1, 3
+# A section of the configuration each, in the order in which Lightning calls them (`Checkpoint`s last): a section that
+# is absent or null leaves its callback out. Health comes after EMA: when it stops, it saves the averages of that step.
+CALLBACKS = {
+    "ema": ExponentialMovingAverage,
+    "health": TrainingHealth,
+    "checkpoint": TrainingCheckpoint,
+    "resumption": ExactResumption,
+    "progress": TrainingProgress,
+    "images": ImageGrid,
+    "skipped_images": SkippedImages,
+}
 _TRACEBACK_VARIABLE = "OPEN_MAGVIT2_TRACEBACK"  # set: every error comes with its stack trace
 _MISTAKES = (ValueError, OSError, pickle.UnpicklingError, MisconfigurationException)
 _RANK_0_FIRST_SECONDS = 2.0  # other ranks that fail alike wait for the first one, which ends them
@@ -39,7 +53,7 @@ class _Parser(LightningArgumentParser):
     """Says what is wrong with a value in a few lines, not in pages of usage and configuration."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        self.exit(MISTAKE, f"error: {_essential(message)}\nAll options: scripts/train.py fit --help\n")
+        self.exit(MISTAKE, f"error: {essential(message)}\nAll options: scripts/train.py fit --help\n")
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -62,7 +76,7 @@ class _SaveConfig(SaveConfigCallback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say what a continued training does differently; whether that was meant, only the user knows."""
+        """Report what a continued training does differently; only the user knows whether that was meant."""
         before = checkpoint.get(continuation.PROVENANCE_KEY)
         if before is None or trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
@@ -72,21 +86,26 @@ class _SaveConfig(SaveConfigCallback):
 
 
 class TrainingCLI(LightningCLI):
-    """`fit` and `validate` of any LightningModule and LightningDataModule named in the config.
+    """`fit` and `validate` of any LightningModule and LightningDataModule named in the configuration.
 
-    The callbacks below are sections of the config of their own, so that a config changes one value of one of them
-    without repeating the list: averaging, health, checkpoint, processes, progress, images.
+    The callbacks in `CALLBACKS` are sections of their own, so that a file or a flag changes one value of one of them;
+    any other callback goes into trainer.callbacks. Values may refer to others: `${data.init_args.image_size}`.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(ExponentialMovingAverage, "averaging")
-        parser.add_lightning_class_args(TrainingHealth, "health")  # after the averages, which it saves when it stops
-        parser.add_lightning_class_args(TrainingCheckpoint, "checkpoint")
+        for name, kind in CALLBACKS.items():
+            parser.add_argument(
+                f"--{name}", type=kind | None, default=None, help=(kind.__doc__ or "").partition("\n")[0]
+            )
         parser.add_lightning_class_args(EndTogether, "processes")
-        parser.add_lightning_class_args(TrainingProgress, "progress")
-        parser.add_lightning_class_args(ReconstructionImages, "images")
-        parser.add_lightning_class_args(Throughput, "throughput")
-        parser.add_lightning_class_args(SkippedImages, "skipped_images")
+
+    def instantiate_trainer(self, **options: Any) -> pl.Trainer:
+        """Build the trainer with the callbacks whose sections are there, after those of trainer.callbacks."""
+        described = self._get(self.config_init, "trainer").get("callbacks") or []
+        described = described if isinstance(described, list) else [described]
+        sections = [self._get(self.config_init, name) for name in CALLBACKS]
+        callbacks = [*described, *(section for section in sections if section is not None)]
+        return super().instantiate_trainer(callbacks=callbacks, **options)
 
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses ends the program with that one message, not a stack trace."""
@@ -100,7 +119,7 @@ class TrainingCLI(LightningCLI):
             self._refuse(error)
 
     def before_instantiate_classes(self) -> None:
-        """A checkpoint to continue from is read without executing code, unless the user says otherwise."""
+        """Read a checkpoint to continue from without executing code, unless the user says otherwise."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         if self.subcommand is not None and config.weights_only is None:
             config.weights_only = True
@@ -147,6 +166,13 @@ class TrainingCLI(LightningCLI):
             raise error
         self.parser.exit(code, f"error: {message(error)}{advice}\n")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; a `${...}` that refers to nothing is refused like any other value."""
+        try:
+            super().parse_arguments(parser, args)
+        except OmegaConfBaseException as error:
+            parser.error(str(error))
+
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would read the whole file for hyperparameters, which ours do not hold."""
 
@@ -168,6 +194,9 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
     """
     end_with_the_first()
     register_strategy()
+    # Sections of callbacks hold arguments alone, no class path; `${a.b}` is the same key with and without a subcommand.
+    set_parsing_settings(subclasses_disabled=list(CALLBACKS.values()), omegaconf_absolute_to_relative_paths=True)
+    mode = {"parser_mode": "omegaconf+"}
     return TrainingCLI(
         pl.LightningModule,
         pl.LightningDataModule,
@@ -176,24 +205,12 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
         save_config_callback=_SaveConfig,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
-        trainer_defaults={"use_distributed_sampler": False, "callbacks": [ExactResumption()]},
+        trainer_defaults={"use_distributed_sampler": False},
         parser_class=_Parser,
+        parser_kwargs={**mode, **{name: dict(mode) for name in TrainingCLI.subcommands()}},
         args=args,
         run=run,
     )
-
-
-def message(error: BaseException) -> str:
-    """What an error says, without the stack trace that a loading process puts before it."""
-    said = str(error).rpartition(f"\n{type(error).__name__}: ")[2]
-    return _essential(said) or type(error).__name__
-
-
-def _essential(message: str) -> str:
-    """A message without what jsonargparse adds: the types that a value could have had, the whole configuration."""
-    noise = ("Does not validate against any", "Subtypes:", "Errors:", "<class 'NoneType'>", "Given value")
-    lines = [line for line in message.splitlines() if not any(words in line for words in noise)]
-    return "\n".join(lines).strip().removeprefix("- ")
 
 
 def register_strategy(

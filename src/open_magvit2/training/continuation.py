@@ -41,7 +41,7 @@ def resolve(config: Namespace, subcommand: str, described: str) -> None:
     if word not in ("last", "best"):
         return
     name = BEST if word == "best" else "*.ckpt"
-    if config.checkpoint.dirpath is not None:
+    if config.checkpoint is not None and config.checkpoint.dirpath is not None:
         root, pattern = Path(config.checkpoint.dirpath), name
         files = sorted(root.glob(pattern))
         runs = {root: files} if files else {}

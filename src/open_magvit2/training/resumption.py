@@ -18,7 +18,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from open_magvit2.common import distributed
-from open_magvit2.training.averaging import ExponentialMovingAverage
+from open_magvit2.training.ema import ExponentialMovingAverage
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,10 @@ class ExactResumption(Checkpoint):
             return
         self._saved = saved = checkpoint[KEY]
         _set_counters(checkpoint, trainer, saved["batches"])
+        is_within_epoch = not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+        if is_within_epoch and not hasattr(trainer.datamodule, "epoch_and_batch"):
+            data = type(trainer.datamodule or pl_module).__name__
+            logger.warning("%s cannot continue within an epoch: its samples begin anew", data)
         # Lightning cannot know that this loader continues at the right image
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
         loop = trainer.fit_loop
@@ -127,8 +131,7 @@ def _set_counters(checkpoint: dict[str, Any], trainer: pl.Trainer, batches: int)
     Where within its loop Lightning stood when the file was written is then of no matter.
     """
     if not hasattr(trainer.datamodule, "epoch_and_batch"):
-        logger.warning("%s cannot continue within an epoch: its images begin anew", type(trainer.datamodule).__name__)
-        return
+        return  # Lightning's own counters stay; on_load_checkpoint says what that means
     epoch, batch = trainer.datamodule.epoch_and_batch(batches)
     epochs = _progress(epoch, epoch)
     if batch > 0:

@@ -1,7 +1,7 @@
-"""Moving averages of the weights (Polyak & Juditsky 1992), on Lightning's weight-averaging callback.
+"""Exponential moving averages (EMA) of the weights (Polyak & Juditsky 1992), on Lightning's weight-averaging callback.
 
 They live in the callback, outside the module that DDP wraps. Validation runs on them, and a checkpoint holds them under
-`state_dict`, where whoever loads it finds them first, and the raw weights under `current_model_state`.
+`state_dict`, where most programs look, and the raw weights under `current_model_state`.
 """
 
 from collections.abc import Sequence
@@ -10,41 +10,51 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
+
+from open_magvit2.common.arguments import at_least, within
 
 
 class ExponentialMovingAverage(WeightAveraging):
     """average <- decay * average + (1 - decay) * weights after every training step.
 
-    Lightning's callback swaps, saves and restores the averages; this one decides where they live (on the training
-    device), and updates them in a few fused kernels that the host does not wait for. Buffers (BatchNorm's statistics,
-    LeCAM's averages) are copied, not averaged.
+    Lightning's callback swaps, saves and restores the averages. This class keeps them on the training device and
+    updates them in a few fused kernels that the host does not wait for. Buffers (BatchNorm's statistics, LeCAM's
+    averages) are copied, not averaged.
 
     Args:
         decay: 0.999 in the published recipe.
         start_step: training steps before averaging begins; until then the average is a copy of the weights.
+
+    Raises:
+        ValueError: for a decay outside [0, 1); in `setup`, for weights kept in half precision.
     """
 
     def __init__(self, decay: float = 0.999, start_step: int = 0) -> None:
-        if not 0.0 <= decay < 1.0:
-            raise ValueError(f"decay must lie in [0, 1), got {decay}")
+        within(0, 1, decay=decay)
+        at_least(0, start_step=start_step)
         super().__init__(use_buffers=False)
         self.decay = decay
         self.start_step = start_step
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._device = trainer.strategy.root_device  # the module itself is still on the CPU at this moment
+        self._device = trainer.strategy.root_device  # the module itself is still on the CPU
         super().setup(trainer, pl_module, stage)
         if self._average_model is None:  # nothing is trained
             return
-        average = trainer.precision_plugin.convert_module(self._average_model.module)  # as it will convert the module
+        average = trainer.precision_plugin.convert_module(self.average_module)  # as it will convert the module
         dtype = next(average.parameters()).dtype
         if self.decay and torch.finfo(dtype).bits < 32:
             raise ValueError(
                 f"trainer.precision {trainer.precision} keeps weights in {dtype}, too short for averages of decay "
                 f"{self.decay}: they stand still. Use bf16-mixed or 16-mixed, which keep weights in float32, or "
-                "averaging.decay 0 for no averages"
+                "--ema null for no averages"
             )
+
+    @property
+    def average_module(self) -> nn.Module:
+        """The copy of the LightningModule that holds the averages, during a fit."""
+        return self._average_model.module
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -52,8 +62,7 @@ class ExponentialMovingAverage(WeightAveraging):
     ) -> None:
         if trainer.global_step <= self._latest_update_step:
             return
-        average = self._average_model.module
-        averages, weights = list(average.parameters()), list(pl_module.parameters())
+        averages, weights = list(self.average_module.parameters()), list(pl_module.parameters())
         if trainer.global_step <= max(1, self.start_step):
             torch._foreach_copy_(averages, weights)
         else:
@@ -63,15 +72,15 @@ class ExponentialMovingAverage(WeightAveraging):
 
     @torch.no_grad()
     def copy_buffers(self, pl_module: pl.LightningModule) -> None:
-        """Let the average have this rank's buffers."""
-        for buffer, current in zip(self._average_model.module.buffers(), pl_module.buffers(), strict=True):
+        """Copy this rank's buffers into the average."""
+        for buffer, current in zip(self.average_module.buffers(), pl_module.buffers(), strict=True):
             buffer.copy_(current)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing: the average moves with steps."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Nothing: Lightning would overwrite the raw weights, and a checkpoint written after that would lose them."""
+        """Nothing: Lightning would overwrite the raw weights, and a checkpoint written later would lose them."""
 
 
 def move_averages(averages: Sequence[Tensor], weights: Sequence[Tensor], decay: float) -> None:

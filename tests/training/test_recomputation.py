@@ -1,13 +1,17 @@
 """Recomputation changes memory, and not one bit of the numbers."""
 
+import copy
+import pickle
+
 import pytest
 import torch
-from open_magvit2.layers.recomputation import set_recomputation
 
 from open_magvit2.benchmark.memory import peak_memory
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.layers.residual import ResidualBlock
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
+from open_magvit2.training.compilation import compile_networks
+from open_magvit2.training.recomputation import set_recomputation
 
 
 def tokenizer(adaptive: bool = True) -> ImageTokenizer:
@@ -107,3 +111,36 @@ def test_without_gradients_nothing_is_kept_or_repeated():
 def test_unknown_levels_are_refused():
     with pytest.raises(ValueError, match=r"recompute must be one of.*blocks.*got 'all'"):
         set_recomputation(tokenizer(), "all")
+
+
+def test_a_copy_computes_its_own_weights_again_and_a_pickle_runs_without():
+    for level in ("none", "activations", "blocks"):
+        model = tokenizer()
+        set_recomputation(model, level)
+        copied, codes = copy.deepcopy(model), torch.ones(1, 6, 4, 4)
+        with torch.no_grad():
+            for parameter in copied.parameters():
+                parameter.mul_(2.0)
+        blocks = [part for part in copied.modules() if isinstance(part, ResidualBlock)]
+        assert all(block.first.__self__ is block for block in blocks)
+        model(torch.zeros(1, 3, 16, 16)).reconstruction.sum().backward()
+        assert all(parameter.grad is None for parameter in copied.parameters())
+        unpickled = pickle.loads(pickle.dumps(copied)).decoder(codes)
+        assert torch.equal(unpickled, copied.decoder(codes))
+        assert not torch.equal(unpickled, model.decoder(codes))
+
+
+@pytest.mark.parametrize("level", ["none", "activations", "blocks"])
+def test_a_compiled_decoder_with_adaptive_norms_has_the_same_gradients(level):
+    codes = torch.randn(2, 6, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).sign()
+    results = []
+    for compiled in (False, True):
+        decoder = tokenizer().double().decoder
+        set_recomputation(decoder, level)
+        if compiled:
+            compile_networks(decoder, backend="aot_eager")
+        decoder(codes).square().mean().backward()
+        results.append([parameter.grad for parameter in decoder.parameters()])
+    torch._dynamo.reset()
+    for got, expected in zip(*results, strict=True):
+        assert torch.allclose(got, expected, rtol=1e-9, atol=1e-14)

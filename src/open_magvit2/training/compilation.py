@@ -1,27 +1,28 @@
-"""The networks of a training step through `torch.compile`: fused kernels, for minutes at the first step."""
+"""Fused kernels and memory formats, applied to networks from outside: `torch.compile` and channels-last weights."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _MOST_GRAPHS = 64
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> None:
     """Compile networks in place, each as one graph; names of weights stay, and deep copies are not compiled.
 
-    Weights enter a compiled network as inputs: whoever exchanges their values, as validation on EMA weights does,
-    gets results of the new ones. Changes three settings of the whole process, see the comments.
+    Weights enter a compiled network as inputs: if their values are exchanged, as validation on EMA weights does, the
+    results are those of the new ones. Changes three settings of the whole process, see the comments.
 
     A network is compiled at its first pass, and again for another kind of pass: other sizes, precision, recomputation,
     gradients or none. Training has one kind. Validation and pictures, whose batches come in other sizes, therefore run
-    uncompiled, inside `torch.compiler.set_stance("force_eager")`, as those of an uncompiled training do.
+    uncompiled, inside `torch.compiler.set_stance("force_eager")`.
 
     Args:
         networks: None is left out, for a loss or a network that a training is without. Their classes must not be
-            PyTorch's own, such as `nn.Sequential`, which `torch.compile` leaves alone without saying so.
+            PyTorch's own, such as `nn.Sequential`, which `torch.compile` ignores silently.
         backend: of `torch.compile`.
     """
-    # Graphs cut at the borders of DDP's buckets: refused where a network recomputes. Each network is a graph anyway.
+    # Graphs split at the borders of DDP's buckets: refused where a network recomputes. Each network is one graph.
     torch._dynamo.config.optimize_ddp = False
     # Saved tensors overwritten by the backward pass: refused where a graph runs twice (adaptive adversarial weight).
     torch._functorch.config.donated_buffer = False
@@ -31,3 +32,13 @@ def compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> 
     for network in networks:
         if network is not None:
             network.compile(fullgraph=True, backend=backend)
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """A tensor [B, C, H, W] or [B, C, T, H, W] with channels innermost in memory; any other one as it is."""
+    return tensor.contiguous(memory_format=_FORMATS[tensor.ndim]) if tensor.ndim in _FORMATS else tensor
+
+
+def use_channels_last(module: nn.Module) -> None:
+    """Keep the weights of a module's convolutions, 2-D or 3-D, with channels innermost; its activations follow."""
+    module._apply(channels_last)

@@ -1,0 +1,249 @@
+"""Base of every GAN training: a generator and its `Adversary`, trained together on images or clips.
+
+One batch of the loader is one training step. It is split into micro-batches that fit the device; their gradients add up
+before both optimizers step once. The two objectives share one backward pass: neither network's gradient depends on
+the other's loss (the discriminator is frozen where the generator's loss passes through it, and its own loss sees
+detached outputs), so their sum has exactly the gradients of the two, DDP reduces each parameter once, and a loss scale
+covers both.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from open_magvit2.common import distributed
+from open_magvit2.common.arguments import at_least
+from open_magvit2.common.images import to_float
+from open_magvit2.losses.adversarial import Adversary
+from open_magvit2.protocols import Sample
+from open_magvit2.training import compilation, finite
+from open_magvit2.training.optimizers import fused_adam, step_all
+from open_magvit2.training.record import TrainingRecord
+from open_magvit2.training.schedules import Constant, Schedule
+
+
+class GeneratorPass(NamedTuple):
+    """What a generator makes of a micro-batch, and how far from its goal it is."""
+
+    fake: Tensor  # [B, C, *size], what the discriminator sees
+    total: Tensor  # scalar with graph: everything that the generator minimises but the GAN term
+    compared: Tensor  # the part of it that an adaptive weight of the GAN term compares with
+    terms: dict[str, Tensor]  # detached scalars, logged as train/generator/<term>
+    figures: dict[str, Tensor]  # more of them, logged as train/<figure>
+
+
+class AdversarialTraining(pl.LightningModule, ABC):
+    """Trains a generator, alone or against an `Adversary`. A subclass has the networks and the generator's loss.
+
+    Args:
+        adversary: None trains without a GAN term.
+        micro_batch_size: samples that pass the networks at once on a device. A rank's share of the global batch is
+            split into pieces of this size, and must be a multiple of it if it is larger. BatchNorm and losses that look
+            at a batch as a whole see one micro-batch: 8, the published batch of a device, keeps the recipe on any
+            number of devices.
+        learning_rate: of both Adam optimizers.
+        betas: of both.
+        schedule: factor on the learning rate by training step; constant by default.
+        gradient_clip_norm: largest norm of each network's gradient; None does not clip.
+        channels_last: keep convolution weights, and so activations, with channels innermost. For half precision on a
+            GPU with compiled networks: PyTorch's own group norm copies such activations there and back.
+
+    Raises:
+        ValueError: for a number out of range.
+    """
+
+    def __init__(
+        self,
+        adversary: Adversary | None = None,
+        micro_batch_size: int = 8,
+        learning_rate: float = 1e-4,
+        betas: tuple[float, float] = (0.5, 0.9),
+        schedule: Schedule | None = None,
+        gradient_clip_norm: float | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        at_least(1, micro_batch_size=micro_batch_size)
+        self.automatic_optimization = False
+        self.adversary = adversary
+        self.micro_batch_size = micro_batch_size
+        self.learning_rate = learning_rate
+        self.betas = tuple(betas)
+        self.schedule = Constant() if schedule is None else schedule
+        self.gradient_clip_norm = gradient_clip_norm
+        self.channels_last = channels_last
+        self.record = TrainingRecord(unit="images", shown={"loss": "generator/total", "PSNR": "psnr"})
+
+    @property
+    @abstractmethod
+    def generator(self) -> nn.Module:
+        """The network that the first optimizer trains."""
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> nn.Parameter:
+        """Weight of the generator's last layer, for `Adversary.adaptive_weight`."""
+
+    @abstractmethod
+    def generate(self, real: Tensor) -> GeneratorPass:
+        """Run the generator on a micro-batch float [B, C, *size] in [-1, 1]."""
+
+    def step_figures(self, step: int) -> dict[str, float]:
+        """Further figures to log after a step, by their whole names; the same on all ranks. None by default."""
+        return {}
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam for the generator and, if there is one, for the discriminator."""
+        networks = [self.generator] + ([] if self.adversary is None else [self.adversary.discriminator])
+        return [fused_adam(network, self.learning_rate, self.betas) for network in networks]
+
+    def on_fit_start(self) -> None:
+        """Refuse a global batch that the devices cannot split, before the first sample is read."""
+        global_batch_size = getattr(self.trainer.datamodule, "global_batch_size", None)
+        if global_batch_size is None:
+            return
+        share = global_batch_size // self.trainer.world_size
+        check_share(share, self.micro_batch_size)
+        if share < self.micro_batch_size:
+            rank_zero_warn(
+                f"each device gets {share} samples a step, fewer than micro_batch_size {self.micro_batch_size}: the "
+                "entropy penalty and BatchNorm see smaller batches than the recipe's"
+            )
+
+    def training_step(self, batch: Sample, batch_idx: int) -> None:
+        """One training step on this rank's share of the global batch: uint8 [B, C, *size]."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        wrapped = self.optimizers()
+        wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
+        self._log(self.train_on(batch["image"], wrapped, self.manual_backward, self._gradient_sync, scaler))
+
+    def train_on(
+        self,
+        pixels: Tensor,
+        optimizers: Sequence[Any],
+        backward: Callable[[Tensor], Any] = Tensor.backward,
+        gradient_sync: Callable[[bool], AbstractContextManager[Any]] = nullcontext,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> dict[str, Any]:
+        """The work of a training step. Without a Trainer it runs on these defaults, as benchmarks do.
+
+        Args:
+            pixels: uint8 [B, C, *size].
+            optimizers: of `configure_optimizers`, or what Lightning wrapped around them.
+            backward: computes the gradients of a total.
+            gradient_sync: context of a micro-batch's backward pass, from whether it is the last.
+            scaler: of the losses in fp16.
+
+        Returns:
+            the terms of the objectives, scalars on the device, as <network>/<term>; the learning rate.
+        """
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        with finite.finite_buffers(self):
+            terms = self.accumulate_gradients(split(pixels, self.micro_batch_size), backward, gradient_sync)
+        # The learning rate is a function of the step and no state: a run continued with another schedule follows it.
+        learning_rate = self.learning_rate * self.schedule(self.global_step)
+        norms = step_all(optimizers, learning_rate, self.gradient_clip_norm, scaler)
+        self.record.gradient_norms = norms
+        terms["learning_rate"] = learning_rate
+        return terms | {f"{name}/gradient_norm": norm for name, norm in norms.items()}
+
+    def accumulate_gradients(
+        self,
+        micro_batches: Sequence[Tensor],
+        backward: Callable[[Tensor], Any] = Tensor.backward,
+        gradient_sync: Callable[[bool], AbstractContextManager[Any]] = nullcontext,
+    ) -> dict[str, Any]:
+        """Backward passes of the micro-batches, uint8 [B, C, *size] each; the terms of their losses, averaged."""
+        terms: dict[str, Any] = {}
+        num_samples = sum(len(pixels) for pixels in micro_batches)
+        for number, pixels in enumerate(micro_batches):
+            fraction = len(pixels) / num_samples
+            total, new_terms = self.losses(self.to_input(pixels), fraction)
+            with gradient_sync(number == len(micro_batches) - 1):
+                backward(total * fraction)
+            for name, term in new_terms.items():
+                terms[name] = terms.get(name, 0.0) + term * fraction
+        return terms
+
+    def losses(self, real: Tensor, fraction: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of both objectives on a micro-batch.
+
+        Args:
+            real: float [B, C, *size] in [-1, 1].
+            fraction: share of the step's batch that this is.
+
+        Returns:
+            (total, terms): a scalar with graph, and detached scalars as <network>/<term>.
+        """
+        made = self.generate(real)
+        total, terms = made.total, dict(made.terms)
+        if self.adversary is not None:
+            term, new_terms = self.adversary.generator_term(made.fake, self.global_step, made.compared, self.last_layer)
+            total, terms = total + term, terms | new_terms
+        terms["total"] = total.detach()
+        total = finite.nan_unless_finite(total)
+        logged = {f"generator/{name}": term for name, term in terms.items()} | made.figures
+        if self.adversary is not None:
+            other, terms = self.adversary.discriminator_total(real, made.fake, self.global_step, fraction)
+            total = total + finite.nan_unless_finite(other)
+            logged |= {f"discriminator/{name}": term for name, term in terms.items()}
+        return total, logged
+
+    def to_input(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, C, *size] as the networks take it: float in [-1, 1], in their dtype and memory format."""
+        real = to_float(pixels).to(self.dtype)
+        return compilation.channels_last(real) if self.channels_last else real.contiguous()
+
+    def _gradient_sync(self, is_last: bool) -> AbstractContextManager[Any]:
+        """DDP reduces gradients only in the backward pass of the last micro-batch."""
+        model = self.trainer.strategy.model
+        return model.no_sync() if isinstance(model, DistributedDataParallel) and not is_last else nullcontext()
+
+    def _log(self, terms: dict[str, Any]) -> None:
+        """Write means over ranks to the loggers at Lightning's interval, at the number of the training step.
+
+        In between nothing waits for the device. Not through `self.log`: with manual optimization its step axis counts
+        batches from 0, and its own interval would drop the figures of a window that ends in between.
+        """
+        step = self.global_step
+        scalars = self.step_figures(step)
+        if step % self.trainer.log_every_n_steps == 0:
+            scalars |= {f"train/{name}": value for name, value in self._means(terms).items()}
+        self.record.latest, self.record.logged = terms, scalars
+        if scalars:
+            for logger in self.loggers:
+                logger.log_metrics(scalars, step=step)
+
+    def _means(self, terms: Mapping[str, Any]) -> dict[str, float]:
+        """Terms averaged over ranks, which leave the device in one transfer; numbers of the host as they are."""
+        names = [name for name, term in terms.items() if isinstance(term, Tensor) and term.device == self.device]
+        values = torch.stack([terms[name].to(torch.float32) for name in names])
+        means = dict(zip(names, distributed.all_reduce_mean(values).tolist(), strict=True))
+        return {name: means[name] if name in means else float(term) for name, term in terms.items()}
+
+
+def split(pixels: Tensor, micro_batch_size: int) -> Sequence[Tensor]:
+    """A batch [B, ...] in pieces of micro_batch_size, or in one if it is smaller.
+
+    Raises:
+        ValueError: if the last piece would be smaller than the others.
+    """
+    check_share(len(pixels), micro_batch_size)
+    return pixels.split(min(micro_batch_size, len(pixels)))
+
+
+def check_share(num_samples: int, micro_batch_size: int) -> None:
+    """Refuse, with a ValueError, a number of samples that cannot be split into equal micro-batches."""
+    if num_samples > micro_batch_size and num_samples % micro_batch_size:
+        raise ValueError(
+            f"each device gets {num_samples} samples a step, which is no multiple of micro_batch_size "
+            f"{micro_batch_size}: change data.global_batch_size, micro_batch_size or the number of devices"
+        )
