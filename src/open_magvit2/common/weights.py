@@ -4,21 +4,17 @@ A metric computed with the wrong weights looks like any other number, and the li
 the right name in their cache. Here a file whose SHA-256 is not the published one is refused.
 """
 
-import hashlib
+import fcntl
 import importlib.util
-import logging
 import os
-import tempfile
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import pooch
 import torch
+from urllib3.exceptions import ProtocolError
 
 from open_magvit2.common.files import sha256_of
-
-logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "OPEN_MAGVIT2_CACHE"
 _TIMEOUT_SECONDS = 30
@@ -130,36 +126,20 @@ def _verified(path: Path, name: str, known: WeightFile) -> Path:
 
 
 def _download(name: str, known: WeightFile) -> Path:
-    """Fetch a file into the cache folder: whole and verified, or not at all."""
+    """Fetch a file into the cache folder: whole and verified, or not at all; one process a machine at a time."""
     folder = cache_folder()
     if not known.url:
         raise WeightsUnavailable(f"{name} comes with the package {known.package[0]!r}, which lacks {known.package[1]}")
     advice = f"Put the file ({known.url}, SHA-256 {known.sha256}) into {folder} (or set {CACHE_VARIABLE})."
-    temporary = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        logger.info("downloading %s to %s", known.url, folder)
-        digest = hashlib.sha256()
-        with (
-            urllib.request.urlopen(known.url, timeout=_TIMEOUT_SECONDS) as response,
-            tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as file,
-        ):
-            temporary = Path(file.name)
-            while block := response.read(1 << 20):
-                digest.update(block)
-                file.write(block)
-        if digest.hexdigest() != known.sha256:
-            raise WeightsRefused(f"{name}: the download has SHA-256 {digest.hexdigest()}. {advice}")
-        # Several ranks may fetch at once, each into a temporary file of its own: any of the moves will do.
-        os.replace(temporary, folder / name)
-        temporary = None
-    except WeightsRefused:
-        raise
-    except (OSError, urllib.error.URLError) as error:
+        with open(folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            downloader = pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS)
+            return Path(pooch.retrieve(known.url, f"sha256:{known.sha256}", name, folder, downloader=downloader))
+    except ValueError as error:  # pooch's word for another checksum
+        raise WeightsRefused(f"{name}: the download is not the published file ({error}). {advice}") from error
+    except (OSError, ProtocolError) as error:
         raise WeightsUnavailable(
             f"{name} is not on this machine and could not be downloaded ({error}). {advice}"
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-    return folder / name
