@@ -117,9 +117,9 @@ class Logits(nn.Module):
 
 @pytest.mark.parametrize("shape", [(2, 1, 3, 3), (2, 1, 2, 3, 3)])
 def test_an_adversary_adds_its_term_to_the_generator_and_trains_its_discriminator(shape):
-    adversary = Adversary(Logits(), weight=0.3, lecam_weight=0.5, lecam_decay=0.9)
-    real, layer = torch.rand(shape), nn.Parameter(torch.tensor(0.5))
-    fake = torch.rand(shape) * layer
+    adversary = Adversary(Logits(), weight=0.3, lecam_weight=0.5, lecam_decay=0.9).double()
+    real, layer = torch.rand(shape).double(), nn.Parameter(torch.tensor(0.5).double())
+    fake = torch.rand(shape).double() * layer
     term, terms = adversary.generator_term(fake, 0, fake.mean(), layer)
     assert term.item() == pytest.approx(0.3 * non_saturating_generator_loss(fake).item(), rel=1e-12)
     assert set(terms) == {"adversarial", "adversarial_weight"}

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from open_magvit2.common import images
-from open_magvit2.common.arguments import at_least
 from open_magvit2.common.codebook import CodeHistogram
 from open_magvit2.common.construction import describe
 from open_magvit2.common.precision import at_least_float32
@@ -18,6 +17,7 @@ from open_magvit2.losses.adversarial import Adversary
 from open_magvit2.losses.objective import GeneratorObjective
 from open_magvit2.protocols import Metric, Sample
 from open_magvit2.training.adversarial import AdversarialTraining, GeneratorPass
+from open_magvit2.training.codebook_usage import CodebookUsage
 from open_magvit2.training.compilation import compile_networks, use_channels_last
 from open_magvit2.training.recomputation import Recomputation, set_recomputation
 
@@ -53,19 +53,17 @@ class ImageTokenizerTraining(AdversarialTraining):
         **options: Any,
     ) -> None:
         super().__init__(adversary, **options)
-        at_least(1, usage_window=usage_window)
         self.tokenizer = tokenizer
         self.generator_objective = generator_objective
         self.metrics = list(metrics)
-        self.usage_window = usage_window
         set_recomputation(tokenizer, recompute)
         if self.channels_last:
             use_channels_last(self)
         if compiled:
             compile_networks(*self.networks())
         self.record.codebook_size = tokenizer.codebook_size
-        self._usage, self._validation_usage = (CodeHistogram(tokenizer.codebook_size) for _ in range(2))
-        self._saved_usage: dict[str, Tensor] | None = None  # from a checkpoint, until the device is known
+        self._usage = CodebookUsage(tokenizer.codebook_size, usage_window)
+        self._validation_usage = CodeHistogram(tokenizer.codebook_size)
 
     @property
     def generator(self) -> nn.Module:
@@ -83,13 +81,10 @@ class ImageTokenizerTraining(AdversarialTraining):
         return [self.tokenizer.encoder, self.tokenizer.decoder, discriminator, self.generator_objective.perceptual]
 
     def on_fit_start(self) -> None:
-        """Refuse images and batches that do not fit, before the first image is read; go on counting codes."""
+        """Refuse images and batches that do not fit, before the first image is read."""
         image_size = getattr(self.trainer.datamodule, "image_size", None)
         if image_size is not None:
             _check_image_size(self.tokenizer, image_size)
-        if self._saved_usage is not None and self.global_rank == 0:  # the counts are those of all ranks together
-            self._usage.restore(*(self._saved_usage[name].to(self.device) for name in ("codes", "counts")))
-        self._saved_usage = None
         super().on_fit_start()
 
     def generate(self, real: Tensor) -> GeneratorPass:
@@ -103,11 +98,7 @@ class ImageTokenizerTraining(AdversarialTraining):
 
     def step_figures(self, step: int) -> dict[str, float]:
         """Codebook utilization and entropy, at the end of a window."""
-        if step % self.usage_window:
-            return {}
-        usage = self._usage.compute()
-        self._usage.reset()
-        return {f"train/codebook_{name}": usage[name] for name in ("utilization", "entropy_bits")}
+        return self._usage.figures(step)
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Update the metrics with this rank's images."""
@@ -138,13 +129,13 @@ class ImageTokenizerTraining(AdversarialTraining):
         """Say how to build the tokenizer and the size of its training images; keep the codes counted so far."""
         checkpoint[TOKENIZER_KEY] = describe(self.tokenizer)
         checkpoint[IMAGE_SIZE_KEY] = getattr(self.trainer.datamodule, "image_size", None)
-        checkpoint[_USAGE_KEY] = dict(zip(("codes", "counts"), self._usage.merged(), strict=True))
+        checkpoint[_USAGE_KEY] = self._usage.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another architecture; keep the counts of codes, which move to the device in `on_fit_start`."""
+        """Refuse another architecture; go on counting codes."""
         old_checkpoints.rename(checkpoint)
         check_same_architecture(self, self.tokenizer, checkpoint)
-        self._saved_usage = checkpoint.get(_USAGE_KEY)
+        self._usage.load_state_dict(checkpoint.get(_USAGE_KEY))
 
 
 def _check_image_size(tokenizer: ImageTokenizer, size: int | Sequence[int]) -> None:

@@ -1,0 +1,52 @@
+"""Which codes a training uses, counted over a window of steps and across interruptions."""
+
+from typing import Any
+
+from torch import Tensor
+
+from open_magvit2.common import distributed
+from open_magvit2.common.arguments import at_least
+from open_magvit2.common.codebook import CodeHistogram
+
+
+class CodebookUsage:
+    """Counts the codes of all ranks on the device; their utilization and entropy are known at the end of a window.
+
+    Args:
+        codebook_size: number of codes.
+        window: training steps between two results.
+
+    Raises:
+        ValueError: for a window below 1.
+    """
+
+    def __init__(self, codebook_size: int, window: int) -> None:
+        at_least(1, usage_window=window)
+        self.window = window
+        self._histogram = CodeHistogram(codebook_size)
+        self._saved: dict[str, Tensor] | None = None  # from a checkpoint, until the device is known
+
+    def update(self, indices: Tensor) -> None:
+        """Count indices int64 of any shape."""
+        if self._saved is not None and distributed.rank() == 0:  # the counts are those of all ranks together
+            self._histogram.restore(*(self._saved[name].to(indices.device) for name in ("codes", "counts")))
+        self._saved = None
+        self._histogram.update(indices)
+
+    def figures(self, step: int) -> dict[str, float]:
+        """train/codebook_utilization and train/codebook_entropy_bits at the end of a window, then forgotten; else {}."""
+        if step % self.window:
+            return {}
+        usage = self._histogram.compute()
+        self._histogram.reset()
+        return {f"train/codebook_{name}": usage[name] for name in ("utilization", "entropy_bits")}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts of all ranks; a collective call under DDP."""
+        if self._saved is not None:
+            return self._saved
+        return dict(zip(("codes", "counts"), self._histogram.merged(), strict=True))
+
+    def load_state_dict(self, state_dict: dict[str, Any] | None) -> None:
+        """Go on from counts; from none for a checkpoint that has none."""
+        self._saved = state_dict
