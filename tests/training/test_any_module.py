@@ -1,12 +1,16 @@
 """The command line trains any LightningModule on any LightningDataModule, with every callback and without any."""
 
 import csv
+import os
+import re
+import sys
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from commands import ROOT, run
 
 from open_magvit2.common import checkpoints
 from open_magvit2.training.cli import main
@@ -110,6 +114,21 @@ def test_a_plain_data_module_begins_its_epoch_anew_and_it_is_said_once(tmp_path,
     continued = fit(tmp_path, 18, SECTIONS, "--ckpt_path", "last")
     assert continued.global_step == 18
     assert caplog.text.count("Points cannot continue within an epoch") == 1
+
+
+def test_the_example_of_the_documentation_runs_and_continues(tmp_path):
+    python, configuration = re.findall(
+        r"```(?:python|yaml)\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL
+    )
+    (tmp_path / "mine.py").write_text(python)
+    (tmp_path / "mine.yaml").write_text(configuration)
+    command = [sys.executable, ROOT / "scripts/train.py", "fit", "--config", "mine.yaml", "--ckpt_path", "last"]
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    first = run(*command, folder=tmp_path, PYTHONPATH=paths)
+    assert "training begins" in first.stderr
+    second = run(*command, "--trainer.max_steps", "66", folder=tmp_path, PYTHONPATH=paths)
+    assert "step_000000060.ckpt" in second.stderr
+    assert "samples/s" in second.stderr
 
 
 def test_it_trains_without_any_callback_of_ours(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,9 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_what_differs(tmp_pat
         assert part in said
 
 
+REFUSED = "could run code|is no PyTorch checkpoint"  # a plain pickle is the latter
+
+
 class Hostile:
     """Unpickled without care, it creates a file."""
 
@@ -104,9 +108,9 @@ def hostile(request, tmp_path) -> Path:
 
 def test_a_hostile_checkpoint_runs_nothing(hostile, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"was refused.*could run code"):
+    with pytest.raises(ValueError, match=REFUSED):
         load_tokenizer(hostile)
-    assert "could run code" in refused(monkeypatch, capsys, "--ckpt_path", hostile)
+    assert re.search(REFUSED, refused(monkeypatch, capsys, "--ckpt_path", hostile))
     assert not (tmp_path / "ran").exists()
     with contextlib.suppress(RuntimeError):  # a plain pickle runs, and then is no checkpoint
         torch.load(hostile, weights_only=False)  # the file is what it claims to be: read without care, it runs
@@ -115,7 +119,7 @@ def test_a_hostile_checkpoint_runs_nothing(hostile, tmp_path, monkeypatch, capsy
 
 def test_a_hostile_weight_file_runs_nothing(hostile, tmp_path):
     path = hostile.rename(tmp_path / "vgg16-397923af.pth")
-    with pytest.raises(ValueError, match="was refused"):
+    with pytest.raises(ValueError, match=REFUSED):
         checkpoints.read(path)
     assert not (tmp_path / "ran").exists()
 

@@ -34,7 +34,7 @@ class CodebookUsage:
         self._histogram.update(indices)
 
     def figures(self, step: int) -> dict[str, float]:
-        """train/codebook_utilization and train/codebook_entropy_bits at the end of a window, then forgotten; else {}."""
+        """Utilization and entropy_bits of a window at its end, as train/codebook_<name>; nothing in between."""
         if step % self.window:
             return {}
         usage = self._histogram.compute()

@@ -1,4 +1,4 @@
-"""Nothing that is not finite gets into a training's state; the host never waits to find out.
+"""Keep what is not finite out of a training's state, without making the host wait for the device.
 
 A loss that is not finite makes its network's whole gradient NaN. Gradients are summed over the ranks, so every rank
 sees the same NaN in the gradient's norm, and every rank skips that network's step, on the device.

@@ -1,10 +1,11 @@
 """Training images that could not be read and were replaced: named in the run's folder, counted, limited.
 
-The samples bring the names along (`protocols.Sample`), so that the count follows from the batches that were trained
-on, not from what a worker process had loaded ahead: a resumed run counts what an uninterrupted one does.
+Each batch carries the names (`protocols.Sample`). The count then depends on the batches that were trained on, not on
+what a worker process had loaded ahead: a resumed run counts what an uninterrupted one does.
 """
 
 import logging
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ class TooManySkippedError(RuntimeError):
 
 
 class SkippedImages(Callback):
-    """Lets a data module replace unreadable training images, and answers for each of them.
+    """Lets a data module replace unreadable training images, and reports each of them.
 
     At the trainer's log steps it logs data/skipped, the number of different files skipped so far over all ranks and
-    epochs; adds those that are new to skipped_images.txt in the run's folder, a line each: path, tab, cause; and saves
-    the state and raises `TooManySkippedError` on all ranks once they are more than the data module's
-    `max_skipped_share` of its images.
+    epochs, and adds new ones to skipped_images.txt in the run's folder, a line each: path, tab, cause. Once they are
+    more than `max_skipped_share` of the images, it saves the state and raises `TooManySkippedError` on all ranks.
+
+    It works with any data module that has `max_skipped_share`, `replace_unreadable` and a `train` with a length, and
+    whose batches have "skipped"; it does nothing with others.
     """
 
     def __init__(self) -> None:
@@ -41,14 +44,15 @@ class SkippedImages(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Turn replacing on, before the loaders are made."""
         data = getattr(trainer, "datamodule", None)
-        self._active = stage == "fit" and getattr(data, "max_skipped_share", 0.0) > 0.0
+        has_length = isinstance(getattr(data, "train", None), Sized)  # a stream has none
+        self._active = stage == "fit" and has_length and getattr(data, "max_skipped_share", 0.0) > 0.0
         if self._active:
             data.replace_unreadable = True
             self._num_images, self._max_share = len(data.train), data.max_skipped_share
             self._device = trainer.strategy.root_device
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A continued run writes a file of its own that is whole as well."""
+        """Write the names from before the interruption: a continued run has a folder and a file of its own."""
         self._path = Path(trainer.log_dir or trainer.default_root_dir) / FILE_NAME
         if self._causes and trainer.is_global_zero:
             self._write(self._causes, "w")
@@ -56,7 +60,7 @@ class SkippedImages(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self._active:
+        if not self._active or "skipped" not in batch:
             return
         for line in "\n".join(batch["skipped"]).split("\n"):
             path, _, cause = line.partition("\t")
@@ -75,7 +79,7 @@ class SkippedImages(Callback):
             self._check_share(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """A collective call, as saving a checkpoint is: what other ranks met belongs into rank 0's file."""
+        """A collective call, as saving a checkpoint is: rank 0's file holds what all ranks met."""
         if self._active:
             self._compare_ranks()
         return {"causes": dict(self._causes)}
