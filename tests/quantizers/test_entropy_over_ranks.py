@@ -5,10 +5,11 @@ import torch
 import torch.distributed as dist
 from processes import process_group, spawn
 
+from open_magvit2.quantizers import entropy
 from open_magvit2.quantizers.entropy import codebook_entropy_bound, entropy_penalty
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
-NUM_BITS = {"exact": 11, "chunked": 17, "bound": 12}
+NUM_BITS = {"exact": 11, "chunked": 17, "bound": 12, "each rank": 11}
 
 
 def penalty(kind: str, latent: torch.Tensor, over_ranks: bool) -> torch.Tensor:
@@ -23,39 +24,46 @@ def latents(kind: str) -> torch.Tensor:
     return torch.randn(2, 24, NUM_BITS[kind], generator=generator, dtype=torch.float64).mul_(0.02)
 
 
-def one_rank(rank: int, world: int, folder, kind: str, over_ranks: bool) -> None:
-    """Value and gradient as DDP would leave them: a shared scale of the latent plays the network's parameter."""
-    with process_group(rank, world, folder):
-        if kind == "chunked":
-            import open_magvit2.quantizers.entropy as entropy
+def value_and_gradient(kind: str, latent: torch.Tensor, over_ranks: bool) -> list[torch.Tensor]:
+    """A scale shared by all tokens stands for the network's parameters."""
+    scale = torch.ones(NUM_BITS[kind], dtype=torch.float64, requires_grad=True)
+    value = penalty(kind, latent * scale, over_ranks)
+    value.backward()
+    return [value.detach(), scale.grad]
 
-            entropy._CHUNK_ELEMENTS = 2**13
-        weight = torch.ones(NUM_BITS[kind], dtype=torch.float64, requires_grad=True)
-        value = penalty(kind, latents(kind)[rank] * weight, over_ranks)
-        value.backward()
-        for tensor in (weight.grad, value.detach()):
-            dist.all_reduce(tensor)
-            tensor /= world
+
+def one_rank(rank: int, world: int, folder) -> None:
+    """Value and gradient of every kind as DDP would leave them."""
+    chunk = entropy._CHUNK_ELEMENTS
+    with process_group(rank, world, folder):
+        results = {}
+        for kind in NUM_BITS:
+            entropy._CHUNK_ELEMENTS = 2**13 if kind == "chunked" else chunk
+            results[kind] = value_and_gradient(kind, latents(kind)[rank], over_ranks=kind != "each rank")
+            for tensor in results[kind]:
+                dist.all_reduce(tensor)
+                tensor /= world
         if rank == 0:
-            torch.save((value.detach(), weight.grad), folder / "result.pt")
+            torch.save(results, folder / "results.pt")
+
+
+@pytest.fixture(scope="module")
+def over_two_ranks(tmp_path_factory) -> dict[str, list[torch.Tensor]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    spawn(one_rank, 2, folder)
+    return torch.load(folder / "results.pt")
 
 
 @pytest.mark.parametrize("kind", ["exact", "chunked", "bound"])
-def test_gradient_over_ranks_is_that_of_the_joint_batch(tmp_path, kind):
-    spawn(one_rank, 2, tmp_path, kind, True)
-    value, gradient = torch.load(tmp_path / "result.pt")
-    weight = torch.ones(NUM_BITS[kind], dtype=torch.float64, requires_grad=True)
-    expected = penalty(kind, latents(kind).flatten(0, 1) * weight, over_ranks=False)
-    expected.backward()
-    assert value.item() == pytest.approx(expected.item(), rel=1e-11)
-    assert (gradient - weight.grad).norm() < 1e-9 * weight.grad.norm()
+def test_gradient_over_ranks_is_that_of_the_joint_batch(over_two_ranks, kind):
+    value, gradient = over_two_ranks[kind]
+    expected_value, expected = value_and_gradient(kind, latents(kind).flatten(0, 1), over_ranks=False)
+    assert value.item() == pytest.approx(expected_value.item(), rel=1e-11)
+    assert (gradient - expected).norm() < 1e-9 * expected.norm()
 
 
-def test_each_rank_has_its_own_entropy_by_default(tmp_path):
+def test_each_rank_has_its_own_entropy_by_default(over_two_ranks):
     assert not LookupFreeQuantizer(4).entropy_over_ranks
-    spawn(one_rank, 2, tmp_path, "exact", False)
-    _, gradient = torch.load(tmp_path / "result.pt")
-    weight = torch.ones(NUM_BITS["exact"], dtype=torch.float64, requires_grad=True)
-    joint = penalty("exact", latents("exact").flatten(0, 1) * weight, over_ranks=False)
-    joint.backward()
-    assert (gradient - weight.grad).norm() > 0.01 * weight.grad.norm()
+    _, gradient = over_two_ranks["each rank"]
+    _, joint = value_and_gradient("each rank", latents("each rank").flatten(0, 1), over_ranks=False)
+    assert (gradient - joint).norm() > 0.01 * joint.norm()

@@ -49,6 +49,12 @@ _MISTAKES = (ValueError, OSError, pickle.UnpicklingError, MisconfigurationExcept
 _RANK_0_FIRST_SECONDS = 2.0  # other ranks that fail alike wait for the first one, which ends them
 
 
+_LOGGER = {  # Lightning's own default, said: a continued run then gets its version, and so its folder
+    "class_path": "pytorch_lightning.loggers.TensorBoardLogger",
+    "init_args": {"save_dir": ".", "name": "lightning_logs"},
+}
+
+
 class _Parser(LightningArgumentParser):
     """Says what is wrong with a value in a few lines, not in pages of usage and configuration."""
 
@@ -205,7 +211,7 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
         save_config_callback=_SaveConfig,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
-        trainer_defaults={"use_distributed_sampler": False},
+        trainer_defaults={"logger": _LOGGER},
         parser_class=_Parser,
         parser_kwargs={**mode, **{name: dict(mode) for name in TrainingCLI.subcommands()}},
         args=args,

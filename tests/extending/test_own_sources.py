@@ -1,0 +1,59 @@
+"""To add a source of data: a class with a length and `read`, or an iterable; for training, evaluation, tokenization."""
+
+import pytest
+import torch
+from as_a_user import PROJECT, User
+from commands import ROOT
+from my_project.stripes import Stripes
+from small_checkpoint import save_small_checkpoint
+
+from open_magvit2 import load_tokenizer
+from open_magvit2.common.images import to_float
+from open_magvit2.data.dataset import TransformedDataset
+from open_magvit2.data.sources.token_shards import TokenShards
+from open_magvit2.data.transforms import ResizeCenterCrop
+
+CONFIGS = (ROOT / "configs/image_tokenizer/base.yaml", ROOT / "configs/image_tokenizer/debug.yaml")
+KINDS = ("Stripes", "StripeStream")
+NUMBER, SIZE = 5, 32
+
+
+def named(kind: str) -> str:
+    """As a command line names the source."""
+    return f"{{class_path: my_project.stripes.{kind}, init_args: {{num_images: {NUMBER}}}}}"
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory) -> User:
+    return User(tmp_path_factory.mktemp("user"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(user):
+    return save_small_checkpoint(user.folder / "small.ckpt", SIZE)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    """What a tokenizer sees of the source."""
+    dataset = TransformedDataset(Stripes(NUMBER), ResizeCenterCrop(SIZE))
+    return torch.stack([to_float(dataset[index]["image"]) for index in range(NUMBER)])
+
+
+def test_training_on_a_stream_with_images_to_validate_on_and_resumed(user):
+    configs = [word for config in (*CONFIGS, PROJECT / "sources.yaml") for word in ("--config", config)]
+    for steps in ("2", "4"):
+        flags = ("--trainer.max_steps", steps, "--trainer.val_check_interval", "2", "--ckpt_path", "last")
+        result = user.run("train.py", "fit", *configs, *flags)
+        assert f"validation at step {steps}" in result.stderr
+    assert "continuing from" in result.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokenization(user, checkpoint, images, tmp_path, kind):
+    common = ("--checkpoint", checkpoint, "--device", "cpu", "--batch-size", "1", "--num-workers", "0")
+    user.run("tokenize_images.py", *common, "--images", named(kind), "--image-size", SIZE, "--output", tmp_path)
+    shards, tokenizer = TokenShards(tmp_path), load_tokenizer(checkpoint)
+    assert shards.paths == [f"{kind}/0000000{number}" for number in range(NUMBER)]
+    expected = torch.cat([tokenizer.tokenize(image[None]) for image in images])
+    assert torch.equal(shards.read(range(NUMBER))[0], expected)
