@@ -100,7 +100,7 @@ def _logger_arguments(config: Namespace) -> Namespace:
 
 
 def _where(config: Namespace, arguments: Namespace, name: str) -> tuple[Path, str]:
-    """The folder that holds checkpoints, or a folder for each run (as the TensorBoard and CSV loggers do); a pattern."""
+    """The folder that holds checkpoints, or a folder a run (as the TensorBoard and CSV loggers do); a pattern."""
     if config.checkpoint is not None and config.checkpoint.dirpath is not None:
         return Path(config.checkpoint.dirpath), name
     root = Path(arguments.get("save_dir") or config.trainer.default_root_dir or ".")
