@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Start an ImageNet training on one or several machines. Called by run_B_128.sh and run_B_256.sh.
 usage="usage: run_B_128.sh [MASTER_ADDR MASTER_PORT NODE_RANK] [--any.flag.of.the.config value ...]
+   or: scripts/launch.sh CONFIG_NAME ..., where configs/image_tokenizer/CONFIG_NAME.yaml is a recipe
 
-One machine, all visible GPUs:
+One machine, all visible GPUs (--trainer.devices N for N processes):
     IMAGENET_ROOT=/data/imagenet bash run_B_128.sh
 Four machines, one command on each, NODE_RANK 0 to 3:
     NUM_NODES=4 IMAGENET_ROOT=/data/imagenet bash run_B_128.sh 10.0.0.1 29500 NODE_RANK
@@ -19,14 +20,21 @@ PYTHON chooses the interpreter (default .venv/bin/python of the repository if th
 set -euo pipefail
 fail() { echo "error: $*" >&2; exit 2; }
 
-config=$1; shift
+for word in "${@:1:2}"; do
+  case "$word" in -h|--help) echo "$usage"; exit 0 ;; esac
+done
 root=$(cd "$(dirname "$0")/.." && pwd)
-case "${1:-}" in -h|--help) echo "$usage"; exit 0 ;; esac
+[[ $# -gt 0 && -f "$root/configs/image_tokenizer/$1.yaml" ]] ||
+  fail "expected the name of a file in configs/image_tokenizer, got: ${1:-nothing}"$'\n'"$usage"
+config=$1; shift
 if [[ $# -gt 0 && "$1" != -* ]]; then
   [[ $# -ge 3 && "$2" =~ ^[0-9]+$ && "$3" =~ ^[0-9]+$ ]] ||
     fail "expected MASTER_ADDR MASTER_PORT NODE_RANK before the flags, got: $*"$'\n'"$usage"
   export MASTER_ADDR=$1 MASTER_PORT=$2 NODE_RANK=$3; shift 3
   [[ -n "${NUM_NODES:-}" ]] || fail "MASTER_ADDR is given but not NUM_NODES: how many machines take part?"
+fi
+if [[ -n "${SLURM_PROCID:-}" && "${SLURM_NTASKS:-1}" -gt 1 && -z "${SLURM_NTASKS_PER_NODE:-}" ]]; then
+  fail "srun runs $SLURM_NTASKS tasks, but without --ntasks-per-node each of them would train alone: add it"
 fi
 
 python=${PYTHON:-$([[ -x "$root/.venv/bin/python" ]] && echo "$root/.venv/bin/python" || echo python)}
@@ -54,9 +62,11 @@ if [[ "$flags" != *"--trainer.accelerator"* && "$flags" != *" --config "* ]]; th
 fi
 
 nodes=${NUM_NODES:-1}
-tasks=${SLURM_NTASKS_PER_NODE:-}
-tasks=${tasks%%(*}
-if [[ -n "${SLURM_PROCID:-}" && -n "$tasks" ]]; then
+devices=$gpus
+[[ "$flags" =~ \ --trainer\.devices[\ =]([0-9]+)\  ]] && devices=${BASH_REMATCH[1]}
+launcher=()
+if [[ -n "${SLURM_PROCID:-}" && -n "${SLURM_NTASKS_PER_NODE:-}" ]]; then
+  tasks=${SLURM_NTASKS_PER_NODE%%(*}
   nodes=$SLURM_NNODES
   [[ $gpus -ne 1 || $tasks -eq 1 ]] ||
     fail "SLURM starts $tasks tasks a machine, but each sees 1 GPU and Lightning expects to see all $tasks: use" \
@@ -64,16 +74,23 @@ if [[ -n "${SLURM_PROCID:-}" && -n "$tasks" ]]; then
   [[ $gpus -eq 0 || $gpus -eq $tasks ]] ||
     fail "SLURM starts $tasks task(s) a machine, but $gpus GPUs are visible: use one task a GPU"
   command+=(--trainer.devices "$tasks")
-elif [[ $nodes -gt 1 ]]; then
-  for name in MASTER_ADDR MASTER_PORT NODE_RANK; do
-    [[ -n "${!name:-}" ]] || fail "NUM_NODES is $nodes but $name is not set"
-  done
-  [[ $NODE_RANK -lt $nodes ]] || fail "NODE_RANK $NODE_RANK is no rank of NUM_NODES $nodes machines (0 to $((nodes - 1)))"
+else
+  if [[ $nodes -gt 1 ]]; then
+    for name in MASTER_ADDR MASTER_PORT NODE_RANK; do
+      [[ -n "${!name:-}" ]] || fail "NUM_NODES is $nodes but $name is not set"
+    done
+    [[ $NODE_RANK -lt $nodes ]] ||
+      fail "NODE_RANK $NODE_RANK is no rank of NUM_NODES $nodes machines (0 to $((nodes - 1)))"
+  fi
+  if [[ $devices -gt 1 || ( $devices -gt 0 && $nodes -gt 1 ) ]]; then
+    launcher=("$python" "$root/src/open_magvit2/training/launch.py" --processes "$devices" --nodes "$nodes")
+    command+=(--trainer.devices "$devices")
+  fi
 fi
 
 command+=(--trainer.num_nodes "$nodes" "$@")
 if [[ ${SLURM_PROCID:-0} -eq 0 ]]; then
   echo "machine ${NODE_RANK:-0} of $nodes on $(hostname), about to run:" >&2
-  echo "  $(printf '%q ' "${command[@]}")" >&2
+  echo "  $(printf '%q ' ${launcher[@]+"${launcher[@]}"} "${command[@]}")" >&2
 fi
-exec "${command[@]}"
+exec ${launcher[@]+"${launcher[@]}"} "${command[@]}"

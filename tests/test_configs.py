@@ -108,7 +108,7 @@ def test_every_callback_can_be_left_out():
     cli = build("--config", str(CONFIGS / "debug.yaml"), *(word for name in names for word in (f"--{name}", "null")))
     ours = [name for name, c in callbacks(cli).items() if type(c).__module__.startswith("open_magvit2")]
     assert not {"ExponentialMovingAverage", "ExactResumption"} & set(ours)
-    assert set(ours) == {"EndTogether", "_SaveConfig"}
+    assert set(ours) == {"_FirstStep", "_SaveConfig"}
 
 
 class WithoutAnnotation:

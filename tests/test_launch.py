@@ -1,6 +1,7 @@
 """The training scripts are really launched: on one machine and on two, and refused early where they cannot work."""
 
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -84,6 +85,62 @@ def test_launching_fails_early_and_clearly(imagenet, words, environment, message
     assert message in result.stderr
 
 
+@pytest.mark.parametrize("words", [["--help"], ["imagenet_B_128", "--help"], ["imagenet_B_128", "-h"]])
+def test_help_is_printed_without_anything_else(words):
+    result = run("bash", ROOT / "scripts" / "launch.sh", *words, PYTHON="/bin/false")
+    assert result.stdout.startswith("usage:")
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("words", [[], ["imagenet_Z"]])
+def test_an_unknown_config_is_refused(words):
+    result = run("bash", ROOT / "scripts" / "launch.sh", *words, check=False)
+    assert result.returncode == 2
+    assert "configs/image_tokenizer" in result.stderr.splitlines()[0]
+
+
+@pytest.fixture
+def python(imagenet) -> Callable[[int], dict[str, str]]:
+    """Environment with an interpreter that claims so many GPUs, and prints its command instead of running it."""
+
+    def environment(gpus: int) -> dict[str, str]:
+        path = imagenet / "python"
+        path.write_text(
+            f'#!/bin/sh\ncase "$*" in *device_count*) echo {gpus};; *scripts/train.py*) echo "runs: $*";; esac\n'
+        )
+        path.chmod(0o755)
+        return {"IMAGENET_ROOT": str(imagenet / "imagenet"), "PYTHON": str(path)}
+
+    return environment
+
+
+@pytest.mark.parametrize(
+    ("gpus", "flags", "processes"),
+    [
+        (8, [], 8),
+        (1, [], None),
+        (8, ["--trainer.devices", "2"], 2),
+        (8, ["--trainer.devices=1"], None),
+        (0, ["--trainer.accelerator", "cpu", "--trainer.devices", "2"], 2),
+    ],
+)
+def test_one_process_a_device_is_started(python, gpus, flags, processes):
+    result = run("bash", ROOT / "run_B_128.sh", *flags, **python(gpus))
+    assert ("training/launch.py" in result.stdout) == (processes is not None)
+    if processes is not None:
+        assert f"--processes {processes} --nodes 1 " in result.stdout
+        assert f"--trainer.devices {processes} --trainer.num_nodes 1" in result.stdout
+
+
+def test_srun_without_tasks_per_node_is_refused(python):
+    slurm = {"SLURM_PROCID": "3", "SLURM_NNODES": "2", "SLURM_NTASKS": "16"}
+    result = run("bash", ROOT / "run_B_128.sh", check=False, **python(8), **slurm)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "--ntasks-per-node" in result.stderr
+    assert "runs" not in result.stdout
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_launching_without_a_gpu_is_refused(imagenet):
     result = run("bash", ROOT / "run_B_128.sh", check=False, IMAGENET_ROOT=str(imagenet / "imagenet"))
@@ -100,20 +157,14 @@ def test_launching_without_a_gpu_is_refused(imagenet):
         (1, 1, None),
     ],
 )
-def test_a_slurm_task_must_see_all_gpus_of_its_machine(imagenet, gpus, tasks, message):
-    """With an interpreter that claims so many GPUs and does not train."""
-    python = imagenet / "python"
-    python.write_text(
-        f'#!/bin/sh\ncase "$*" in *device_count*) echo {gpus};; *scripts/train.py*) echo "trains: $*";; esac\n'
-    )
-    python.chmod(0o755)
+def test_a_slurm_task_must_see_all_gpus_of_its_machine(python, gpus, tasks, message):
     slurm = {"SLURM_PROCID": "0", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": f"{tasks}(x2)"}
-    folder = str(imagenet / "imagenet")
-    result = run("bash", ROOT / "run_B_128.sh", check=False, IMAGENET_ROOT=folder, PYTHON=str(python), **slurm)
+    result = run("bash", ROOT / "run_B_128.sh", check=False, **python(gpus), **slurm)
     if message is None:
         assert result.returncode == 0, result.stderr
         assert f"--trainer.devices {tasks} --trainer.num_nodes 2" in result.stdout
+        assert "training/launch.py" not in result.stdout
     else:
         assert result.returncode == 2
         assert message in result.stderr
-        assert "trains" not in result.stdout
+        assert "runs" not in result.stdout

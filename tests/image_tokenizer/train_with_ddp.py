@@ -13,8 +13,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from open_magvit2.common.distributed import all_gather_object
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.evaluation.metrics.ssim import SSIM
-from open_magvit2.training.cli import register_strategy
 from open_magvit2.training.compilation import compile_networks
+from open_magvit2.training.data_parallel import register_ddp
 from open_magvit2.training.ema import ExponentialMovingAverage
 
 
@@ -64,7 +64,7 @@ class CountImages:
 
 
 def main(folder: Path) -> None:
-    register_strategy()
+    register_ddp()
     torch.set_num_threads(1)
     counter = CountReductions()
     checkpoint = ModelCheckpoint(dirpath=folder, save_last=True, every_n_train_steps=3)

@@ -135,7 +135,6 @@ def test_it_trains_without_any_callback_of_ours(tmp_path):
     run = fit(tmp_path, 3)
     assert run.global_step == 3
     assert {type(c).__module__.split(".")[2] for c in run.callbacks if type(c).__module__.startswith("open_mag")} <= {
-        "processes",
         "cli",
     }
 

@@ -67,7 +67,7 @@ def test_compression_of_gradients_reaches_the_strategy():
     words = ["--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "debug.yaml")]
     words += ["--trainer.strategy", "ddp", "--trainer.logger", "false"]
     for choice, hook in (("bf16", bf16_compress_hook), ("none", None)):
-        trainer = main([*words, "--processes.gradient_compression", choice], run=False).trainer
+        trainer = main([*words, "--ddp.gradient_compression", choice], run=False).trainer
         assert trainer.strategy._ddp_comm_hook is hook
 
 

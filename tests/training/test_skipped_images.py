@@ -13,7 +13,7 @@ from small_run import OneNumber, data, make_images, trainer
 
 from open_magvit2.data.decoding import UnreadableImageError
 from open_magvit2.data.sources.image_folder import ImageFolder
-from open_magvit2.training.resumption import ExactResumption
+from open_magvit2.training.resume.state import ExactResumption
 from open_magvit2.training.skipped_images import FILE_NAME, SkippedImages, TooManySkippedError
 
 BROKEN = {0, 7, 21, 40}

@@ -4,35 +4,33 @@ import logging
 import os
 import pickle
 import time
-from datetime import timedelta
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
 from jsonargparse import set_parsing_settings
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from open_magvit2.common import environment
-from open_magvit2.training import continuation
-from open_magvit2.training.checkpointing import TrainingCheckpoint
 from open_magvit2.training.command_messages import essential, message
+from open_magvit2.training.data_parallel import lost_another_process, register_ddp
 from open_magvit2.training.ema import ExponentialMovingAverage
 from open_magvit2.training.health import TrainingHealth, TrainingStopped
 from open_magvit2.training.image_grid import ImageGrid
-from open_magvit2.training.processes import EndTogether, GradientCompression, end_with_the_first, lost_another_process
 from open_magvit2.training.progress import TrainingProgress
-from open_magvit2.training.resumption import ExactResumption
+from open_magvit2.training.resume import continuation, lightning_internals
+from open_magvit2.training.resume.checkpointing import TrainingCheckpoint
+from open_magvit2.training.resume.state import ExactResumption
 from open_magvit2.training.skipped_images import SkippedImages, TooManySkippedError
 
 logger = logging.getLogger(__name__)
 
-# Exit codes besides preemption.EXIT_CODE: refused before the first step; failed; stopped because of numbers or data.
-MISTAKE, FAILURE, STOPPED = 2, 1, 3
+# Exit codes, besides 1 and preemption.EXIT_CODE: refused before the first step; stopped because of numbers or data.
+MISTAKE, STOPPED = 2, 3
 # A section of the configuration each, in the order in which Lightning calls them (`Checkpoint`s last): a section that
 # is absent or null leaves its callback out. Health comes after EMA: when it stops, it saves the averages of that step.
 CALLBACKS = {
@@ -91,6 +89,15 @@ class _SaveConfig(SaveConfigCallback):
             logger.warning("changed since the checkpoint was made:\n  %s", "\n  ".join(changed))
 
 
+class _FirstStep(Callback):
+    """Whether a training step has ended: errors before that are mistakes of the configuration."""
+
+    has_stepped = False
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.has_stepped = True
+
+
 class TrainingCLI(LightningCLI):
     """`fit` and `validate` of any LightningModule and LightningDataModule named in the configuration.
 
@@ -103,7 +110,7 @@ class TrainingCLI(LightningCLI):
             parser.add_argument(
                 f"--{name}", type=kind | None, default=None, help=(kind.__doc__ or "").partition("\n")[0]
             )
-        parser.add_lightning_class_args(EndTogether, "processes")
+        parser.add_function_arguments(register_ddp, "ddp")
 
     def instantiate_trainer(self, **options: Any) -> pl.Trainer:
         """Build the trainer with the callbacks whose sections are there, after those of trainer.callbacks."""
@@ -111,7 +118,8 @@ class TrainingCLI(LightningCLI):
         described = described if isinstance(described, list) else [described]
         sections = [self._get(self.config_init, name) for name in CALLBACKS]
         callbacks = [*described, *(section for section in sections if section is not None)]
-        return super().instantiate_trainer(callbacks=callbacks, **options)
+        self._first_step = _FirstStep()
+        return super().instantiate_trainer(callbacks=[*callbacks, self._first_step], **options)
 
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses ends the program with that one message, not a stack trace."""
@@ -129,8 +137,7 @@ class TrainingCLI(LightningCLI):
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         if self.subcommand is not None and config.weights_only is None:
             config.weights_only = True
-        processes = config.processes
-        register_strategy(timedelta(minutes=processes.timeout_minutes), processes.gradient_compression)
+        register_ddp(**config.ddp)
 
     def before_fit(self) -> None:
         """Let matrix products use TF32, as cuDNN's convolutions do by themselves; entropies and metrics do not."""
@@ -140,26 +147,27 @@ class TrainingCLI(LightningCLI):
         """Run it; what is refused before the first training step ends the program with that one message as well."""
         try:
             super()._run_subcommand(subcommand)
-        except (TrainingStopped, TooManySkippedError) as error:
-            self._end(error, STOPPED)
-        except _MISTAKES as error:
-            if self._processes.has_stepped:
-                raise
-            self._refuse(error)
-        except RuntimeError as error:
-            if lost_another_process(error) and self._processes.has_named:
-                self._end(error, FAILURE, "\nThe cause is in the process named above")
-            if lost_another_process(error):
-                logger.error(
-                    "another process is gone, or did not answer within processes.timeout_minutes (%g): look for its "
-                    "message above, or for one that hangs",
-                    self._processes.timeout_minutes,
-                )
+        except BaseException as error:
+            self._before_end(error)
+            if isinstance(error, (TrainingStopped, TooManySkippedError)):
+                self._end(error, STOPPED)
+            if isinstance(error, _MISTAKES) and not self._first_step.has_stepped:
+                self._refuse(error)
             raise
 
-    @property
-    def _processes(self) -> EndTogether:
-        return next(callback for callback in self.trainer.callbacks if isinstance(callback, EndTogether))
+    def _before_end(self, error: BaseException) -> None:
+        """Let this process end in its own time, and the others that Lightning's own launcher has started with it."""
+        lightning_internals.keep_process_groups_at_exit()
+        if isinstance(error, SystemExit):  # all processes leave after a signal
+            lightning_internals.started_processes(self.trainer).clear()
+        elif lost_another_process(error):
+            logger.error(
+                "another process is gone, or did not answer within ddp.timeout_minutes (%g): look for its message, or "
+                "for one that hangs",
+                self._get(self.config, "ddp").timeout_minutes,
+            )
+        else:
+            lightning_internals.kill_started_processes(self.trainer)
 
     def _refuse(self, error: BaseException) -> NoReturn:
         self._end(error, MISTAKE, "\nAll options: scripts/train.py fit --help")
@@ -198,8 +206,7 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
     Returns:
         the command line with what it built.
     """
-    end_with_the_first()
-    register_strategy()
+    register_ddp()
     # Sections of callbacks hold arguments alone, no class path; `${a.b}` is the same key with and without a subcommand.
     set_parsing_settings(subclasses_disabled=list(CALLBACKS.values()), omegaconf_absolute_to_relative_paths=True)
     mode = {"parser_mode": "omegaconf+"}
@@ -216,28 +223,4 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
         parser_kwargs={**mode, **{name: dict(mode) for name in TrainingCLI.subcommands()}},
         args=args,
         run=run,
-    )
-
-
-def register_strategy(
-    timeout: timedelta = timedelta(minutes=10), gradient_compression: GradientCompression = "none"
-) -> None:
-    """Make "ddp", which Lightning also picks for several devices, a DDP without needless traffic.
-
-    No buffers are broadcast: BatchNorm's statistics stay each device's own, and LeCAM's averages agree already.
-
-    Args:
-        timeout: longest wait for the other ranks in a collective operation.
-        gradient_compression: dtype in which gradients are summed over ranks; bf16 is rounded before and after the sum.
-    """
-    StrategyRegistry.register(
-        "ddp",
-        DDPStrategy,
-        description="DistributedDataParallel, no buffer broadcast, gradients reduced in place",
-        override=True,
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-        start_method="popen",
-        timeout=timeout,
-        ddp_comm_hook=bf16_compress_hook if gradient_compression == "bf16" else None,
     )

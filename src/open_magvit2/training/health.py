@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback
 
 from open_magvit2.common.arguments import at_least, within
 from open_magvit2.training.record import record_of
-from open_magvit2.training.stopping import save_before_stopping
+from open_magvit2.training.resume.checkpointing import save_before_stopping
 
 logger = logging.getLogger(__name__)
 

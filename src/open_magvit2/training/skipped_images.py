@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from open_magvit2.common import distributed
-from open_magvit2.training.stopping import save_before_stopping
+from open_magvit2.training.resume.checkpointing import save_before_stopping
 
 logger = logging.getLogger(__name__)
 

@@ -13,29 +13,32 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
-from open_magvit2.training import atomic_checkpoints
-from open_magvit2.training.preemption import Agreement, Preempted, SignalWatch
-from open_magvit2.training.resumption import validation_follows
+from open_magvit2.common.arguments import at_least
+from open_magvit2.training.resume import checkpoint_files, lightning_internals
+from open_magvit2.training.resume.preemption import Agreement, Preempted, SignalWatch
 
 logger = logging.getLogger(__name__)
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-_NOTHING, _SAVE, _STOP = range(3)  # what a rank asks for after a step; the largest wins
+_NOTHING, _SAVE, _STOP = range(3)  # what a rank asks for after a step; the largest of all ranks counts
 
 
 class TrainingCheckpoint(Checkpoint):
     """Writes step_<training step>.ckpt; last.ckpt and best.ckpt are links to the newest and to the best one.
 
-    Besides the times below it saves before every validation, after it (now with its result), and at the end.
+    It also saves before every validation, after it (with its result), and at the end.
 
     Args:
         dirpath: folder of the files; None for checkpoints/ in the logger's folder.
         every_steps: save after every so many training steps; None does not.
         every_minutes: save when so many minutes have passed since the last time; None does not.
         keep_last: how many step_*.ckpt are kept.
-        monitor: figure of validation by which best.ckpt is chosen, as it is logged; None keeps none.
+        monitor: logged figure of validation by which best.ckpt is chosen; None keeps none.
         mode: whether the largest ("max") or smallest ("min") figure is the best.
         signals: on these, on any rank, save at the end of the training step and leave with exit code 75.
+
+    Raises:
+        ValueError: for a setting out of range; at the first validation, for a figure that is not logged.
     """
 
     def __init__(
@@ -48,14 +51,14 @@ class TrainingCheckpoint(Checkpoint):
         mode: Literal["min", "max"] = "max",
         signals: Sequence[str] = ("SIGTERM", "SIGUSR1"),
     ) -> None:
-        for name, value in (("every_steps", every_steps), ("keep_last", keep_last)):
-            if value is not None and value < 1:
-                raise ValueError(f"checkpoint.{name} must be at least 1, got {value}")
-        if every_minutes is not None and every_minutes < 0:
-            raise ValueError(f"checkpoint.every_minutes must not be negative, got {every_minutes}")
+        at_least(1, **{"checkpoint.keep_last": keep_last})
+        if every_steps is not None:
+            at_least(1, **{"checkpoint.every_steps": every_steps})
+        if every_minutes is not None:
+            at_least(0, **{"checkpoint.every_minutes": every_minutes})
         if mode not in ("min", "max"):
             raise ValueError(f"checkpoint.mode must be min or max, got {mode!r}")
-        self.dirpath = dirpath  # known to others after `setup`
+        self.dirpath = dirpath  # the real folder after `setup`
         self.every_steps = every_steps
         self.every_minutes = every_minutes
         self.keep_last = keep_last
@@ -66,62 +69,70 @@ class TrainingCheckpoint(Checkpoint):
         self._saved_step = 0  # nothing is saved before the first step
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Choose the folder, and write atomically unless the user chose another way of writing."""
+        """Choose the folder, and write atomically unless the trainer has another checkpoint plugin."""
         if stage != "fit":
             return
         folder = Path(self.dirpath) if self.dirpath is not None else _default_folder(trainer)
         self.dirpath = trainer.strategy.broadcast(str(folder.absolute()))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = atomic_checkpoints.AtomicCheckpointIO()
+            trainer.strategy.checkpoint_io = checkpoint_files.AtomicCheckpointIO()
         if trainer.is_global_zero:
-            atomic_checkpoints.remove_partial_files(Path(self.dirpath))
+            checkpoint_files.remove_partial_files(Path(self.dirpath))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._agreement = Agreement(getattr(trainer.strategy, "_timeout", None))  # DDP's: processes.timeout_minutes
+        self._agreement = Agreement(lightning_internals.collective_timeout(trainer))
         self._last_time = time.monotonic()
         if self._watch.start() and signal.SIGTERM in self._watch.signals:
-            # Lightning's way of agreeing on a SIGTERM: before every step all ranks ask the first one's device and wait
-            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
+            lightning_internals.skip_agreement_on_sigterm(trainer)  # this callback has its own
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if lightning_internals.is_accumulating(trainer):
+            return  # a checkpoint has no gradients
         request = _STOP if self._watch.received else _SAVE if trainer.is_global_zero and self._is_time() else _NOTHING
         request = self._agreement.largest(request)
         by_steps = self.every_steps is not None and trainer.global_step % self.every_steps == 0
-        if request != _NOTHING or by_steps or validation_follows(trainer):
+        if request != _NOTHING or by_steps or lightning_internals.validation_follows(trainer):
             self.save(trainer)
         if request == _STOP:
             self._leave(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            # ranks may have a batch more or less than others: they ask each other during those that all have
-            self._shared_batches = -self._agreement.largest(-int(sum(trainer.num_val_batches)))
+        if _is_fitting(trainer):
+            # Ranks may have a batch more than others: they ask each other during the batches that all have.
+            numbers = [0 if math.isinf(number) else number for number in trainer.num_val_batches]
+            self._shared_batches = [-self._agreement.largest(-int(number)) for number in numbers]
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or batch_idx >= self._shared_batches:
+        if not _is_fitting(trainer) or batch_idx >= self._shared_batches[dataloader_idx]:
             return
         if self._agreement.largest(_STOP if self._watch.received else _NOTHING) == _STOP:
             self._leave(trainer)  # the file from before this validation has everything
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        if not _is_fitting(trainer):
             return
         improved = self._update_best(trainer)
         path = self.save(trainer)
         if improved and trainer.is_global_zero:
-            atomic_checkpoints.alias(path, BEST)
+            checkpoint_files.alias(path, BEST)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step != self._saved_step:
             self.save(trainer)
-        self._watch.stop()  # here and not in `teardown`: Lightning has given the signals back by then
+        self._watch.stop()  # not in `teardown`: Lightning restores its own handlers before that
 
     def save(self, trainer: pl.Trainer) -> Path:
-        """Write the present state; a collective call under DDP, between training steps.
+        """Write the present state, between training steps; a collective call under DDP.
 
         Returns:
             the file, which the first rank has written.
@@ -129,11 +140,11 @@ class TrainingCheckpoint(Checkpoint):
         step = trainer.global_step
         path = Path(self.dirpath) / f"step_{step:09d}.ckpt"
         for run_logger in trainer.loggers:
-            run_logger.save()  # a kill after this loses no logged loss that a resumed run will not log again
+            run_logger.save()  # flush: a resumed run does not log earlier steps again
         trainer.save_checkpoint(path, weights_only=False)
         self._saved_step, self._last_time = step, time.monotonic()
         if trainer.is_global_zero:
-            atomic_checkpoints.alias(path, LAST)
+            checkpoint_files.alias(path, LAST)
             files = sorted(path.parent.glob("step_*.ckpt"), key=lambda file: (file.stat().st_mtime_ns, file.name))
             for old in files[: -self.keep_last]:
                 old.unlink()
@@ -143,14 +154,9 @@ class TrainingCheckpoint(Checkpoint):
         return {"best_score": self.best_score, "monitor": self.monitor, "mode": self.mode, "dirpath": self.dirpath}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        mine = self.state_dict()
-        if all(state_dict[key] == mine[key] for key in ("monitor", "mode", "dirpath")):
+        """Another figure or another folder begins with no best.ckpt."""
+        if {**state_dict, "best_score": None} == {**self.state_dict(), "best_score": None}:
             self.best_score = state_dict["best_score"]
-        elif state_dict["best_score"] is not None:
-            logger.info(
-                "best.ckpt begins anew: it was the %s of %s in %s, and is the %s of %s in %s",
-                *(state[key] for state in (state_dict, mine) for key in ("mode", "monitor", "dirpath")),
-            )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._watch.stop()
@@ -172,10 +178,11 @@ class TrainingCheckpoint(Checkpoint):
         if not math.isfinite(score):
             logger.warning("%s is %s at step %d: no best checkpoint", self.monitor, score, trainer.global_step)
             return False
-        if self.best_score is None or (score > self.best_score if self.mode == "max" else score < self.best_score):
+        sign = 1.0 if self.mode == "max" else -1.0
+        improved = self.best_score is None or sign * score > sign * self.best_score
+        if improved:
             self.best_score = score
-            return True
-        return False
+        return improved
 
     def _leave(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
@@ -188,8 +195,24 @@ class TrainingCheckpoint(Checkpoint):
         raise Preempted
 
 
-def _nothing() -> None:
-    """In the place of what `TrainingCheckpoint` does itself."""
+def save_before_stopping(trainer: pl.Trainer) -> Path:
+    """Write stopped-at-<training step>.ckpt to the folder of checkpoints, for a training that is about to end itself.
+
+    A collective call under DDP.
+
+    Returns:
+        the file, which the first rank has written.
+    """
+    callback = trainer.checkpoint_callback
+    folder = Path((callback and callback.dirpath) or trainer.default_root_dir)
+    path = folder / f"stopped-at-{trainer.global_step}.ckpt"
+    trainer.save_checkpoint(path)
+    return path
+
+
+def _is_fitting(trainer: pl.Trainer) -> bool:
+    """Not a validation by itself, nor the sanity check before training."""
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
 def _default_folder(trainer: pl.Trainer) -> Path:

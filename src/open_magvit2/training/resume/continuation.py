@@ -1,4 +1,4 @@
-"""Which checkpoint `--ckpt_path last` and `best` mean, and what has changed in the configuration since it was made."""
+"""Which checkpoint `--ckpt_path last` and `best` mean, and how the configuration differs from the one it holds."""
 
 import json
 import logging
@@ -10,18 +10,18 @@ import yaml
 from jsonargparse import Namespace
 
 from open_magvit2.common import checkpoints
-from open_magvit2.training import atomic_checkpoints
-from open_magvit2.training.checkpointing import BEST
+from open_magvit2.training.resume.checkpoint_files import newest_whole
+from open_magvit2.training.resume.checkpointing import BEST
 
 logger = logging.getLogger(__name__)
 
 PROVENANCE_KEY = "provenance"  # of a checkpoint
-_THE_RUN = ("seed_everything", "model", "data")  # sections in which two runs must agree to be one
+_THE_RUN = ("seed_everything", "model", "data")  # sections that are equal in all configurations of one run
 _NOT_A_CHANGE = ("ckpt_path", "trainer.logger.init_args.version")  # how to continue, and in which folder
 
 
 def resolve(config: Namespace, subcommand: str, described: str) -> None:
-    """Replace a word in `ckpt_path` by the file that it means; a path stays.
+    """Replace the word `last` or `best` in `ckpt_path` by a file; a path stays.
 
     `last` is the newest whole checkpoint in checkpoint.dirpath, or in the folders of the logger's name; the run goes on
     in its folder. Where there is none, `fit` begins, so that one command both starts and continues a run. `best` is the
@@ -40,20 +40,13 @@ def resolve(config: Namespace, subcommand: str, described: str) -> None:
         raise ValueError(f"--ckpt_path {word} is not supported; expected last, best, or a file")
     if word not in ("last", "best"):
         return
-    name = BEST if word == "best" else "*.ckpt"
-    if config.checkpoint is not None and config.checkpoint.dirpath is not None:
-        root, pattern = Path(config.checkpoint.dirpath), name
-        files = sorted(root.glob(pattern))
-        runs = {root: files} if files else {}
-    else:
-        version = _logger_arguments(config).get("version")
-        root = _logger_root(config)
-        folder = "version_*" if version is None else version if isinstance(version, str) else f"version_{version}"
-        pattern = f"{folder}/**/{name}"
-        runs = {}
-        for path in sorted(root.glob(pattern)):
-            runs.setdefault(root / path.relative_to(root).parts[0], []).append(path)
-    newest = {run: atomic_checkpoints.newest_whole(files) for run, files in runs.items()}
+    arguments = _logger_arguments(config)
+    root, pattern = _where(config, arguments, BEST if word == "best" else "*.ckpt")
+    runs: dict[Path, list[Path]] = {}
+    for path in sorted(root.glob(pattern)):
+        parts = path.relative_to(root).parts
+        runs.setdefault(root / parts[0] if len(parts) > 1 else root, []).append(path)
+    newest = {run: newest_whole(files) for run, files in runs.items()}
     if not newest:
         if subcommand != "fit" or word == "best":
             raise ValueError(f"--ckpt_path {word}: no checkpoint in {root / pattern}. Give one by --ckpt_path FILE")
@@ -62,26 +55,25 @@ def resolve(config: Namespace, subcommand: str, described: str) -> None:
         return
     if len(newest) > 1:
         _check_one_run(newest, word, described)
-    run, found = max(newest.items(), key=lambda item: item[1].stat().st_mtime_ns)
-    config.ckpt_path = str(found)
-    logger.warning("continuing from %s", found)
-    arguments = _logger_arguments(config)
+    run, path = max(newest.items(), key=lambda item: item[1].stat().st_mtime_ns)
+    config.ckpt_path = str(path)
+    logger.warning("continuing from %s", path)
     if word == "last" and run != root and "version" in arguments and arguments["version"] is None:
         arguments["version"] = int(run.name.removeprefix("version_"))
 
 
 def changes(before: str, now: str) -> list[str]:
-    """Lines `key: old -> new`, sorted, of two configurations in YAML, but for how to continue and where."""
-    old, new = (dict(_leaves(yaml.safe_load(text))) for text in (before, now))
+    """Lines `key: old -> new`, sorted, of two configurations in YAML, without how to continue and where."""
+    old, new = (_leaves(yaml.safe_load(text)) for text in (before, now))
     return [
-        f"{key}: {_shown(old, key)} -> {_shown(new, key)}"
+        f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
         for key in sorted({*old, *new} - set(_NOT_A_CHANGE))
-        if _shown(old, key) != _shown(new, key)
+        if old.get(key) != new.get(key)
     ]
 
 
 def _check_one_run(newest: Mapping[Path, Path], word: str, described: str) -> None:
-    """Refuse folders of different experiments, or of another one than the present: the newest may be anybody's."""
+    """Refuse folders of different experiments, or of another one than the present."""
     configs = [checkpoints.read(file).get(PROVENANCE_KEY, {}).get("config", "{}") for file in newest.values()]
     first, *others = ([yaml.safe_load(text).get(name) for name in _THE_RUN] for text in (described, *configs))
     if any(other != first for other in others):
@@ -92,27 +84,26 @@ def _check_one_run(newest: Mapping[Path, Path], word: str, described: str) -> No
         )
 
 
-def _leaves(section: Any, path: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and their values; a list is one value."""
+def _leaves(section: Any, path: str = "") -> dict[str, str]:
+    """Values by dotted key; a list is one value."""
     if not isinstance(section, Mapping) or not section:
-        return [(path, section)]
-    return [leaf for key, value in section.items() for leaf in _leaves(value, f"{path}.{key}" if path else str(key))]
-
-
-def _shown(leaves: Mapping[str, Any], key: str) -> str:
-    return json.dumps(leaves[key], default=str) if key in leaves else "(absent)"
+        return {path: json.dumps(section, default=str)}
+    parts = [_leaves(value, f"{path}.{key}" if path else str(key)) for key, value in section.items()]
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def _logger_arguments(config: Namespace) -> Namespace:
-    """The first logger's arguments; empty if the config leaves the logger to Lightning."""
+    """The first logger's arguments; empty if the configuration leaves the logger to Lightning."""
     described = config.trainer.logger
     described = described[0] if isinstance(described, list) and described else described
     return described.init_args if isinstance(described, Namespace) else Namespace()
 
 
-def _logger_root(config: Namespace) -> Path:
-    """The folder that holds a folder for each of the logger's runs, as TensorBoard's and the CSV logger lay them."""
-    arguments = _logger_arguments(config)
-    return Path(arguments.get("save_dir") or config.trainer.default_root_dir or ".") / str(
-        arguments.get("name", "lightning_logs") or ""
-    )
+def _where(config: Namespace, arguments: Namespace, name: str) -> tuple[Path, str]:
+    """The folder that holds checkpoints, or a folder a run (as the TensorBoard and CSV loggers do); a pattern."""
+    if config.checkpoint is not None and config.checkpoint.dirpath is not None:
+        return Path(config.checkpoint.dirpath), name
+    root = Path(arguments.get("save_dir") or config.trainer.default_root_dir or ".")
+    version = arguments.get("version")
+    folder = "version_*" if version is None else version if isinstance(version, str) else f"version_{version}"
+    return root / str(arguments.get("name", "lightning_logs") or ""), f"{folder}/**/{name}"

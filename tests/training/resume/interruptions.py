@@ -13,10 +13,10 @@ from open_magvit2.common import checkpoints
 from open_magvit2.data.loading import ImageDataModule
 from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.evaluation.metrics.psnr import PSNR
-from open_magvit2.training.checkpointing import TrainingCheckpoint
 from open_magvit2.training.ema import ExponentialMovingAverage
 from open_magvit2.training.health import TrainingHealth
-from open_magvit2.training.resumption import ExactResumption
+from open_magvit2.training.resume.checkpointing import TrainingCheckpoint
+from open_magvit2.training.resume.state import ExactResumption
 
 
 class Crash(RuntimeError):  # noqa: N818 - not a mistake of the program

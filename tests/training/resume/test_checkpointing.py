@@ -10,8 +10,8 @@ from interruptions import Crash, CrashAt, Record, content, fit
 from pytorch_lightning.callbacks import Callback
 
 from open_magvit2.common import checkpoints
-from open_magvit2.training.checkpointing import TrainingCheckpoint
-from open_magvit2.training.preemption import EXIT_CODE
+from open_magvit2.training.resume.checkpointing import TrainingCheckpoint
+from open_magvit2.training.resume.preemption import EXIT_CODE
 
 
 def step_of(path) -> int:
@@ -68,7 +68,7 @@ def test_impossible_settings_are_refused():
     for options, message in (
         ({"keep_last": 0}, "keep_last must be at least 1"),
         ({"every_steps": 0}, "every_steps must be at least 1"),
-        ({"every_minutes": -1.0}, "every_minutes must not be negative"),
+        ({"every_minutes": -1.0}, "every_minutes must be at least 0"),
         ({"mode": "best"}, "mode must be min or max"),
         ({"signals": ["SIGFOO"]}, "no such signals: SIGFOO"),
     ):
@@ -133,7 +133,7 @@ def test_outside_the_main_thread_lightning_keeps_agreeing_on_signals(tmp_path, c
 
 
 def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
-    """The limit on the size of files stands for the disk; test_atomic_checkpoints.py fills a real one."""
+    """The limit on the size of files stands for the disk; test_checkpoint_files.py fills a real one."""
     import resource
 
     class Limit(Callback):

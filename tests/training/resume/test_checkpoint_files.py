@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from open_magvit2.common import checkpoints
-from open_magvit2.training.atomic_checkpoints import alias, damage, newest_whole, remove_partial_files, write
+from open_magvit2.training.resume.checkpoint_files import alias, damage, newest_whole, remove_partial_files, write
 
 
 def save(path: Path, step: int, age: float = 0.0, size: int = 1000) -> Path:

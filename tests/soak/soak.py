@@ -1,7 +1,18 @@
-"""A soak test: a training killed at random moments and continued each time ends bitwise as an undisturbed one."""
+"""Kill a small training at random moments, continue it each time, and compare it bit by bit with an undisturbed one.
 
+    python tests/soak/soak.py --kills 20 --output outputs/soak
+    python tests/soak/soak.py --kills 20 --output outputs/soak --processes 2
+
+Other flags go to the training. Every kill and the comparison are written to soak.json in the output folder; the exit
+code is 1 if anything differs.
+"""
+
+import argparse
+import json
+import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +25,8 @@ from typing import Any, TypedDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from open_magvit2.common import checkpoints
-from open_magvit2.training.atomic_checkpoints import damage
-from open_magvit2.training.preemption import EXIT_CODE
+from open_magvit2.training.resume.checkpoint_files import damage
+from open_magvit2.training.resume.preemption import EXIT_CODE
 
 _SETTINGS = {
     "data.init_args.train.init_args.num_images": 44,  # five steps an epoch, four images left over
@@ -29,7 +40,7 @@ _SETTINGS = {
 }
 _SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
 _NOT_COMPARED = ("provenance",)  # of a checkpoint: the command and its output folder
-_LONGEST_EXIT_SECONDS = 120
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Kill(TypedDict):
@@ -47,23 +58,27 @@ class Kill(TypedDict):
 
 @dataclass(frozen=True)
 class Training:
-    """A small training by command line that begins in a folder, or continues what lies there.
+    """A small training by command line that begins in a folder, or continues what is there.
 
     Args:
-        repository: its scripts and configs are run.
         steps: of the whole run.
+        processes: DDP processes over gloo, started as scripts/launch.sh starts them; 1 without DDP.
         flags: more of them for scripts/train.py.
     """
 
-    repository: Path
     steps: int
+    processes: int = 1
     flags: Sequence[str] = ()
 
     def start(self, folder: Path) -> subprocess.Popen[bytes]:
-        """Run it in a process group of its own; what it says is appended to log.txt in the folder."""
+        """Run it in a process group of its own; its output is appended to log.txt in the folder."""
         settings = {**_SETTINGS, "trainer.max_steps": self.steps, "trainer.logger.init_args.save_dir": folder}
-        configs = self.repository / "configs" / "image_tokenizer"
-        command = [sys.executable, self.repository / "scripts" / "train.py", "fit", "--ckpt_path", "last"]
+        configs = _ROOT / "configs" / "image_tokenizer"
+        command = [sys.executable, _ROOT / "scripts" / "train.py", "fit", "--ckpt_path", "last"]
+        if self.processes > 1:
+            launch = _ROOT / "src" / "open_magvit2" / "training" / "launch.py"
+            command = [sys.executable, launch, "--processes", self.processes, *command]
+            settings |= {"trainer.devices": self.processes, "trainer.strategy": "ddp"}
         command += ["--config", configs / "base.yaml", "--config", configs / "debug.yaml"]
         command += [word for name, value in settings.items() for word in (f"--{name}", value)]
         words = [str(word) for word in (*command, *self.flags)]
@@ -77,7 +92,7 @@ def kill_repeatedly(training: Training, folder: Path, num_kills: int, seed: int)
     Args:
         training: what to run.
         folder: of the run; exists.
-        num_kills: how often to kill, at least once. There are fewer if the training ends before.
+        num_kills: how often to kill; fewer if the training ends before.
         seed: of the moments and signals. Moments depend on the machine's speed as well.
 
     Yields:
@@ -106,7 +121,7 @@ def _kill_once(training: Training, folder: Path, choose: random.Random, advance:
         return None
     except subprocess.TimeoutExpired:
         (os.killpg if whole_group else os.kill)(process.pid, number)
-    code = process.wait(_LONGEST_EXIT_SECONDS)
+    code = process.wait()
     return {
         "signal": number.name,
         "to": "process group" if whole_group else "main process",
@@ -125,13 +140,13 @@ def _last_step(folder: Path) -> int:
 
 
 def wrong_exit_codes(kills: Sequence[Kill]) -> list[Kill]:
-    """Kills by a signal that asks to stop, of a training that had begun to save, which did not end it with 75."""
+    """Signals that ask to stop to a training that had begun to save, and did not end with 75."""
     asked = [kill for kill in kills if kill["signal"] != "SIGKILL" and kill["saved"] > kill["continued_from"]]
     return [kill for kill in asked if kill["exit_code"] != EXIT_CODE]
 
 
 def differences(undisturbed: Path, disturbed: Path) -> list[str]:
-    """Where two finished runs differ, bit by bit: last.ckpt, best.ckpt, and all that was logged but the speed.
+    """Where two finished runs differ, bit by bit: last.ckpt, best.ckpt, and everything logged except the speed.
 
     Returns:
         paths such as last.ckpt.state_dict.NAME and logged.train/NAME; none if the runs are the same.
@@ -152,10 +167,47 @@ def _state(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Everything logged, by name and step, but the speed."""
+    """Everything logged except the speed, by name and step."""
     (events,) = {path.parent for path in folder.rglob("events.out.tfevents.*")}
     accumulator = EventAccumulator(str(events), size_guidance={"scalars": 0}).Reload()
     names = [name for name in accumulator.Tags()["scalars"] if name != "train/images_per_second"]
     found = {name: [(event.step, event.value) for event in accumulator.Scalars(name)] for name in names}
     # a run killed between a validation and the save after it validates again: the same figure twice
     return {name: sorted(set(v)) if name.startswith("validation/") else v for name, v in found.items()}
+
+
+def main() -> int:
+    """Run both trainings, compare, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="how often to kill the training")
+    parser.add_argument("--steps", type=int, default=200, help="training steps of the whole run")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
+    parser.add_argument("--processes", type=int, default=1, help="DDP processes")
+    parser.add_argument("--output", type=Path, default=Path("outputs/soak"), help="folder; emptied first")
+    args, flags = parser.parse_known_args()
+    if min(args.kills, args.steps, args.processes) < 1:
+        parser.error(f"expected 1 or more, got --kills {args.kills} --steps {args.steps} --processes {args.processes}")
+    logging.basicConfig(level=logging.WARNING)
+    disturbed, undisturbed = (args.output.absolute() / name for name in ("disturbed", "undisturbed"))
+    for folder in (disturbed, undisturbed):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    training, kills = Training(args.steps, args.processes, flags), []
+    for kill in kill_repeatedly(training, disturbed, args.kills, args.seed):
+        kills.append(kill)
+        print(json.dumps(kill), flush=True)
+    codes = [training.start(folder).wait() for folder in (disturbed, undisturbed)]
+    if any(codes):
+        print(f"the training failed with {codes}, see {disturbed}/log.txt and {undisturbed}/log.txt")
+        return 1
+    found, wrong = differences(undisturbed, disturbed), wrong_exit_codes(kills)
+    result = {"kills": kills, "steps": args.steps, "seed": args.seed, "flags": flags, "differences": found}
+    (args.output / "soak.json").write_text(json.dumps(result, indent=1))
+    print(f"{len(kills)} kills in {args.steps} steps; {len(wrong)} exit codes other than {EXIT_CODE}")
+    print(f"{len(found)} differences {found[:10]}")
+    whole = len(kills) == args.kills and all(kill["newest_is_whole"] for kill in kills)
+    return 0 if whole and not found and not wrong else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Run by test_resumption.py as two processes: an undisturbed run, one that a signal stops, and its continuation.
+"""Run by test_state.py as two processes: an undisturbed run, one that a signal stops, and its continuation.
 
 Usage: resume_with_ddp.py FOLDER
 """
@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-sys.path += [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "image_tokenizer")]
+sys.path += [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[2] / "image_tokenizer")]
 
 from interruptions import Record, fit
 from pytorch_lightning.callbacks import Callback
 
 from open_magvit2.common import checkpoints
 from open_magvit2.common.distributed import all_gather_object
-from open_magvit2.training.cli import register_strategy
+from open_magvit2.training.data_parallel import register_ddp
 
 
 class SignalAt(Callback):
@@ -55,7 +55,7 @@ class Draw(Callback):
 
 
 def main(folder: Path) -> None:
-    register_strategy()
+    register_ddp()
     torch.set_num_threads(1)
     options = {"devices": 2, "strategy": "ddp"}
     # no save but at validations and at the end, so that what is continued is what the signal saved

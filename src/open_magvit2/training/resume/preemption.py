@@ -26,10 +26,13 @@ class Preempted(SystemExit):
 
 
 class SignalWatch:
-    """Notes a signal instead of dying of it, so that a training step can end first.
+    """Records a signal instead of ending the process, so that the training step can end first.
 
     Args:
         names: of signals, e.g. SIGTERM.
+
+    Raises:
+        ValueError: for an unknown name.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -41,34 +44,34 @@ class SignalWatch:
         self._previous: dict[signal.Signals, Any] = {}
 
     def start(self) -> bool:
-        """Take the signals over, from Lightning as well; False outside the main thread, which alone can do that."""
+        """Replace the handlers, Lightning's as well; False outside the main thread, where that is impossible."""
         try:
-            self._previous = {number: signal.signal(number, self._note) for number in self.signals}
+            self._previous = {number: signal.signal(number, self._record) for number in self.signals}
         except ValueError:
             logger.warning("training does not run in the main thread: %s will not save it", self.signals)
             return False
         return True
 
     def stop(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
 
 
 class Agreement:
-    """The largest of a number over all ranks, by messages between the hosts: nothing waits for a device.
+    """The largest of a number over all ranks, over gloo between the hosts: no device has to be waited for.
 
-    To be built, and asked, by all ranks alike.
+    All ranks must build it, and ask it equally often.
 
     Args:
         timeout: longest wait for the other ranks; PyTorch's own if None.
 
     Raises:
-        ConnectionError: if the hosts cannot reach each other, although the training's own process group is up.
+        ConnectionError: if gloo cannot connect the hosts, although the training's own process group (NCCL) is up.
     """
 
     def __init__(self, timeout: timedelta | None = None) -> None:
@@ -78,15 +81,14 @@ class Agreement:
         try:
             self._group = dist.new_group(backend="gloo", timeout=timeout)
         except RuntimeError as error:
-            if "wait timeout" in str(error).lower():  # for another process, late or gone: the network is well
+            if "wait timeout" in str(error).lower():  # another process is late or gone; the network works
                 raise
-            # NCCL chooses a network by itself; gloo takes the one of the host's name, often 127.0.1.1 or a container's
             reason, interface = str(error).partition("\n")[0], os.environ.get("GLOO_SOCKET_IFNAME", "not set")
             raise ConnectionError(
                 f"the processes cannot connect over gloo: {reason}\n"
-                f"Expected an address that all machines reach; GLOO_SOCKET_IFNAME is {interface}, and without it gloo "
-                "takes the address of the host's name. Set it on every machine to the network interface that reaches "
-                "MASTER_ADDR (the `dev` of `ip route get`), e.g. GLOO_SOCKET_IFNAME=eth0"
+                f"GLOO_SOCKET_IFNAME is {interface}; without it gloo takes the address of the host's name, often "
+                "127.0.1.1 or a container's. Set it on every machine to the network interface that reaches MASTER_ADDR "
+                "(the `dev` of `ip route get`), e.g. GLOO_SOCKET_IFNAME=eth0"
             ) from error
 
     def largest(self, number: int) -> int:

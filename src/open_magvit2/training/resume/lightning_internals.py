@@ -1,0 +1,120 @@
+"""Everything that this package uses of Lightning's internals, a function each.
+
+These names may change with any release of Lightning, for which reason pyproject.toml bounds its version. A test in
+tests/training/resume/test_lightning_internals.py shows for each function what it relies on.
+"""
+
+import atexit
+import signal
+import subprocess
+from datetime import timedelta
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.utilities import distributed as lightning_distributed
+
+
+def batches_done(trainer: pl.Trainer) -> int:
+    """Training batches of the whole run whose step is over."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.processed
+
+
+def epoch_and_batch(trainer: pl.Trainer) -> tuple[int, int]:
+    """The epoch to which the next training batch belongs, and the batches of this epoch that are done."""
+    loop = trainer.fit_loop
+    epoch, batches = loop.epoch_progress.current.ready - 1, loop.epoch_loop.batch_progress
+    return (epoch + 1, 0) if batches.is_last_batch else (epoch, batches.current.processed)
+
+
+def is_accumulating(trainer: pl.Trainer) -> bool:
+    """Whether the batch that just ended was not followed by an optimizer step (`accumulate_grad_batches`)."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def validation_follows(trainer: pl.Trainer) -> bool:
+    """Whether a training step has just ended (`on_train_batch_end`) and a validation comes before the next one."""
+    loop = trainer.fit_loop
+    counts = loop.epoch_loop.batch_progress.total
+    has_just_ended = trainer.training and counts.completed < counts.processed
+    return has_just_ended and bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
+
+
+def set_position(checkpoint: dict[str, Any], epoch: int, batch: int, batches: int, steps: int) -> None:
+    """Make the counters in a checkpoint say that training is between two steps.
+
+    Lightning saves them as they are in the middle of its loop, and then repeats or skips parts of it.
+
+    Args:
+        checkpoint: changed in place.
+        epoch, batch: see `epoch_and_batch`.
+        batches: of the whole run.
+        steps: see `set_logging_step`.
+    """
+    epochs = _counts(epoch, epoch)
+    if batch > 0:
+        for counts in epochs.values():
+            counts["ready"] += 1
+            counts["started"] += 1
+    checkpoint["epoch"] = epoch
+    checkpoint["loops"]["fit_loop"] |= {
+        "epoch_progress": epochs,
+        "epoch_loop.batch_progress": {**_counts(batches, batch), "is_last_batch": False},
+        "epoch_loop.val_loop.batch_progress": {**_counts(0, 0), "is_last_batch": False},
+        "epoch_loop.state_dict": {"_batches_that_stepped": steps},
+    }
+
+
+def set_logging_step(trainer: pl.Trainer, steps: int) -> None:
+    """Set the step axis of `self.log`. Lightning counts a validation that it skips on a restart as a step."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = steps
+
+
+def set_max_steps(trainer: pl.Trainer, max_steps: int) -> None:
+    """Let training end after another number of steps than the trainer was built with."""
+    trainer.fit_loop.epoch_loop.max_steps = max_steps
+
+
+def validate(trainer: pl.Trainer) -> None:
+    """Run a validation between two training steps, as Lightning's training loop runs it."""
+    connector = trainer._logger_connector
+    first_iteration = connector._first_loop_iter
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True
+    connector._first_loop_iter = first_iteration
+
+
+def skip_agreement_on_sigterm(trainer: pl.Trainer) -> None:
+    """Remove Lightning's broadcast before every step, by which all ranks ask rank 0's device for a SIGTERM and wait."""
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+
+
+def collective_timeout(trainer: pl.Trainer) -> timedelta | None:
+    """Longest wait for the other ranks, as the DDP strategy was told; None for other strategies."""
+    return getattr(trainer.strategy, "_timeout", None)
+
+
+def keep_process_groups_at_exit() -> None:
+    """Do not destroy NCCL's process groups at exit: after an error that may wait for ranks that are elsewhere."""
+    atexit.unregister(getattr(lightning_distributed, "_destroy_dist_connection", None))
+
+
+def started_processes(trainer: pl.Trainer) -> list[subprocess.Popen]:
+    """The other ranks of this machine where Lightning's own launcher has started them, else an empty list.
+
+    Lightning watches this very list: it kills this process up to 5 s after one in the list has failed. Clear the list
+    to stop that.
+    """
+    return getattr(trainer.strategy.launcher, "procs", [])
+
+
+def kill_started_processes(trainer: pl.Trainer) -> None:
+    """Kill the other ranks that Lightning's own launcher has started; under NCCL they would wait for this one."""
+    for process in started_processes(trainer):
+        process.send_signal(signal.SIGKILL)
+
+
+def _counts(total: int, current: int) -> dict[str, dict[str, int]]:
+    """Lightning's counters of something that is complete so many times."""
+    words = ("ready", "started", "processed", "completed")
+    return {"total": dict.fromkeys(words, total), "current": dict.fromkeys(words, current)}
