@@ -22,7 +22,6 @@ ALLOWED = {
     "data": LEAVES,
     "training": MODELS,
     **dict.fromkeys(ROOMS, MODELS | {"data", "training"}),
-    "benchmark": MODELS | {"data", "training"} | ROOMS,
 }
 
 

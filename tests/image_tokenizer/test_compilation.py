@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_training import data, module, trainer
 
-from open_magvit2.benchmark.our_step import OurTraining
+from benchmarks.subjects import OurTraining
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.evaluation.metrics.ssim import SSIM
 from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
