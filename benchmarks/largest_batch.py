@@ -29,7 +29,10 @@ def measure(settings: Settings) -> Iterator[Row]:
             if batch == 0:
                 yield row | {"batch": 0}
                 continue
-            step = _step(case, steps, name, batch, settings)
+            batch -= batch // 10  # timing may need a little more memory than finding
+            precision = MixedPrecision(PRECISION, settings.device.type)
+            step = _step(case, steps, name, batch, settings, precision)
+            precision.settle(step)
             with training_kernels():
                 seconds = interleaved({name: step}, settings.device, settings.repeats)[name].median
             yield row | {"batch": batch, "images / GPU s": batch / seconds}
@@ -42,8 +45,9 @@ def largest(case: subjects.Case, steps: object, name: str, settings: Settings) -
 
     def fits(batch: int) -> bool:
         def two_steps() -> bool:  # the second one begins with the optimizers' state
-            step = _step(case, steps, name, batch, settings)
-            step()
+            precision = MixedPrecision(PRECISION, settings.device.type)
+            step = _step(case, steps, name, batch, settings, precision)
+            precision.settle(step)
             step()
             torch.cuda.synchronize(settings.device)
             return True
@@ -59,7 +63,8 @@ def largest(case: subjects.Case, steps: object, name: str, settings: Settings) -
     return low
 
 
-def _step(case: subjects.Case, steps: object, name: str, batch: int, settings: Settings) -> object:
+def _step(
+    case: subjects.Case, steps: object, name: str, batch: int, settings: Settings, precision: MixedPrecision
+) -> object:
     pixels, images = subjects.loaded(batch, case.image_size, settings.device)
-    precision = MixedPrecision(PRECISION, settings.device.type)
     return lambda: steps.step(images if name == "baseline" else pixels, precision)

@@ -1,6 +1,6 @@
 """A training step outside a Trainer, in the precision that Lightning's own plugin gives it: autocast and loss scale."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from open_magvit2.common.precision import without_bfloat16_units
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 
+_MOST_HALVINGS = 40
 _FLAGS = {"bf16": "bf16-mixed", "fp16": "16-mixed"}  # as --trainer.precision names them
 
 
@@ -45,6 +46,20 @@ class MixedPrecision:
     def backward(self, total: Tensor) -> None:
         """Gradients of a loss, which is scaled in fp16."""
         (total if self.scaler is None else self.scaler.scale(total)).backward()
+
+    def settle(self, step: Callable[[], Any]) -> None:
+        """Run steps until the loss scale of fp16 stays: before that the optimizers skip and have no state.
+
+        Raises:
+            ArithmeticError: if gradients are not finite at any scale.
+        """
+        for _ in range(_MOST_HALVINGS if self.scaler is not None else 0):
+            before = self.scaler.get_scale()
+            step()
+            if self.scaler.get_scale() >= before:
+                return
+        if self.scaler is not None:
+            raise ArithmeticError(f"gradients are not finite down to a loss scale of {self.scaler.get_scale():g}")
 
     def wrapped(self, optimizers: Iterable[torch.optim.Optimizer]) -> list[Any]:
         """Optimizers whose `step` asks the scaler, like a Trainer's; the optimizers themselves where there is none."""

@@ -39,6 +39,8 @@ def steps_of(case: subjects.Case, precision: str, settings: Settings) -> Iterato
         for name, kind in kinds.items()
     }
     fitting = {name: step for name, step in functions.items() if unless_out_of_memory(lambda step=step: step() or True)}
+    for name, step in fitting.items():
+        surroundings[name].settle(step)
     times = interleaved(fitting, device, settings.repeats, warm_up=2) if fitting else {}
     unit = clock_name(device)
     for name in functions:

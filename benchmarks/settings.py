@@ -1,5 +1,6 @@
 """What a benchmark runs on and how thoroughly, and the form of its rows."""
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from open_magvit2.common.arguments import at_least
 Row = dict[str, Any]
 
 OUT_OF_MEMORY = "out of memory"
+_MESSAGES = ("out of memory", "alloc_failed", "unable to find an engine")
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,16 @@ def not_measured(reason: str) -> str:
 
 
 def unless_out_of_memory(function: Callable[[], Any]) -> Any:
-    """A function's result, or None if the GPU's memory was not enough. On a CPU the kernel would kill the process."""
+    """A function's result; None, with its memory released, where a GPU's memory was not enough.
+
+    On a CPU nothing is caught: the operating system ends a process that needs too much.
+    """
     try:
         return function()
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return None
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; cuBLAS and cuDNN raise others
+        if not isinstance(error, torch.OutOfMemoryError) and not any(m in str(error).lower() for m in _MESSAGES):
+            raise
+    # after the except clause: until then the error holds the frames with the function's tensors
+    gc.collect()
+    torch.cuda.empty_cache()
+    return None
