@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from open_magvit2.data.dataset import ImageDataset, RawImage, TransformedDataset
+from open_magvit2.data.dataset import ImageDataset, RawImage, TransformedDataset, source_paths
 from open_magvit2.data.loading import ImageDataModule
+from open_magvit2.data.sources.by_class_path import load_source
 from open_magvit2.data.streaming import TransformedStream
 from open_magvit2.data.transforms import ResizeCenterCrop
 
@@ -83,6 +84,42 @@ def test_a_dataset_of_torchvision_s_kind_is_a_source():
     data = ImageDataModule(TorchDataset(), TorchDataset(), image_size=16, global_batch_size=2, num_workers=0)
     batches = list(data.train_dataloader())
     assert sorted(torch.cat([batch["label"] for batch in batches]).tolist()) == list(range(6))
+
+
+class NoBase:
+    """Two methods, and no base class."""
+
+    def __init__(self, length: int = 6):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def read(self, index):
+        return Image.fromarray(PIXELS[index]), index
+
+
+def test_a_source_needs_no_base_class_and_comes_by_class_path():
+    data = ImageDataModule(NoBase(), NoBase(), image_size=16, global_batch_size=2, num_workers=0)
+    assert sorted(torch.cat([batch["label"] for batch in data.train_dataloader()]).tolist()) == list(range(6))
+    source = load_source(f"{__name__}.NoBase", ["length=4"])
+    assert len(source) == 4
+    assert source_paths(source)[3] == "NoBase[3]"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("nowhere.Images", [], "no source nowhere.Images: No module named 'nowhere'"),
+        (f"{__name__}.PIXELS", [], "is no source of data"),
+        (f"{__name__}.NoBase", ["size=4"], "does not take"),
+        (f"{__name__}.NoBase", ["length"], "expected name=value"),
+        (f"{__name__}.NoBase", ["length=four"], "does not take"),
+    ],
+)
+def test_class_paths_that_are_no_sources_are_refused(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        load_source(name, arguments)
 
 
 class Stream(IterableDataset):

@@ -181,6 +181,17 @@ def test_tokens_outside_the_codebook_are_found_when_they_are_read(write, tmp_pat
         shards[11]
 
 
+def test_a_run_on_a_damaged_folder_does_not_record_the_damage_and_makes_lost_files_again(write, tmp_path):
+    write(tmp_path)
+    whole = contents(tmp_path)
+    (tmp_path / "labels-00001.npy").unlink()
+    assert write(tmp_path) == 4
+    assert contents(tmp_path) == whole
+    swap(tmp_path / "tokens-00000.npy", tmp_path / "tokens-00001.npy")
+    with pytest.raises(ValueError, match=r"tokens-0000[01].npy is damaged: delete it and run the same command again"):
+        write(tmp_path)
+
+
 def test_a_folder_of_version_1_opens(write, tmp_path):
     write(tmp_path)
     index = json.loads((tmp_path / "index.json").read_text())

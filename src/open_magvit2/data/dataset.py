@@ -1,12 +1,14 @@
 """What a source of images provides, and the step from there to samples a network can be fed with."""
 
+import argparse
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from open_magvit2.data.decoding import UnreadableImageError, to_rgb
 from open_magvit2.data.order import RandomStreams, random_stream
@@ -15,6 +17,9 @@ from open_magvit2.protocols import Sample
 
 # Unreadable images in a row after which the disk is at fault, not the images.
 _MOST_ATTEMPTS = 100
+
+# Iterable, but values of a configuration.
+_NO_SOURCES = (str, bytes, tuple, list, set, Mapping, argparse.Namespace)
 
 
 class RawImage(NamedTuple):
@@ -25,8 +30,49 @@ class RawImage(NamedTuple):
     path: str = ""  # where the image comes from, for error messages and reports
 
 
-class ImageDataset(Dataset[RawImage], ABC):
-    """Base class of sources with a known length: `__len__` and `read`. Transforms and order are not its business.
+class Source(ABC):  # noqa: B024 - a class is recognised by its methods
+    """Where images come from. Any class with these methods is a source; it need not name this base class.
+
+    With random access: `__len__` and `read(index)`, or `__getitem__` as torchvision's datasets have it. The same index
+    always gives the same item. Without: `__iter__`, in the same order every time (see `streaming.py`). An item is what
+    `as_raw_image` takes.
+    """
+
+    @classmethod
+    def __subclasshook__(cls, kind: type) -> Any:
+        if cls is not Source or issubclass(kind, _NO_SOURCES):
+            return NotImplemented
+        methods = {name for name in ("__len__", "__iter__", "__getitem__", "read") if hasattr(kind, name)}
+        return "__iter__" in methods or ("__len__" in methods and bool(methods & {"read", "__getitem__"}))
+
+
+def is_stream(source: Any) -> bool:
+    """Whether a source has no random access.
+
+    Raises:
+        ValueError: if it is no source at all: it names the class and what is missing.
+    """
+    if not isinstance(source, Source):
+        raise ValueError(f"{type(source).__name__} is no source of data: {missing_methods(type(source))}")
+    has_access = hasattr(source, "__len__") and (hasattr(source, "read") or hasattr(source, "__getitem__"))
+    return isinstance(source, IterableDataset) or not has_access
+
+
+def missing_methods(kind: Any) -> str:
+    """What a class that is no source lacks, for a message."""
+    methods = [name for name in ("__len__", "read", "__getitem__", "__iter__") if hasattr(kind, name)]
+    return f"expected __len__ and read(index), or __iter__; got {' and '.join(methods) or 'none of them'}"
+
+
+def source_paths(source: Any) -> list[str]:
+    """Names of a source's items, in order, without reading any: relative paths, or "MyImages[0]", ..."""
+    if hasattr(source, "relative_paths"):
+        return source.relative_paths()
+    return [f"{type(source).__name__}[{index}]" for index in range(len(source))]
+
+
+class ImageDataset(Source, Dataset[RawImage]):
+    """A convenient base class of sources with random access: `source[index]` checks the index and reads.
 
     Attributes:
         image_size: shorter side of all images, for a source that stores them resized; None: any, to be resized.
@@ -72,8 +118,11 @@ def as_raw_image(item: Any, source: Any, index: int) -> RawImage:
     raw = item if isinstance(item, RawImage) else RawImage(*item[:2]) if isinstance(item, tuple) else RawImage(item)
     image = raw.image
     if isinstance(image, Image.Image):
-        if image.mode != "RGB":
+        try:
             raw = raw._replace(image=to_rgb(image))
+        except OSError as error:  # Pillow reads late: a truncated file is found out here
+            name = raw.path or f"{type(source).__name__}[{index}]"
+            raise UnreadableImageError(f"cannot read {name}: {error}", name, str(error)) from error
     elif not (isinstance(image, np.ndarray) and getattr(source, "has_resized_arrays", False)):
         raw = raw._replace(image=_from_array(image, source, index))
     return raw if raw.path else raw._replace(path=f"{type(source).__name__}[{index}]")
@@ -83,7 +132,7 @@ class TransformedDataset(Dataset[Sample]):
     """Samples as a pure function of (seed, epoch, index): workers, ranks, order and resumption do not matter.
 
     Args:
-        dataset: an `ImageDataset`, or any dataset with a length whose items `as_raw_image` takes.
+        dataset: a `Source` with random access.
         transform: (image, random generator) -> uint8 [3, H, W]; one with several `views` makes as many samples of an
             image, one after the other.
         seed: of the transform's randomness, and of what replaces unreadable images.
@@ -91,9 +140,7 @@ class TransformedDataset(Dataset[Sample]):
             and name that under the sample's "skipped". For training alone: a figure must be over all its images.
     """
 
-    def __init__(
-        self, dataset: Dataset[Any], transform: Transform, seed: int = 0, replace_unreadable: bool = False
-    ) -> None:
+    def __init__(self, dataset: Source, transform: Transform, seed: int = 0, replace_unreadable: bool = False) -> None:
         self.dataset = dataset
         self.transform = transform
         self.views = getattr(transform, "views", 1)
@@ -126,13 +173,17 @@ class TransformedDataset(Dataset[Sample]):
             skipped="\n".join(f"{error.path}\t{error.cause}" for error in skipped),
         )
 
+    def _item(self, position: int) -> Any:
+        source = self.dataset
+        return source[position] if hasattr(source, "__getitem__") else source.read(position)
+
     def _read(self, epoch: int, position: int) -> tuple[int, RawImage, list[UnreadableImageError]]:
         """The position that was read in the end, its image, and why others were not."""
         skipped: list[UnreadableImageError] = []
         shown = position
         while True:
             try:
-                return shown, as_raw_image(self.dataset[shown], self.dataset, shown), skipped
+                return shown, as_raw_image(self._item(shown), self.dataset, shown), skipped
             except UnreadableImageError as error:
                 if not self.replace_unreadable:
                     raise

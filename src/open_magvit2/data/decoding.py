@@ -108,8 +108,9 @@ def _bits(image: Image.Image) -> int | None:
     """Bits of a value of a deep grey image, or None if unknown."""
     if image.format == "TIFF":
         return (image.tag_v2.get(258) or (None,))[0] if image.mode.startswith("I;16") else None
-    # Pillow stretches deep PPM files to 16 bits, in mode I; older versions of it give 16-bit PNGs mode I as well.
-    return 16 if image.mode.startswith("I") else None
+    # Pillow stretches deep PPM files to 16 bits, in mode I; older versions of it give 16-bit PNGs mode I as well. An
+    # image that comes from no file may hold any range in mode I.
+    return 16 if image.mode.startswith("I;16") or (image.mode == "I" and image.format is not None) else None
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

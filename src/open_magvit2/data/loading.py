@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader
 
 from open_magvit2.common.arguments import at_least, within
-from open_magvit2.data.dataset import TransformedDataset
+from open_magvit2.data.dataset import Source, TransformedDataset, is_stream
 from open_magvit2.data.fast_decoding import FastDecoding
 from open_magvit2.data.order import TrainingSampler, ValidationSampler
 from open_magvit2.data.sources.image_folder import ImageFolder
@@ -32,7 +32,7 @@ class ImageDataModule(pl.LightningDataModule):
     `use_distributed_sampler=False`, since sharding happens here. Without a trainer the module acts as a single rank.
 
     Args:
-        train: training images: an `ImageDataset`, any dataset whose items `as_raw_image` takes, or an iterable one.
+        train: training images; any class that `Source` describes.
         validation: validation images, likewise.
         image_size: side of the crops in pixels, or (height, width).
         global_batch_size: images of one training step over all devices; must be a multiple of their number.
@@ -59,8 +59,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        train: Dataset,
-        validation: Dataset,
+        train: Source,
+        validation: Source,
         image_size: Size,
         global_batch_size: int,
         validation_batch_size: int = 32,
@@ -94,11 +94,12 @@ class ImageDataModule(pl.LightningDataModule):
         self.max_skipped_share = max_skipped_share
         self.replace_unreadable = False
         self._start = (0, 0, 0)  # epoch, images of it, training steps: where this run began or continued
+        self._stream_begins_at = 0  # training step at which the stream began, which may be anew
 
     @property
     def is_streaming(self) -> bool:
         """Whether the training images come without random access."""
-        return isinstance(self.train, IterableDataset)
+        return is_stream(self.train)
 
     def setup(self, stage: str) -> None:
         """Refuse a batch size that does not fit the devices or the dataset before anything else starts."""
@@ -116,7 +117,7 @@ class ImageDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of one rank's share of a training step, in a new order every epoch; of a stream, without end."""
         if self.is_streaming:
-            done = self._start[2]
+            done = self._start[2] - self._stream_begins_at
             batch_size = self._share_of_batch()
             return self._loader(self._stream(self.train, self.train_transform, batch_size, done, True), batch_size)
         sampler = self._training_sampler()
@@ -130,7 +131,7 @@ class ImageDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Sample]:
         """This rank's share of the validation images, each exactly once over all ranks, always the same pixels."""
         transform, batch_size = self.validation_transform, self.validation_batch_size
-        if isinstance(self.validation, IterableDataset):
+        if is_stream(self.validation):
             return self._loader(self._stream(self.validation, transform, batch_size), batch_size)
         dataset = TransformedDataset(self.validation, transform, self.seed)
         sampler = ValidationSampler(len(dataset), *self._replicas_and_rank())
@@ -141,7 +142,7 @@ class ImageDataModule(pl.LightningDataModule):
         # Lightning's public loops, but no public name for the number of batches that are over.
         num_steps = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
         if self.is_streaming:
-            return {"steps": num_steps, **self._parts()}
+            return {"steps": num_steps, "stream_begins_at": self._stream_begins_at, **self._parts()}
         sampler = self._sampler_after(num_steps)
         return {"epoch": sampler.epoch, "start": sampler.start, "steps": num_steps, **self._order()}
 
@@ -161,7 +162,8 @@ class ImageDataModule(pl.LightningDataModule):
                     saved,
                     identity,
                 )
-            self._start = (0, 0, state_dict["steps"] if identity == saved else 0)
+            self._start = (0, 0, state_dict["steps"])
+            self._stream_begins_at = state_dict["stream_begins_at"] if identity == saved else state_dict["steps"]
             return
         sampler = self._training_sampler()
         if identity == saved:
@@ -200,6 +202,7 @@ class ImageDataModule(pl.LightningDataModule):
     def _parts(self) -> dict[str, int]:
         """What the division of a stream depends on."""
         return {
+            "seed": self.seed,
             "batch_size": self._share_of_batch(),
             "num_parts": self._replicas_and_rank()[0] * max(1, self.num_workers),
         }

@@ -157,8 +157,9 @@ class RandomResizedCrop:
             image = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
         left, top, width, height = self._box(*image.size, generator)
         flip = self.flip and bool(generator.integers(2))
-        box = (left, top, left + width, top + height)
-        resized = image.resize(self.size[::-1], Image.Resampling.BILINEAR, box=box)
+        # Cropped first, as torchvision does: `resize(box=...)` would filter over pixels beyond the box.
+        cropped = image.crop((left, top, left + width, top + height))
+        resized = cropped.resize(self.size[::-1], Image.Resampling.BILINEAR)
         return crop_to_pixels(resized, 0, 0, self.size, flip)
 
     def _box(self, width: int, height: int, generator: np.random.Generator) -> tuple[int, int, int, int]:

@@ -96,7 +96,11 @@ def tokenize(
         ValueError: if the folder holds tokens made otherwise: what differs is named.
     """
     _begin(folder, index, paths)
-    todo = [shard for shard in range(index.num_shards) if not (folder / tokens_file(shard)).is_file()]
+    todo = [
+        shard
+        for shard in range(index.num_shards)
+        if not all((folder / name(shard)).is_file() for name in (labels_file, tokens_file))
+    ]
     # All ranks must have looked before the first of them writes.
     todo = all_gather_object(todo)[0][rank() :: world_size()]
     batches = [batch for shard in todo for batch in _batches(index.items(shard), batch_size)]
@@ -127,8 +131,18 @@ def tokenize(
             done += written
     total = sum(all_gather_object(done))
     if rank() == 0:
-        token_index.write_index(folder, index.completed({n: sha256_of(folder / n) for n in index.file_names()}))
+        _complete(folder, index)
     return total
+
+
+def _complete(folder: Path, index: Index) -> None:
+    """Write the checksums of all files; those that an earlier run wrote must still be right."""
+    found = {name: sha256_of(folder / name) for name in index.file_names()}
+    recorded = token_index.read_index(folder).shards
+    damaged = [name for name, checksum in recorded.items() if found[name] != checksum]
+    if damaged:
+        raise ValueError(f"{folder / damaged[0]} is damaged: delete it and run the same command again")
+    token_index.write_index(folder, index.completed(found))
 
 
 def _npy(values: Tensor) -> bytes:
