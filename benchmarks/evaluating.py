@@ -8,8 +8,8 @@ from benchmarks import subjects
 from benchmarks.settings import Row, Settings
 from benchmarks.timing import clock_name, interleaved
 from open_magvit2.evaluation import metrics as metric_modules
+from open_magvit2.evaluation.loop import evaluate
 from open_magvit2.evaluation.metrics import MetricContext
-from open_magvit2.evaluation.reconstruction import evaluate
 from open_magvit2.protocols import Sample
 
 TITLE = "Evaluation"

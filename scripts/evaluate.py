@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Evaluate an image tokenizer: results.json with every figure and its provenance, a Markdown row, an HTML page.
+"""Evaluate a tokenizer: results.json with every figure and its provenance, a Markdown row, an HTML page.
 
 python scripts/evaluate.py --checkpoint imagenet_256_B.ckpt --images data/imagenet/val --image-size 256 --output outputs
 torchrun --nproc_per_node 8 scripts/evaluate.py ...   # the same on eight GPUs
@@ -10,49 +10,51 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from open_magvit2.common.devices import processes
 from open_magvit2.common.distributed import rank
+from open_magvit2.common.errors import short_errors
 from open_magvit2.data.checking import leave_out_broken
 from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.sources.synthetic import SyntheticImages
-from open_magvit2.evaluation import command_line, originals, provenance, report, table
-from open_magvit2.evaluation.checkpoint import ImageSource, Setting, evaluate_checkpoint
-from open_magvit2.evaluation.loading import processes
-from open_magvit2.evaluation.results import Loading
+from open_magvit2.evaluation import command_line, originals, provenance, table
+from open_magvit2.evaluation.report import write
+from open_magvit2.evaluation.run import ImageSource, Setting, evaluate_checkpoint
 
 PROTOCOLS = Path(__file__).resolve().parents[1] / "configs" / "evaluation"
 
 
-def image_source(given: argparse.Namespace) -> ImageSource | None:
-    """The images of the command line in the form a protocol asks for, or None if there are none."""
-    if given.images:
-        images = ImageFolder(given.images, given.file_list)
-        facts = provenance.folder(given.images, images.relative_paths(), given.file_list, given.fingerprint == "full")
-        facts["skipped"] = leave_out_broken(images, given.num_workers) if given.skip_broken else {}
+def image_source(args: argparse.Namespace) -> ImageSource | None:
+    """The images of the command line in the form that a protocol asks for, or None if there are none."""
+    if args.images:
+        images = ImageFolder(args.images, args.file_list)
+        facts = provenance.folder(args.images, images.relative_paths(), args.file_list, args.fingerprint == "full")
+        facts["skipped"] = leave_out_broken(images, args.num_workers) if args.skip_broken else {}
         return lambda resize, size: (TransformedDataset(images, originals.make_transform(resize, size)), facts)
 
-    def draw(resize: str, size: int | None) -> tuple[TransformedDataset, dict[str, Any]]:
-        drawn = SyntheticImages(given.built_in, size, split="validation")
-        facts = provenance.drawn(f"SyntheticImages validation {size}", given.built_in)
+    def draw(resize: str, size: tuple[int, int] | None) -> tuple[TransformedDataset, dict[str, Any]]:
+        side = max(size) if size else 128
+        drawn = SyntheticImages(args.built_in, side, split="validation")
+        facts = provenance.drawn(f"SyntheticImages validation {side}", args.built_in)
         return TransformedDataset(drawn, originals.make_transform(resize, size)), facts
 
-    return None if given.built_in is None else draw
+    return None if args.built_in is None else draw
 
 
 def main() -> None:
-    given, compared = command_line.parse(__doc__, PROTOCOLS), []
-    with command_line.short_errors(), processes(given.device) as device:
-        loading, source = Loading(given.limit, given.batch_size, given.num_workers), image_source(given)
-        cross = given.allow_cross_resolution
-        setting = Setting(source, device, loading, given.check, allow_cross_resolution=cross) if source else None
-        if given.table:
-            compared = table.compare(given.rows, given.output, given.checkpoints, setting)
+    args, rows = command_line.parse_evaluate(__doc__, PROTOCOLS), []
+    with short_errors(), processes(args.device) as device:
+        images, how = image_source(args), (args.limit, args.batch_size, args.num_workers, args.check)
+        rest = {"allow_cross_resolution": args.allow_cross_resolution, "allowed_modules": args.allow_modules}
+        setting = Setting(images, device, *how, **rest) if images else None
+        if args.table:
+            rows = table.compare(args.rows, args.output, args.checkpoints, setting, args.kind)
         else:
-            run = evaluate_checkpoint(given.checkpoint, given.tokenizer, given.chosen, given.image_size, setting)
+            what = (args.checkpoint, args.tokenizer, args.chosen, args.image_size)
+            run = evaluate_checkpoint(*what, setting, args.method, args.train_data)
         if rank() == 0:
-            files = table.write(given.output, compared) if given.table else None
-            print(files or report.write(given.output, run, given.method, given.train_data))
-    raise SystemExit(any(row["error"] for row in compared))
+            print(write.table_files(args.output, rows, args.kind) if args.table else write.run_files(args.output, run))
+    raise SystemExit(any(row["error"] for row in rows))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ python scripts/reconstruct.py --checkpoint last.ckpt --output outputs/demo.png -
 import sys
 
 from open_magvit2 import load_tokenizer
+from open_magvit2.common.errors import short_errors
 from open_magvit2.data.decoding import read_rgb
 from open_magvit2.data.image_files import find_images
 from open_magvit2.data.sources.synthetic import SyntheticImages
@@ -18,18 +19,18 @@ from open_magvit2.evaluation.originals import make_transform
 
 
 def main() -> int:
-    given, num_unreadable = command_line.parse_reconstruct(__doc__), 0
-    files, methods = find_images(given.images), baselines.parse(given.baselines)
-    tokenizer = load_tokenizer(given.checkpoint, given.weights, given.device)
-    tiles = (given.tile, given.overlap)
-    if given.tile is not None:
-        tiling.check_tiles(tokenizer.downsampling, *tiles)
-    transform = make_transform("bilinear" if given.image_size else "none", given.image_size)
-    if given.built_in:
-        drawn = SyntheticImages(given.built_in, given.size, split="validation")
+    args, num_unreadable = command_line.parse_reconstruct(__doc__), 0
+    files, methods = find_images(args.images), baselines.parse(args.baselines)
+    tokenizer = load_tokenizer(args.checkpoint, args.weights, args.device, args.allow_modules)
+    tiles = (args.tile, args.overlap)
+    if args.tile is not None:
+        tiling.check_tiles(tokenizer, *tiles)
+    transform = make_transform("bilinear" if args.image_size else "none", args.image_size)
+    if args.built_in:
+        drawn = SyntheticImages(args.built_in, args.size, split="validation")
         originals = [transform(drawn[index].image, None) for index in range(len(drawn))]
-        results = [tiling.reconstruct(tokenizer, image, *tiles, given.device).pixels for image in originals]
-        pictures.save_png(given.output, pictures.originals_above_reconstructions(originals, results, enlarge=2))
+        results = [tiling.reconstruct(tokenizer, image, *tiles, args.device).pixels for image in originals]
+        pictures.save_png(args.output, pictures.originals_above_reconstructions(originals, results, enlarge=2))
         return 0
     for path, name in files:
         try:
@@ -38,18 +39,18 @@ def main() -> int:
             print(error, file=sys.stderr)
             num_unreadable += 1
             continue
-        result = tiling.reconstruct(tokenizer, original, *tiles, given.device)
-        if given.measure_seams:
-            measured = tiling.measure_seams(tokenizer, original, *tiles, given.device)
+        result = tiling.reconstruct(tokenizer, original, *tiles, args.device)
+        if args.measure_seams:
+            measured = tiling.measure_seams(tokenizer, original, *tiles, args.device)
             print(f"{path}: {measured or 'fits one tile, there are no seams'}")
         picture = pictures.comparison(original, result, tokenizer.codebook_size, methods)
-        pictures.save_png(given.output / f"{name}.png", picture)
-        if given.reconstructions:
-            pictures.save_png(given.reconstructions / f"{name}.png", result.pixels)
-    print(f"pictures written to {given.output}: {len(files) - num_unreadable}, unreadable files: {num_unreadable}")
+        pictures.save_png(args.output / f"{name}.png", picture)
+        if args.reconstructions:
+            pictures.save_png(args.reconstructions / f"{name}.png", result.pixels)
+    print(f"pictures written to {args.output}: {len(files) - num_unreadable}, unreadable files: {num_unreadable}")
     return 1 if num_unreadable else 0
 
 
 if __name__ == "__main__":
-    with command_line.short_errors(2):
+    with short_errors(2):
         sys.exit(main())

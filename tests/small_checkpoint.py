@@ -10,7 +10,7 @@ from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KE
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
 
-def save_small_checkpoint(path: Path, image_size: int | None = None) -> Path:
+def save_small_checkpoint(path: Path, image_size: int | list[int] | None = None) -> Path:
     """Write a tokenizer with 4x downsampling and 64 codes; its averaged and its raw weights differ.
 
     It claims to be trained on images of `image_size`, or does not say.

@@ -185,7 +185,7 @@ class EvaluationBatch(NamedTuple):
 class Metric(Protocol):
     """Accumulates over batches on one rank and reduces over all ranks once, in `compute`."""
 
-    def update(self, image: Tensor, reconstruction: Tensor, indices: Tensor, sample_index: Tensor) -> None:
+    def update(self, batch: EvaluationBatch) -> None:
         """Accumulate one batch."""
 
     def compute(self) -> dict[str, float]:

@@ -1,10 +1,12 @@
 """Tiny tokenizers and datasets for the tests of the evaluation, fast and deterministic."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from open_magvit2.common.images import to_float, to_uint8
-from open_magvit2.protocols import Sample
+from open_magvit2.protocols import EvaluationBatch, Sample, SizeRule
 
 
 class CoarseTokenizer:
@@ -14,11 +16,17 @@ class CoarseTokenizer:
     """
 
     codebook_size = 512
-    downsampling = 4
+    modality = "image"
+    side = 4
+    size_rule = SizeRule((side, side))
     levels = 8
 
+    def token_shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        self.size_rule.check(size)
+        return tuple(side // self.side for side in size)
+
     def tokenize(self, image: Tensor) -> Tensor:
-        means = torch.nn.functional.avg_pool2d(image, self.downsampling)
+        means = torch.nn.functional.avg_pool2d(image, self.side)
         level = ((means + 1) / 2 * self.levels).floor().clamp(0, self.levels - 1).to(torch.int64)
         return level[:, 0] * self.levels**2 + level[:, 1] * self.levels + level[:, 2]
 
@@ -28,7 +36,7 @@ class CoarseTokenizer:
         )
         # A little beyond [-1, 1], as a decoder's output is.
         coarse = ((level + 0.5) / self.levels * 2 - 1) * 1.05
-        return coarse.repeat_interleave(self.downsampling, -1).repeat_interleave(self.downsampling, -2)
+        return coarse.repeat_interleave(self.side, -1).repeat_interleave(self.side, -2)
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
         indices = self.tokenize(image)
@@ -49,6 +57,22 @@ class IdentityTokenizer(CoarseTokenizer):
 
     def detokenize(self, indices: Tensor) -> Tensor:
         return torch.stack([self.images[tokens.numpy().tobytes()] for tokens in indices])
+
+
+class SequenceTokenizer(CoarseTokenizer):
+    """The same tokens in one row, of images of one size: 1-D tokens, as TiTok has."""
+
+    size_rule = SizeRule((32, 32), fixed=(32, 32))
+
+    def token_shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        self.size_rule.check(size)
+        return (64,)
+
+    def tokenize(self, image: Tensor) -> Tensor:
+        return super().tokenize(image).flatten(1)
+
+    def detokenize(self, indices: Tensor) -> Tensor:
+        return super().detokenize(indices.unflatten(1, (8, 8)))
 
 
 def make_images(number: int, size: int = 32, seed: int = 0) -> Tensor:
@@ -72,6 +96,12 @@ def make_loader(images: Tensor, batch_size: int, indices: list[int] | None = Non
         )
         for chunk in chunks
     ]
+
+
+def make_batch(image: Tensor, output: Tensor, indices: Tensor | None = None, index: Tensor | None = None):
+    """What a metric sees of originals and reconstructions; by default the first images, with one token each."""
+    indices = torch.zeros(len(image), 1, dtype=torch.int64, device=image.device) if indices is None else indices
+    return EvaluationBatch(output, torch.arange(len(image)) if index is None else index, image, indices)
 
 
 def make_pair(number: int, size: int = 32, noise: float = 0.1) -> tuple[Tensor, Tensor]:

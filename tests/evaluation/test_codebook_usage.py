@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from small_tokenizers import make_batch
 
 from open_magvit2.evaluation.metrics.codebook_usage import CodebookUsage, bit_statistics
 
@@ -29,7 +30,7 @@ def test_bits_against_numpy():
 
 
 def update(metric, indices):
-    metric.update(torch.zeros(len(indices)), torch.zeros(len(indices)), indices, torch.arange(len(indices)))
+    metric.update(make_batch(torch.zeros(len(indices)), torch.zeros(len(indices)), indices))
 
 
 def test_uniform_constant_and_copied_bits():

@@ -11,7 +11,7 @@ PROTOCOLS = ROOT / "configs" / "evaluation"
 
 def parse(tmp_path, *flags):
     given = ["--checkpoint", "none.ckpt", "--built-in", "5", "--output", str(tmp_path / "out"), *map(str, flags)]
-    return command_line.parse("", PROTOCOLS, given)
+    return command_line.parse_evaluate("", PROTOCOLS, given)
 
 
 def parse_reconstruct(tmp_path, *flags):
@@ -73,6 +73,7 @@ def test_cuda_without_a_gpu_is_refused_first(parse, tmp_path, capsys):
 
 def test_the_protocol_is_read_with_the_flags(tmp_path, capsys):
     assert parse(tmp_path, "--set", "tf32=true").chosen.name == "custom"
+    assert parse(tmp_path, "--image-size", "32x48").image_size == (32, 48)
     changes = parse(tmp_path, "--set", "tf32=true", "--precision", "bf16").chosen.changes
     assert changes == {"name": ["paper", "custom"], "tf32": [False, True], "precision": ["fp32", "bf16"]}
     for flags, words in (
@@ -80,6 +81,8 @@ def test_the_protocol_is_read_with_the_flags(tmp_path, capsys):
         (["--set", "num_images=abc"], "expected a whole number above 0, got 'abc'"),
         (["--metrics", "psnr,psnr"], "given more than once: psnr"),
         (["--protocol", "papers"], "beside it: llamagen"),
+        (["--tokenizer", "open_magvit3"], "available: open_magvit2"),
+        (["--image-size", "32x"], "128x256; got"),
     ):
         with pytest.raises(SystemExit, match="2"):
             parse(tmp_path, *flags)

@@ -14,11 +14,12 @@ import skimage.metrics
 import torch
 from PIL import Image
 from plain_reference import BATCH_SIZE, PlainEvaluation, WeightSwap
+from small_tokenizers import make_batch
 
 from open_magvit2.common.codebook import CodeHistogram
 from open_magvit2.common.images import to_float
 from open_magvit2.evaluation import pixels
-from open_magvit2.evaluation.frechet import Moments
+from open_magvit2.evaluation.features.frechet import Moments
 from open_magvit2.evaluation.metrics import MetricContext, create
 from open_magvit2.evaluation.metrics.psnr import mean_squared_error
 from open_magvit2.evaluation.metrics.ssim import structural_similarity
@@ -63,9 +64,9 @@ def plain(data):
 
 def update(metrics, data):
     """One batch, as tensors of its own: nothing is known of it from before."""
-    batch = [part.view_as(part) for part in data]
+    batch = make_batch(*(part.view_as(part) for part in data))
     for metric in metrics.values():
-        metric.update(*batch, torch.arange(len(batch[0])))
+        metric.update(batch)
 
 
 def same_figures(data, histogram):

@@ -92,7 +92,7 @@ def test_own_sizes_a_file_list_and_a_subset(checkpoint, folder, tmp_path):
         ([], "--image-size"),
         (["--image-size", "32", "--set", "weights=ema"], "holds no EMA weights"),
         (["--image-size", "32", "--metrics", "fid"], "available: "),
-        (["--image-size", "30"], "must be multiples of 4"),
+        (["--image-size", "30"], "multiples of 4 x 4, got 30 x 30"),
         (["--image-size", "32", "--protocol", "papers"], "beside it: llamagen"),
     ],
 )
@@ -119,5 +119,5 @@ def test_broken_files_are_refused_or_counted_beside_the_figures(checkpoint, fold
     skipped = found["dataset"]["skipped"]
     assert list(skipped) == ["a/1b.png", "b/cut.png"]
     assert skipped["a/1b.png"] == "empty file (0 bytes)"
-    assert any("2 files could not be read and were left out" in text for text in found["sanity"]["warnings"])
+    assert any("2 files could not be read and were left out" in text for text in found["warnings"])
     assert "2 files could not be read and were left out" in (tmp_path / "found/report.html").read_text()

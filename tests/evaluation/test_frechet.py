@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from open_magvit2.evaluation.frechet import Gaussian, Moments, frechet_distance, gaussian_of
+from open_magvit2.evaluation.features.frechet import Gaussian, Moments, frechet_distance, gaussian_of
 
 
 def moments(features, batch_size=100):

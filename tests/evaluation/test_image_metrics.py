@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from small_tokenizers import make_pair
+from small_tokenizers import make_batch, make_pair
 
 from open_magvit2.common.images import to_float
 from open_magvit2.evaluation import pixels
@@ -33,7 +33,7 @@ def run(metric, image, reconstruction, batch_size=3):
     for start in range(0, len(image), batch_size):
         part = slice(start, start + batch_size)
         indices = torch.zeros(len(image[part]), 5, 5, dtype=torch.int64)
-        metric.update(image[part], reconstruction[part], indices, torch.arange(len(image))[part])
+        metric.update(make_batch(image[part], reconstruction[part], indices, torch.arange(len(image))[part]))
     return metric.compute()
 
 
@@ -174,7 +174,7 @@ def test_standard_errors(pair):
 @pytest.mark.parametrize("wrong", [[0, 1, 1], [0, 1, 3], [1, 2, 3]])
 def test_every_image_exactly_once(pair, wrong):
     metric = L1()
-    metric.update(pair[0][:3], pair[1][:3], torch.zeros(3, 1), torch.tensor(wrong))
+    metric.update(make_batch(pair[0][:3], pair[1][:3], index=torch.tensor(wrong)))
     with pytest.raises(ValueError, match="exactly once"):
         metric.compute()
     metric.reset()
@@ -187,6 +187,17 @@ def test_metrics_are_found_by_module_name():
     metrics, absent = create(names, MetricContext(codebook_size=512))
     assert list(metrics) == names
     assert absent == {}
-    with pytest.raises(ValueError, match=r"no metric is called pnsr; available: .*psnr"):
+    with pytest.raises(ValueError, match=r"pnsr; available: .*psnr"):
         create(["pnsr"], MetricContext(codebook_size=512))
     assert set(names) <= set(available())
+
+
+def test_class_paths_are_names_too():
+    path = "open_magvit2.evaluation.metrics.bits_per_pixel.BitsPerPixel"
+    metrics, _ = create([path], MetricContext(codebook_size=512))
+    assert isinstance(metrics[path], BitsPerPixel)
+    with pytest.raises(ValueError, match="bits_per_pixel needs codebook_size"):
+        create(["bits_per_pixel"], MetricContext())
+    for wrong in ("open_magvit2.evaluation.metrics.psnr.PNSR", "open_magvit2.nothing.PSNR"):
+        with pytest.raises(ValueError, match=wrong):
+            create([wrong], MetricContext())

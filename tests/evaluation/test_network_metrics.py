@@ -10,16 +10,16 @@ import torch
 import torch_fidelity
 from PIL import Image
 from processes import process_group, spawn
-from small_tokenizers import CoarseTokenizer, make_images, make_loader, make_pair
+from small_tokenizers import CoarseTokenizer, make_batch, make_images, make_loader, make_pair
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_isc import isc_features_to_metric
 
 from open_magvit2.common import weights
 from open_magvit2.common.images import to_uint8
-from open_magvit2.evaluation import inception
+from open_magvit2.evaluation.features import inception
+from open_magvit2.evaluation.loop import evaluate
 from open_magvit2.evaluation.metrics import MetricContext, create
 from open_magvit2.evaluation.metrics.lpips import LPIPS
-from open_magvit2.evaluation.reconstruction import evaluate
 
 NUMBER = 10
 FLOAT32 = 1e-4  # relative: other batch sizes take other kernels, and features have their float32 rounding
@@ -149,12 +149,12 @@ def test_lpips_is_the_packages(random_networks, random_network_files):
     expected = package(image, reconstruction.clamp(-1, 1)).flatten().tolist()
     metric = LPIPS(("alex",))
     for i in range(4):
-        metric.update(image[i : i + 1], reconstruction[i : i + 1], torch.zeros(1, 1), torch.tensor([i]))
+        metric.update(make_batch(image[i : i + 1], reconstruction[i : i + 1], index=torch.tensor([i])))
     figures = metric.compute()
     assert metric.rows["lpips_alex"].tolist() == pytest.approx(expected, rel=FLOAT32)
     assert figures.keys() == metric.standard_errors().keys() == {"lpips_alex"}
     metric.reset()
-    metric.update(image, image, torch.zeros(4, 1), torch.arange(4))
+    metric.update(make_batch(image, image))
     assert metric.compute()["lpips_alex"] == 0.0
 
 
@@ -186,7 +186,7 @@ def test_lpips_vgg_is_the_packages(random_vgg, random_vgg_file):
     with torch.no_grad():
         expected = [package(x[None], y[None]).item() for x, y in zip(images, reconstructions, strict=True)]
     metric = LPIPS(("vgg",))
-    metric.update(images, reconstructions, torch.zeros(2, 1, dtype=torch.int64), torch.arange(2))
+    metric.update(make_batch(images, reconstructions))
     metric.compute()
     assert metric.rows["lpips_vgg"].tolist() == pytest.approx(expected, rel=FLOAT32)
 

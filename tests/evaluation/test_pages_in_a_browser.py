@@ -9,8 +9,10 @@ import pytest
 import torch
 from small_tokenizers import CoarseTokenizer, make_images
 
-from open_magvit2.evaluation import provenance, report, results, table_page
+from open_magvit2.evaluation import provenance
 from open_magvit2.evaluation.protocol import Protocol
+from open_magvit2.evaluation.report import kinds, page, write
+from open_magvit2.evaluation.run import Setting, evaluate_tokenizer
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine to look at pages with")
@@ -31,9 +33,9 @@ document.title = 'seen ' + JSON.stringify(seen);
 </script></body>"""
 
 
-def look(page, folder, width):
+def look(html, folder, width):
     """What the browser sees of a page in a frame of a width (its own windows are not narrower than 500)."""
-    (folder / "page.html").write_text(page.replace("</body>", MEASURE))
+    (folder / "page.html").write_text(html.replace("</body>", MEASURE))
     (folder / "frame.html").write_text(
         f'<iframe id="f" src="page.html" style="width:{width}px;height:900px;border:0"></iframe><script>'
         "onload = () => document.title = document.getElementById('f').contentDocument.title</script>"
@@ -64,10 +66,10 @@ def report_page(tmp_path_factory):
         for i, image in enumerate(make_images(6))
     ]
     protocol = Protocol("paper", metrics=("psnr", "ssim", "codebook_usage", "clamp_fraction"))
-    model = provenance.model(tokenizer, "coarse", checkpoint, "ema")
+    model = provenance.model(tokenizer, "coarse", checkpoint, "A tokenizer with a long name")
     facts = provenance.drawn("six images", 6)
-    run = results.run(tokenizer, samples, protocol, torch.device("cpu"), facts, model, 32, progress=False)
-    report.write(folder, run, "A tokenizer with a long name")
+    setting = Setting(lambda resize, size: (samples, facts), torch.device("cpu"), progress=False)
+    write.run_files(folder, evaluate_tokenizer(tokenizer, model, protocol, (32, 32), setting))
     return (folder / "report.html").read_text()
 
 
@@ -87,10 +89,12 @@ def test_the_comparison_fits(tmp_path, width):
         name: {"value": 0.9, "source": "published", "name": name} for name in ("rfid", "psnr", "codebook_utilization")
     }
     row = {
-        **{"method": "Open-MAGVIT2 B (128 model)", "token_type": "2D", "tokens": "32x32", "train_data": "ImageNet 256"},
-        **{"codebook_size": 262144, "image_size": 256, "checkpoint": "a_long_name_of_a_file_" * 4 + ".ckpt"},
+        **{"method": "Open-MAGVIT2 B (128 model)", "facts": {"token_type": "2D", "tokens": "32x32"}, "image_size": 256},
+        **{"checkpoint": "a_long_name_of_a_file_" * 4 + ".ckpt"},
         **{"figures": figures, "state": "published", "notes": ["a" * 90, "words " * 40], "error": None},
-        **{"results": None, "never_released": False, "protocol": "paper", "weights_used": "ema"},
+        **{"results": None, "never_released": False, "protocol": "paper"},
     }
-    page = table_page.render([row, {**row, "error": "ValueError: " + "b" * 90, "state": "failed"}], "2025-01-01")
-    assert look(page, tmp_path, width)["page"] <= width
+    row["facts"] |= {"train_data": "ImageNet 256", "codebook_size": 262144}
+    rows = [row, {**row, "error": "ValueError: " + "b" * 90, "state": "failed"}]
+    html = page.render_table(kinds.RECONSTRUCTION, rows, "2025-01-01")
+    assert look(html, tmp_path, width)["page"] <= width

@@ -1,23 +1,25 @@
 """Protocols, originals, loading and provenance: what moves a figure is named, and the paper's originals are exact."""
 
 import dataclasses
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
-from small_tokenizers import CoarseTokenizer, IdentityTokenizer, make_images, make_loader
+from small_tokenizers import CoarseTokenizer, make_images
 from torchvision import transforms
 
 from open_magvit2.common import environment
 from open_magvit2.data.transforms import ResizeCenterCrop
-from open_magvit2.evaluation import originals, protocol, provenance, results, tokenizers
-from open_magvit2.evaluation.loading import EvenSubset, PaddedTokenizer
+from open_magvit2.evaluation import image_size, originals, protocol, provenance, tokenizers
+from open_magvit2.evaluation.loading import EvenSubset
 from open_magvit2.evaluation.loading import make_loader as sharded_loader
 from open_magvit2.evaluation.metrics import available
-from open_magvit2.protocols import Tokenizer
+from open_magvit2.evaluation.run import Setting, evaluate_tokenizer
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "evaluation"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
@@ -121,11 +123,15 @@ def test_values_are_refused_before_anything_runs(changes, metrics, message):
         protocol.load("paper", FOLDER).configured(changes, metrics)
 
 
+def record(samples, facts, chosen):
+    setting = Setting(lambda resize, size: (samples, facts), torch.device("cpu"), check="off", progress=False)
+    model = {"codebook_size": 512, "checkpoint_path": "x"}
+    return evaluate_tokenizer(CoarseTokenizer(), model, chosen, (32, 32), setting).record
+
+
 def test_the_figures_a_protocol_can_quote_are_those_of_the_metrics():
     samples = [{"image": image, "index": i, "path": "", "label": -1} for i, image in enumerate(make_images(3))]
-    model = {"codebook_size": 512, "checkpoint_path": "x"}
-    arguments = (CoarseTokenizer(), samples, protocol.Protocol("x", metrics=("psnr", "ssim")), torch.device("cpu"))
-    found = results.run(*arguments, provenance.drawn("three", 3), model, 32, check="off", progress=False).results
+    found = record(samples, provenance.drawn("three", 3), protocol.Protocol("x", metrics=("psnr", "ssim")))
     assert set(protocol._figures(["psnr", "ssim"])) == set(found["metrics"])
 
 
@@ -155,6 +161,28 @@ def test_other_originals_differ_but_resemble(shared):
     assert originals.make_transform("none", None)(image, None).shape == (3, image.height, image.width)
 
 
+@pytest.mark.parametrize("resize", list(originals.RESIZERS))
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (32, 96)])
+def test_crops_need_not_be_square(resize, size):
+    """The image covers the crop, with its own proportions: a picture of a ramp keeps the ramp's slope."""
+    height, width = 150, 200
+    ramp = np.repeat(np.linspace(0, 200, width)[None, :, None], height, axis=0).repeat(3, axis=2)
+    pixels = originals.make_transform(resize, size)(Image.fromarray(ramp.round().astype(np.uint8)), None)
+    assert pixels.shape == (3, *size)
+    scale = max(size[0] / height, size[1] / width)
+    slope = (pixels[0, 0, -4].double() - pixels[0, 0, 3].double()) / (size[1] - 7)
+    assert slope.item() == pytest.approx(200 / (width - 1) / scale, abs=1.5 / (size[1] - 7))
+
+
+def test_sizes_are_read_as_people_write_them():
+    for text, size in (("256", (256, 256)), ("128x256", (128, 256)), ("128X256", (128, 256))):
+        assert image_size.parse(text) == size
+        assert image_size.from_plain(image_size.to_plain(size)) == size
+    for wrong in ("", "0", "1x2x3", "a", "-8", "12.5"):
+        with pytest.raises(ValueError, match="128x256; got"):
+            image_size.parse(wrong)
+
+
 def test_the_image_size_is_explicit():
     with pytest.raises(ValueError, match="--image-size"):
         originals.make_transform("bilinear", None)
@@ -176,17 +204,6 @@ def test_a_subset_is_even_and_renumbered():
 def test_the_loader_takes_every_image_once():
     samples = [{"index": i} for i in range(7)]
     assert [b["index"].tolist() for b in sharded_loader(samples, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
-
-
-def test_any_size_through_padding():
-    tokenizer = PaddedTokenizer(CoarseTokenizer())
-    assert isinstance(tokenizer, Tokenizer)
-    image = make_loader(make_images(2, size=30), 2)[0]["image"].float() / 127.5 - 1
-    reconstruction, indices = tokenizer.reconstruct(image)
-    assert reconstruction.shape == image.shape
-    assert indices.shape == (2, 8, 8)
-    identical, _ = PaddedTokenizer(IdentityTokenizer()).reconstruct(image[..., :27, :])
-    assert torch.equal(identical, image[..., :27, :])
 
 
 def test_fingerprints_follow_names_and_contents(tmp_path):
@@ -214,15 +231,13 @@ def test_a_set_that_was_cropped_before_is_said(tmp_path):
     assert facts["sampled_sizes"] == {"looked_at": 9, "not_opened": 0, "distinct": 1, "shorter_side": [40, 40]}
     paper = protocol.Protocol("paper", metrics=("psnr",))
     samples = [{"image": image, "index": i, "path": "", "label": -1} for i, image in enumerate(make_images(9))]
-    model = {"codebook_size": 512, "checkpoint_path": "x"}
 
-    def warnings(facts):
-        arguments = (CoarseTokenizer(), samples, paper, torch.device("cpu"), facts, model, 32)
-        return results.run(*arguments, check="off", progress=False).results["sanity"]["warnings"]
+    def warned(facts):
+        return any("9 images looked at have one size" in text for text in record(samples, facts, paper)["warnings"])
 
-    assert any("all of 9 images looked at have one size" in text for text in warnings(facts))
+    assert warned(facts)
     Image.new("RGB", (30, 50)).save(tmp_path / "0.png")
-    assert not any("one size" in text for text in warnings(provenance.folder(tmp_path, names)))
+    assert not warned(provenance.folder(tmp_path, names))
 
 
 def test_tokenizer_families_are_found_by_module_name(tmp_path):
@@ -231,6 +246,26 @@ def test_tokenizer_families_are_found_by_module_name(tmp_path):
         tokenizers.load("open_magvit3", tmp_path)
     with pytest.raises(FileNotFoundError):
         tokenizers.load("open_magvit2", tmp_path / "none.ckpt")
+    with pytest.raises(ValueError, match="cannot import the tokenizer family nowhere.to_be_seen"):
+        tokenizers.load("nowhere.to_be_seen", tmp_path)
+    with pytest.raises(ValueError, match="open_magvit2.evaluation.sanity has no function load"):
+        tokenizers.load("open_magvit2.evaluation.sanity", tmp_path)
+
+
+def test_a_family_gets_the_options_it_declares(tmp_path, monkeypatch):
+    family = ModuleType("my_project.family")
+    monkeypatch.setitem(sys.modules, "my_project", ModuleType("my_project"))
+    monkeypatch.setitem(sys.modules, family.__name__, family)
+    options = {"weights": "ema", "allowed_modules": ["x"]}
+    seen = []
+    family.load = lambda checkpoint: seen.append(checkpoint) or CoarseTokenizer()
+    assert tokenizers.load(family.__name__, "a file", **options).codebook_size == 512
+    family.load = lambda checkpoint, weights, device: seen.append((weights, device)) or CoarseTokenizer()
+    tokenizers.load(family.__name__, "a file", **options)
+    assert seen == ["a file", ("ema", "cpu")]
+    family.load = lambda checkpoint: object()
+    with pytest.raises(ValueError, match=r"object.*protocols\.Tokenizer"):
+        tokenizers.load(family.__name__, "a file", **options)
 
 
 def test_protocol_fields_are_documented():

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_tokenizers import CoarseTokenizer, IdentityTokenizer, make_images, make_loader
+from commands import ROOT
+from small_tokenizers import CoarseTokenizer, IdentityTokenizer, SequenceTokenizer, make_images, make_loader
 
-from open_magvit2.evaluation import charts, gallery, provenance, report, results
+from open_magvit2.evaluation import provenance
 from open_magvit2.evaluation.protocol import Protocol
+from open_magvit2.evaluation.report import charts, gallery, markdown, record, write
+from open_magvit2.evaluation.run import Setting, evaluate_tokenizer, subset_suffix
 
 NUMBER = 13
 PROTOCOL = Protocol(
@@ -22,7 +25,7 @@ PROTOCOL = Protocol(
 )
 
 
-def evaluate(tmp_path, tokenizer=None, protocol=PROTOCOL, limit=None, check="stop", size=32, number=NUMBER):
+def evaluate(tmp_path, tokenizer=None, protocol=PROTOCOL, limit=None, check="stop", size=32, number=NUMBER, method=""):
     checkpoint = tmp_path / "model|1.ckpt"
     checkpoint.write_bytes(b"weights")
     tokenizer = tokenizer or CoarseTokenizer()
@@ -30,26 +33,31 @@ def evaluate(tmp_path, tokenizer=None, protocol=PROTOCOL, limit=None, check="sto
         {**{k: v[0] for k, v in batch.items()}, "label": -1} for batch in make_loader(make_images(number, size), 1)
     ]
     facts = provenance.drawn("thirteen images", number)
-    model = provenance.model(tokenizer, "coarse", checkpoint, "ema")
-    loading = results.Loading(limit, batch_size=4)
-    device = torch.device("cpu")
-    return results.run(tokenizer, samples, protocol, device, facts, model, size, loading, check, progress=False)
+    model = provenance.model(tokenizer, "coarse", checkpoint, method, "nothing")
+    setting = Setting(lambda resize, size: (samples, facts), torch.device("cpu"), limit, 4, check=check, progress=False)
+    return evaluate_tokenizer(tokenizer, model, protocol, (size, size), setting)
+
+
+def write_record(tmp_path, run):
+    return record.write_json(tmp_path / "results.json", run.record)
 
 
 @pytest.fixture
 def written(tmp_path):
-    run = evaluate(tmp_path)
-    summary = report.write(tmp_path / "out", run, "Coarse <tokenizer>", "nothing")
+    summary = write.run_files(tmp_path / "out", evaluate(tmp_path, method="Coarse <tokenizer>"))
     return tmp_path / "out", summary
 
 
 def test_results_have_the_schema(written):
     folder, summary = written
     found = json.loads((folder / "results.json").read_text())
-    assert found["schema_version"] == 1
+    assert found == record.read(folder / "results.json")
+    assert found["kind"] == "reconstruction"
+    assert found["schema_version"] == record.SCHEMA_VERSION
     assert found["status"] == "ok"
     assert found["num_images"] == NUMBER
     assert found["tokens_per_image"] == [8, 8]
+    assert found["token_type"] == "2D"
     assert found["metrics"]["psnr_batch4"] < found["metrics"]["psnr_image"]
     assert found["metrics_std_err"]["psnr_image"] > 0
     assert found["protocol"]["name"] == "paper"
@@ -60,10 +68,19 @@ def test_results_have_the_schema(written):
     assert found["versions"]["torch"]
     assert found["command"]
     assert found["sanity"]["pair_match"] == 1.0
-    assert any("not the 50,000 of the protocol" in text for text in found["sanity"]["warnings"])
+    assert any("not the 50,000 of the protocol" in text for text in found["warnings"])
     assert "psnr_image" in summary
     rows = np.load(folder / "per_image.npz")
     assert rows["psnr_image"].mean() == pytest.approx(found["metrics"]["psnr_image"], rel=1e-12)
+    (folder / "results.json").write_text(json.dumps({**found, "schema_version": 1}))
+    with pytest.raises(ValueError, match="schema 2, got 1"):
+        record.read(folder / "results.json")
+
+
+def test_without_a_name_the_family_and_the_file_are_the_method(tmp_path):
+    assert markdown.row(write_record(tmp_path, evaluate(tmp_path))).startswith(
+        "| coarse model\\|1 | 2D | 8x8 | nothing |"
+    )
 
 
 def test_markdown_row_has_the_fields_columns(written):
@@ -81,8 +98,8 @@ def test_the_page_is_whole_and_self_contained(written):
     page = (written[0] / "report.html").read_text()
     assert page.count("<img") == 3 * page.count("<figcaption title=") == 3 * 12
     assert "Coarse &lt;tokenizer&gt;" in page
-    assert page.count("<svg") == 5
-    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert page.count("<svg ") == 5
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
     for group in ("Best", "Median", "Worst"):
         assert f"<h3>{group}</h3>" in page
     assert "psnr_<wbr>batch8" in page
@@ -90,32 +107,29 @@ def test_the_page_is_whole_and_self_contained(written):
 
 
 def test_a_subset_is_named(tmp_path):
-    found = evaluate(tmp_path, limit=8).results
+    found = evaluate(tmp_path, limit=8).record
     assert found["num_images"] == 8
     assert found["subset"] == "8"
-    assert "psnr_image_8" in found["metrics"]
+    assert {"psnr_image_8", "psnr_batch4_8"} <= found["metrics"].keys()
     assert "psnr_image" not in found["metrics"]
-    assert "psnr_batch4_8" in report.HEADER + str(found["metrics"])
-    row = report.markdown_row(report.write_results(tmp_path / "r.json", found), "x")
+    row = markdown.row(record.write_json(tmp_path / "r.json", found))
     assert "(batch of 4, 8 images)" in row
     assert "% (8 images)" in row
-    assert results.subset_suffix(5000) == "_5k"
-    whole = evaluate(tmp_path, limit=NUMBER).results
+    assert subset_suffix(5000) == "_5k"
+    whole = evaluate(tmp_path, limit=NUMBER).record
     assert whole["subset"] is None
-    assert not any("asked for" in text for text in whole["sanity"]["warnings"])
+    assert not any("asked for" in text for text in whole["warnings"])
 
 
 def test_a_limit_above_the_number_of_images_is_said(tmp_path):
-    found = evaluate(tmp_path, limit=1000).results
+    found = evaluate(tmp_path, limit=1000).record
     assert found["num_images"] == NUMBER
-    assert "1,000 images were asked for, there are 13: all were evaluated" in found["sanity"]["warnings"]
+    assert "1,000 images were asked for, there are 13: all were evaluated" in found["warnings"]
 
 
 def test_a_row_of_the_protocols_number_of_images_says_only_which_psnr(tmp_path):
     protocol = dataclasses.replace(PROTOCOL, num_images=NUMBER, psnr="psnr_image")
-    row = report.markdown_row(
-        report.write_results(tmp_path / "r.json", evaluate(tmp_path, protocol=protocol).results), "x"
-    )
+    row = markdown.row(write_record(tmp_path, evaluate(tmp_path, protocol=protocol, method="x")))
     assert "| x |" in row
     assert " (per image) |" in row
     assert " images" not in row
@@ -126,11 +140,11 @@ def test_a_changed_protocol_and_a_failed_check_are_said(tmp_path):
         def detokenize(self, indices):
             return -super().detokenize(indices)
 
-    run = evaluate(tmp_path, Negative(), PROTOCOL.changed(tf32=True), check="record")
-    assert run.results["status"] == "sanity_failed"
-    assert run.results["protocol"]["name"] == "custom"
-    assert any("not the protocol paper: tf32 False -> True" in text for text in run.results["sanity"]["warnings"])
-    report.write(tmp_path / "out", run, "negative")
+    run = evaluate(tmp_path, Negative(), PROTOCOL.changed(tf32=True), check="record", method="negative")
+    assert run.record["status"] == "check_failed"
+    assert run.record["protocol"]["name"] == "custom"
+    assert any("not the protocol paper: tf32 False -> True" in text for text in run.record["warnings"])
+    write.run_files(tmp_path / "out", run)
     page = (tmp_path / "out" / "report.html").read_text()
     assert "negative of the image" in page
     assert '<p class="notice error">check failed</p>' in page
@@ -139,29 +153,49 @@ def test_a_changed_protocol_and_a_failed_check_are_said(tmp_path):
     assert "| negative (check failed, custom protocol: paper with other tf32) |" in row
 
 
+def test_weights_that_were_loaded_are_recorded_not_those_asked_for(tmp_path):
+    assert PROTOCOL.weights == "ema"
+    found = evaluate(tmp_path).record  # its loader says nothing of weights
+    assert found["model"]["weights_used"] == "raw"
+    assert any("the tokenizer has no ema weights" in text for text in found["warnings"])
+    tokenizer = CoarseTokenizer()
+    tokenizer.checkpoint_facts = {"weights": "ema"}
+    found = evaluate(tmp_path, tokenizer).record
+    assert found["model"]["weights_used"] == "ema"
+    assert not any("weights" in text for text in found["warnings"])
+
+
+def test_tokens_in_a_row(tmp_path):
+    run = evaluate(tmp_path, SequenceTokenizer(), method="one row")
+    assert run.record["tokens_per_image"] == [64]
+    assert run.record["metrics"]["bits_per_pixel"] == 9 / 16
+    write.run_files(tmp_path / "out", run)
+    assert "| one row | 1D | 64 | nothing | 512 |" in (tmp_path / "out" / "row.md").read_text()
+
+
 def test_native_size_and_perfect_images(tmp_path):
     protocol = Protocol("native", resize="none", metrics=("psnr", "ssim"))
     run = evaluate(tmp_path, protocol=protocol, size=30)
-    assert run.results["tokens_per_image"] == [8, 8]
-    assert run.results["runtime"]["batch_size"] == 1
+    assert run.record["tokens_per_image"] == [8, 8]
+    assert run.record["runtime"]["batch_size"] == 1
     run = evaluate(tmp_path, IdentityTokenizer())
-    report.write(tmp_path / "out", run, "identity")
+    write.run_files(tmp_path / "out", run)
     assert json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]["psnr_image"] is None
     assert "no finite values" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_three_images(tmp_path):
     run = evaluate(tmp_path, number=3)
-    report.write(tmp_path / "out", run, "three")
+    write.run_files(tmp_path / "out", run)
     assert (tmp_path / "out" / "report.html").read_text().count("<figcaption title=") == 3
 
 
 def test_metrics_without_weights_are_absent_with_the_reason(tmp_path, no_networks):
     run = evaluate(tmp_path, protocol=Protocol("paper", metrics=("psnr", "rfid")))
-    found = report.write_results(tmp_path / "results.json", run.results)
+    found = write_record(tmp_path, run)
     assert "rfid" not in found["metrics"]
     assert "pt_inception" in found["metrics_absent"]["rfid"]
-    assert "| - |" in report.markdown_row(found, "x")
+    assert "| - |" in markdown.row(found)
 
 
 def test_the_gallery_shows_no_image_twice():
@@ -175,16 +209,31 @@ def test_the_gallery_shows_no_image_twice():
 
 
 def test_charts_say_what_they_show():
-    assert "2 infinite left out" in charts.histogram(torch.tensor([1.0, 2.0, np.inf, np.inf]), "dB")
-    assert "4 of 8 codes used, 1 cover half" in charts.code_usage(torch.tensor([5, 2, 1, 1]), 8)
-    histogram = charts.code_histogram(torch.tensor([5, 2, 1, 1]), 8)
-    assert "4 codes never occur, the most used one 5 times" in histogram
-    heights = [float(height) for height in re.findall(r'height="([\d.]+)"/>', histogram)]
-    assert heights == pytest.approx([h * heights[0] / 4 for h in (4, 2, 1, 1)], abs=0.1)  # never, 1, 2 to 3, 4 to 7
-    assert charts.bit_balance(torch.tensor([0.5, 0.1])).count('class="bar"') == 2
-    assert charts.mutual_information(torch.eye(3)).count('class="bar"') == 9
+    chart = charts.histogram("PSNR", torch.tensor([1.0, 2.0, np.inf, np.inf]), "dB")
+    assert "2 infinite left out" in chart.svg
+    assert "mean 1.50" in chart.svg
+    assert "2 images from 1.00 to 2.00 dB" in chart.description
+    counts = torch.tensor([5, 2, 1, 1])
+    assert "4 of 8 codes used, 1 cover half" in charts.code_usage(counts, 8).description
+    assert charts.usage_bins(counts, 8) == [4, 2, 1, 1]  # never, once, 2 to 3 times, 4 to 7 times
+    assert "4 codes never occur, the most used one 5 times" in charts.code_histogram(counts, 8).description
+    assert "from 0.100 to 0.500" in charts.bit_balance(torch.tensor([0.5, 0.1])).description
+    information = torch.tensor([[1.0, 0.25], [0.25, 1.0]])
+    assert "at most 0.25 bits" in charts.mutual_information(information).description
 
 
-def test_nothing_of_the_report_names_this_machine():
-    for path in Path(report.__file__).parent.rglob("*.py"):
-        assert "/work" not in path.read_text()
+def test_a_page_with_five_charts_names_nothing_twice_that_is_referred_to(written):
+    page = (written[0] / "report.html").read_text()
+    referred = set(re.findall(r"url\(#([^)]+)\)", page)) | set(re.findall(r'xlink:href="#([^"]+)"', page))
+    assert referred
+    assert all(page.count(f'id="{name}"') == 1 for name in referred)
+    assert set(re.findall(r"#0[0-9a-c]0[0-9a-c]0[0-9a-c]", page)) == set()  # every placeholder became a colour
+
+
+def test_templates_come_with_the_package():
+    import tomllib
+
+    folder = Path(record.__file__).parent
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    (pattern,) = declared["open_magvit2.evaluation.report"]
+    assert {"page.html", "table.html", "style.css"} <= {path.name for path in folder.glob(pattern)}

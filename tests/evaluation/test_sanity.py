@@ -5,8 +5,8 @@ import torch
 from small_tokenizers import CoarseTokenizer, IdentityTokenizer, make_images, make_loader
 
 from open_magvit2.common.images import to_float
+from open_magvit2.evaluation.loop import evaluate
 from open_magvit2.evaluation.metrics import MetricContext, create
-from open_magvit2.evaluation.reconstruction import evaluate
 from open_magvit2.evaluation.sanity import SanityError, check_first_batch, check_metrics, check_utilization
 
 NUMBER = 8
@@ -136,7 +136,7 @@ def test_metrics_of_identical_images(random_networks):
     metrics, absent = create(["psnr", "ssim", "l1", "lpips_alex", "rfid", "codebook_usage"], MetricContext(512))
     assert absent == {}
     assert check_metrics(metrics, images(3)) == []
-    metrics["ssim"].measure = lambda image, reconstruction, indices: {"ssim_image": torch.tensor([0.5])}
+    metrics["ssim"].measure = lambda batch: {"ssim_image": torch.tensor([0.5])}
     assert check_metrics(metrics, images(3)) == [
         "ssim_image of identical images is 0.5, not 1: wrong metric weights, or a faulty linear algebra library"
     ]

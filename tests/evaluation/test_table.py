@@ -1,5 +1,6 @@
 """The comparison of several tokenizers: measured, reused, published, failed, each as such in all three files."""
 
+import dataclasses
 import json
 import sys
 
@@ -11,10 +12,10 @@ from small_checkpoint import save_small_checkpoint
 
 from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.sources.synthetic import SyntheticImages
-from open_magvit2.evaluation import originals, provenance, table, table_page, table_rows
+from open_magvit2.evaluation import originals, provenance, table, table_rows
 from open_magvit2.evaluation import protocol as protocols
-from open_magvit2.evaluation.checkpoint import Setting
-from open_magvit2.evaluation.results import Loading
+from open_magvit2.evaluation.report import kinds, markdown, page, record, write
+from open_magvit2.evaluation.run import Setting
 
 CONFIGS = ROOT / "configs" / "evaluation"
 METRICS = "psnr,codebook_usage"
@@ -42,16 +43,16 @@ def place(tmp_path):
 def setting(number=5, limit=None):
     def images(resize, size):
         dataset = TransformedDataset(
-            SyntheticImages(number, size, split="validation"), originals.make_transform(resize, size)
+            SyntheticImages(number, max(size), split="validation"), originals.make_transform(resize, size)
         )
         return dataset, provenance.drawn(f"drawn {size}", number)
 
-    return Setting(images, torch.device("cpu"), Loading(limit, batch_size=4), "off", progress=False)
+    return Setting(images, torch.device("cpu"), limit, 4, check="off", progress=False)
 
 
 def compare(place, *, metrics=METRICS, changes=(), given=None, **options):
-    rows = table_rows.load(place / "table.yaml", CONFIGS, list(changes), metrics, **options)
-    return table.compare(rows, place / "out", place / "checkpoints", given)
+    kind, rows = table_rows.load(place / "table.yaml", CONFIGS, list(changes), metrics, **options)
+    return table.compare(rows, place / "out", place / "checkpoints", given, kind)
 
 
 def test_every_row_says_where_its_figures_come_from(place):
@@ -111,15 +112,10 @@ def test_earlier_results_serve_where_file_and_images_are_not_here(place):
     (place / "checkpoints" / "small.ckpt").unlink()
     reused = compare(place)[0]
     assert reused == {**first, "state": "reused"}
-    path = place / "out" / first["results"]
-    results = json.loads(path.read_text())
-    del results["protocol"]["precision"]  # as results were before there was a choice
-    path.write_text(json.dumps(results))
-    assert compare(place)[0] == reused
     assert compare(place, changes=["precision=bf16"])[0]["state"] == "published"
     other = {**reused, "measured": {**reused["measured"], "fingerprint": "another"}}
-    assert "different images" in table_page.markdown([reused, other])
-    assert "different images" not in table_page.markdown([reused, {**other, "image_size": 64}])
+    assert "different images" in markdown.legend([reused, other])
+    assert "different images" not in markdown.legend([reused, {**other, "image_size": 64}])
     assert compare(place, given=setting(number=6))[0]["state"] == "published"
     (place / "out" / first["results"]).write_text("{ cut short")
     assert compare(place)[0]["state"] == "published"
@@ -130,13 +126,13 @@ def test_results_without_a_figure_are_reused_until_its_weights_come(
 ):
     assert "left out" in " ".join(compare(place, metrics="psnr,lpips_alex", given=setting())[0]["notes"])
     assert compare(place, metrics="psnr,lpips_alex", given=setting())[0]["state"] == "reused"
-    monkeypatch.setattr(table, "_have_come", lambda reason: "alexnet" in reason)
+    monkeypatch.setattr(table, "_are_here_now", lambda reason: "alexnet" in reason)
     assert compare(place, metrics="psnr,lpips_alex", given=setting())[0]["state"] == "evaluated"
 
 
 def test_the_first_images_check_is_a_rows_own_error(place):
     given = setting()
-    stopping = Setting(given.images, given.device, given.loading, "stop", progress=False)
+    stopping = dataclasses.replace(given, check="stop")
     small = compare(place, given=stopping)[0]
     assert small["state"] == "failed"
     assert "SanityError" in small["error"]
@@ -144,23 +140,23 @@ def test_the_first_images_check_is_a_rows_own_error(place):
 
 def test_the_files_mark_every_figure(place):
     compared = compare(place, given=setting())
-    table.write(place / "out", compared)
+    write.table_files(place / "out", compared)
     assert json.loads((place / "out" / "table.json").read_text())["rows"] == compared
     text = (place / "out" / "table.md").read_text()
     assert text.index("## 32 x 32") < text.index("## 64 x 64")
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     psnr = f"{compared[0]['figures']['psnr']['value']:.2f}"
-    assert f"**{psnr}** (measured, 5 images)" in lines[2]
+    assert f"**{psnr}** (measured, batch of 4, 5 images)" in lines[2]
     assert "1.53 (published)" in lines[2]
     assert f"psnr 21.50 ({compared[0]['figures']['psnr']['value'] - 21.5:+.2f} here)" in text
     assert lines[2].startswith("| Small \\| one | 2D | 8x8 | nothing | 64 |")
     assert "broken.ckpt (failed)" in lines[3]
     assert "never released" in text
-    page = (place / "out" / "table.html").read_text()
-    assert page.count('class="mark measured"') == 2
-    assert page.count('class="mark published"') == 1 + 3 + 3 + 1 + 1
-    assert f'href="{compared[0]["results"].replace("results.json", "report.html")}"' in page
-    assert "http" not in page.replace("https://", "http")
+    html = (place / "out" / "table.html").read_text()
+    assert html.count('class="mark measured"') == 2
+    assert html.count('class="mark published"') == 1 + 3 + 3 + 1 + 1
+    assert f'href="{compared[0]["results"].replace("results.json", "report.html")}"' in html
+    assert "http" not in html
 
 
 @pytest.mark.parametrize(
@@ -168,7 +164,8 @@ def test_the_files_mark_every_figure(place):
     [
         ({"metod": "x"}, "unknown \\['metod'\\]"),
         ({"tokens": None}, "missing \\['tokens'\\]"),
-        ({"published": {"fid": 1.0}}, "no published figure is called \\['fid'\\]"),
+        ({"published": {"fid": 1.0}}, "row 2: no published figure is called \\['fid'\\]"),
+        ({"image_size": "big"}, "row 2: an image size is a side"),
     ],
 )
 def test_a_wrong_row_is_refused_by_name(tmp_path, change, message):
@@ -178,13 +175,14 @@ def test_a_wrong_row_is_refused_by_name(tmp_path, change, message):
 
 
 def test_the_table_of_the_field_loads_and_can_be_cut_to_a_size():
-    rows = table_rows.load(CONFIGS / "table.yaml", CONFIGS)
-    assert (len(rows), len(table_rows.load(CONFIGS / "table.yaml", CONFIGS, image_size=128))) == (17, 3)
+    kind, rows = table_rows.load(CONFIGS / "table.yaml", CONFIGS)
+    assert kind == "reconstruction"
+    assert (len(rows), len(table_rows.load(CONFIGS / "table.yaml", CONFIGS, image_size=(128, 128))[1])) == (17, 3)
     ours = {row.checkpoint for row in rows if row.family == "open_magvit2"}
     assert ours == {f"imagenet_{size}_{model}.ckpt" for size in (128, 256) for model in "BL"}
     assert all(row.never_released == (row.checkpoint is None) for row in rows)
-    figures = {(row.method, row.tokens, row.image_size): row.published["rfid"] for row in rows}
-    assert figures["Open-MAGVIT2 L", "16x16", 256] == 1.17
+    figures = {(row.method, row.facts["tokens"], row.size): row.published["rfid"] for row in rows}
+    assert figures["Open-MAGVIT2 L", "16x16", (256, 256)] == 1.17
     assert protocols.load("paper", CONFIGS) == rows[6].protocol
 
 
@@ -197,3 +195,108 @@ def test_by_command_line_a_failed_row_fails_the_command_but_not_the_table(place)
     assert "1 of 5 rows measured" in result.stdout
     states = [row["state"] for row in json.loads((place / "out" / "table.json").read_text())["rows"]]
     assert states == ["evaluated", "failed", "published", "published", "published"]
+
+
+FAMILY = """
+import torch
+from small_tokenizers import CoarseTokenizer, SequenceTokenizer
+
+def load(checkpoint):
+    kind = torch.load(checkpoint, weights_only=True)
+    return {"grid": CoarseTokenizer, "row": SequenceTokenizer}[kind]()
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+    """A table of two tokenizers of somebody's own family, which has no EMA weights: one of a grid, one of a row."""
+    (tmp_path / "somebody").mkdir()
+    (tmp_path / "somebody" / "tokenizer.py").write_text(FAMILY)
+    (tmp_path / "checkpoints").mkdir()
+    for kind in ("grid", "row"):
+        torch.save(kind, tmp_path / "checkpoints" / f"{kind}.pt")
+    common = {**BASE, "codebook_size": 512, "family": "somebody.tokenizer"}
+    rows = [
+        {**common, "method": "Foreign grid", "checkpoint": "grid.pt"},
+        {**common, "method": "Foreign row", "checkpoint": "row.pt", "token_type": "1D", "tokens": "64"},
+    ]
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump({"rows": rows}))
+    return tmp_path
+
+
+def test_a_family_without_ema_weights_and_one_of_1d_tokens_through_the_command_line(foreign):
+    command = [sys.executable, ROOT / "scripts" / "evaluate.py", "--table", foreign / "table.yaml", "--device", "cpu"]
+    command += ["--checkpoints", foreign / "checkpoints", "--built-in", "5", "--metrics", f"{METRICS},bits_per_pixel"]
+    path = ":".join(map(str, (ROOT / "src", ROOT / "tests" / "evaluation", foreign)))
+    run(*command, "--output", foreign / "out", PYTHONPATH=path)
+    grid, row = json.loads((foreign / "out" / "table.json").read_text())["rows"]
+    assert grid["state"] == row["state"] == "evaluated"
+    assert (row["facts"]["token_type"], row["facts"]["tokens"]) == ("1D", "64")
+    assert row["figures"] == grid["figures"]  # the same tokens in another order
+    for entry in (grid, row):
+        results = record.read(foreign / "out" / entry["results"])
+        assert results["protocol"]["weights"] == "ema"
+        assert results["model"]["weights_used"] == entry["measured"]["weights_used"] == "raw"
+    for name in ("table.md", "table.html"):
+        text = (foreign / "out" / name).read_text()
+        assert "raw weights" in text
+        assert "ema" not in text
+    text = (foreign / "out" / row["results"]).with_name("report.html").read_text()
+    assert "Open-MAGVIT2" not in text
+    assert "(raw weights)" in text
+
+
+GENERATION = kinds.Kind(
+    title="generation",
+    table_title="Comparison of generators",
+    facts=(kinds.Column("type", "Type"), kinds.Column("num_params", "#Para.", "{:,}")),
+    figures=(kinds.Column("gfid", "gFID", "{:.2f}"), kinds.Column("is", "IS", "{:.1f}")),
+    cards=("recall",),
+    describe=lambda found: {"type": found["model"]["type"], "num_params": found["model"]["num_params"]},
+)
+
+
+def test_records_of_another_kind_need_only_a_list_of_columns(tmp_path, monkeypatch):
+    """A record of generated images through results.json, row, page and table."""
+    monkeypatch.setitem(kinds.KINDS, "generation", GENERATION)
+    protocol = dataclasses.replace(protocols.load("paper", CONFIGS), num_images=100)
+    model = {"method": "AR-B", "type": "AR", "num_params": 343, "weights_used": "raw", "checkpoint_path": "a/AR_B.ckpt"}
+    path = tmp_path / "out" / "AR-B" / "results.json"
+    found = record.write_json(
+        path,
+        {
+            **record.envelope("generation", [], ["100 images are few"]),
+            "metrics": {"gfid": 3.081, "is": 258.26, "recall": 0.5},
+            "metrics_std_err": {},
+            "metrics_absent": {"precision": "no reference images"},
+            "subset": None,
+            "num_images": 100,
+            "protocol": {**protocol.as_dict(), "image_size": 256, "transform": "cfg 2.0"},
+            "dataset": {"fingerprint": "none", "fingerprint_mode": "none"},
+            "model": {**model, "checkpoint_sha256": "0" * 64},
+        },
+    )
+    assert markdown.header(GENERATION).startswith("| Method | Type | #Para. | gFID | IS | Checkpoint |\n")
+    assert markdown.row(found) == "| AR-B | AR | 343 | 3.08 | 258.3 | AR_B.ckpt |"
+    html = page.render(found)
+    for text in ("AR-B: generation", "258.26", "recall", "100 images are few", "precision is absent"):
+        assert text in html
+
+    row = {
+        "type": "AR",
+        "num_params": 343,
+        "image_size": 256,
+        "protocol": "paper",
+        "published": {"gfid": 3.08, "is": 258},
+    }
+    rows = [{**row, "method": "AR-B", "checkpoint": "AR_B.ckpt"}, {**row, "method": "AR-L", "checkpoint": "AR_L.ckpt"}]
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump({"kind": "generation", "rows": rows}))
+    kind, loaded = table_rows.load(tmp_path / "table.yaml", CONFIGS, ["num_images=100"])
+    found["protocol"] |= loaded[0].protocol.as_dict()
+    record.write_json(path, found)
+    compared = table.compare(loaded, tmp_path / "out", tmp_path, None, kind)
+    assert [entry["state"] for entry in compared] == ["reused", "published"]
+    text = write.table_files(tmp_path / "out", compared, kind)
+    assert "| AR-B | AR | 343 | **3.08** (measured) | **258.3** (measured) | AR_B.ckpt |" in text
+    assert "| AR-L | AR | 343 | 3.08 (published) | 258.0 (published) | AR_L.ckpt |" in text
+    assert "Comparison of generators" in (tmp_path / "out" / "table.html").read_text()

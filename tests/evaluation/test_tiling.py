@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from small_tokenizers import CoarseTokenizer, IdentityTokenizer, make_images
+from small_tokenizers import CoarseTokenizer, IdentityTokenizer, SequenceTokenizer, make_images
 
 from open_magvit2.evaluation.tiling import check_tiles, measure_seams, reconstruct, seams, tiles_along
+from open_magvit2.protocols import SizeRule
 
 
 class ShiftingTokenizer(IdentityTokenizer):
@@ -43,7 +44,7 @@ def test_the_border_is_repeated():
 @pytest.mark.parametrize("length", [33, 64, 65, 100, 129])
 def test_tiles_cover_evenly_and_their_weights_add_up_to_one(length, overlap):
     tile = 32
-    axis = tiles_along(length, downsampling=4, tile=tile, overlap=overlap)
+    axis = tiles_along(length, multiple=4, tile=tile, overlap=overlap)
     padded = math.ceil(length / 4) * 4
     assert axis.starts[0] == 0
     assert axis.starts[-1] == padded - tile
@@ -59,7 +60,7 @@ def test_tiles_cover_evenly_and_their_weights_add_up_to_one(length, overlap):
 
 
 def test_two_tiles_are_blended_by_a_linear_ramp():
-    axis = tiles_along(56, downsampling=4, tile=32, overlap=8)
+    axis = tiles_along(56, multiple=4, tile=32, overlap=8)
     assert axis.starts == [0, 24]
     torch.testing.assert_close(axis.weights[1, :8], (torch.arange(8) + 0.5) / 8)
     torch.testing.assert_close(axis.weights[0, 24:], 1 - axis.weights[1, :8])
@@ -95,7 +96,7 @@ def test_no_more_than_a_tile_goes_through_the_tokenizer():
 
 
 def test_seams_are_where_tiles_overlap():
-    near = seams(photo(32, 56), downsampling=4, tile=32, overlap=8)
+    near = seams(CoarseTokenizer(), photo(32, 56), tile=32, overlap=8)
     assert near.shape == (32, 56)
     assert near[:, 20:36].all()  # blended from 24 to 32, and a token of 4 on either side
     assert not near[:, :20].any()
@@ -131,8 +132,8 @@ def test_wider_overlaps_leave_smaller_steps():
     [
         (30, None, "take 32"),
         (0, None, "take 4"),
-        (32, 6, "overlap must be a multiple"),
-        (32, 32, "smaller than the tile"),
+        (32, 6, "overlap must be a multiple of 4"),
+        (32, 32, "smaller than tile, which is 32, got 32"),
     ],
 )
 def test_tiles_that_do_not_fit_the_tokens_are_refused(tile, overlap, words):
@@ -141,8 +142,22 @@ def test_tiles_that_do_not_fit_the_tokens_are_refused(tile, overlap, words):
 
 
 def test_the_default_overlap_is_a_quarter_in_whole_tokens():
-    assert check_tiles(8, 40) == 8
-    assert check_tiles(8, 128) == 32
+    tokenizer = CoarseTokenizer()
+    assert check_tiles(tokenizer, 40) == 8
+    assert check_tiles(tokenizer, 128) == 32
+    tokenizer.size_rule = SizeRule((4, 8))
+    assert check_tiles(tokenizer, 40) == 8
+    with pytest.raises(ValueError, match="multiple of 8"):
+        check_tiles(tokenizer, 36)
+
+
+def test_a_tokenizer_of_one_size_takes_no_tiles():
+    """Smaller images are padded to its size, larger ones and tiles are refused."""
+    assert reconstruct(SequenceTokenizer(), photo(20, 32)).num_tokens == 64
+    with pytest.raises(ValueError, match="at most 32 x 32, got 40 x 32"):
+        reconstruct(SequenceTokenizer(), photo(40, 32))
+    with pytest.raises(ValueError, match=r"sizes of 32 x 32 and gives \(64,\) tokens"):
+        check_tiles(SequenceTokenizer(), 32)
 
 
 def test_other_pixels_are_refused():

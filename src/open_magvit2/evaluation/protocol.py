@@ -1,4 +1,4 @@
-"""A protocol: everything that moves a figure, under a name. A changed field makes it another protocol, and says so."""
+"""A protocol: everything that changes a figure, under a name; with a changed field it is called custom."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -26,14 +26,14 @@ class Protocol:
 
     Attributes:
         name: "custom" once a field has been changed; never set.
-        resize: of the originals, a key of `originals.RESIZERS`, or "none": each image in its own size, padded to a
-            multiple of the tokenizer's downsampling factor and cropped back.
-        weights: "ema" or "raw".
-        metrics: modules of `evaluation.metrics`.
+        resize: of the originals, a key of `originals.RESIZERS`, or "none": each image in its own size, padded to one
+            that the tokenizer takes and cropped back.
+        weights: "ema" or "raw"; a family without moving averages gives raw ones, and results say so.
+        metrics: names as `evaluation.metrics` takes them.
         rfid, psnr, ssim: which figures the protocol's authors quote under these names; None: not given by them.
         tf32: allow TF32 in the tokenizer; metric networks never use it.
         precision: of the tokenizer's networks: "fp32", or "bf16" autocast; metrics and pixels are always in float32.
-        num_images: how many images the protocol asks for.
+        num_images: number of images of the protocol.
         version: of the definition; a figure belongs to one version.
         changes: changed field -> [protocol's value, value used].
     """
@@ -76,7 +76,7 @@ class Protocol:
 
         Args:
             changes: "field=value" each, the value as YAML has it: "tf32=true", "weights=raw".
-            metrics: comma-separated names. Leaving some out or adding some moves no figure, so it is no change.
+            metrics: comma-separated names. Leaving some out or adding some changes no figure, nor the protocol's name.
 
         Raises:
             ValueError: as `changed`; for a change without "=", for unknown or repeated metrics, and for a change that

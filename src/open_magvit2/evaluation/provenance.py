@@ -1,4 +1,4 @@
-"""What a figure was made from: files by checksum; `common/environment.py` has the program. Else a number is hearsay."""
+"""What a figure was made from: the files, by checksum, and the machine; `common/environment.py` has the program."""
 
 import hashlib
 import platform
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from open_magvit2.common import weights
 from open_magvit2.common.distributed import all_gather_object, rank
+from open_magvit2.common.files import sha256_of
 from open_magvit2.protocols import Metric, Sample, Tokenizer
 
 _NUM_FINGERPRINT_IMAGES = 64
@@ -21,23 +22,40 @@ _NUM_SIZES = 64
 
 
 def device_name(device: torch.device) -> str:
-    """A GPU's name, or the machine's processor type."""
+    """Name of a GPU, or type of the processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
 
 
-def model(tokenizer: Tokenizer, family: str, checkpoint: str | Path, weights_used: str) -> dict[str, Any]:
-    """A tokenizer's file and size, with what its loader noticed (`protocols.CheckpointFacts`)."""
+def model(
+    tokenizer: Tokenizer, family: str, checkpoint: str | Path, method: str = "", train_data: str = "-"
+) -> dict[str, Any]:
+    """A tokenizer: its name, file and size, and what its loader noticed (`protocols.CheckpointFacts`).
+
+    `weights_used` are the weights that were loaded, whatever was asked for; a family that does not say has only raw
+    ones.
+
+    Args:
+        tokenizer: as loaded.
+        family: of `evaluation.tokenizers`.
+        checkpoint: its file.
+        method: its name in tables; by default made of the family and the file.
+        train_data: what it was trained on.
+    """
     parameters = tokenizer.parameters() if isinstance(tokenizer, torch.nn.Module) else []
+    facts = dict(getattr(tokenizer, "checkpoint_facts", {}))
     return {
+        "method": method or f"{family} {Path(checkpoint).stem}",
+        "train_data": train_data,
         "family": family,
         "checkpoint_path": str(checkpoint),
-        "checkpoint_sha256": weights.sha256_of(Path(checkpoint)),
-        "weights_used": weights_used,
+        "checkpoint_sha256": sha256_of(Path(checkpoint)),
+        "weights_used": facts.pop("weights", "raw"),
         "num_params": sum(p.numel() for p in parameters),
         "codebook_size": tokenizer.codebook_size,
-        "downsampling": tokenizer.downsampling,
+        "modality": tokenizer.modality,
+        "size_rule": str(tokenizer.size_rule),
         "train_image_size": None,
-        **getattr(tokenizer, "checkpoint_facts", {}),
+        **facts,
     }
 
 
@@ -71,7 +89,7 @@ def _folder(root: str | Path, names: Sequence[str], file_list: str | Path | None
 
     def describe(name: str) -> str:
         path = root / name
-        content = f"\t{weights.sha256_of(path)}" if full else ""
+        content = f"\t{sha256_of(path)}" if full else ""
         return f"{name}\t{path.stat().st_size}{content}\n"
 
     digest = hashlib.sha256()

@@ -1,7 +1,7 @@
-"""First-batch checks: a wrong model, range or order is named in seconds, before hours are spent on a wrong number.
+"""First-batch checks: name a wrong model, range or order in seconds, before hours are spent on a wrong number.
 
-A file that loads into the wrong model, images in [0, 1] for [-1, 1] or shuffled pairs all end in figures that look like
-figures (rFID 10 and PSNR 6, say). Each of these mistakes has a signature, found by trying its inverse.
+A file that loads into the wrong model, images in [0, 1] for [-1, 1] or shuffled pairs all give plausible figures (rFID
+10 and PSNR 6, say). Each of these mistakes is found by trying its inverse.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from open_magvit2.common.errors import UserError
 from open_magvit2.common.precision import float32
-from open_magvit2.evaluation.frechet import frechet_distance, gaussian_of
+from open_magvit2.evaluation.batch_invariance import image_by_image
+from open_magvit2.evaluation.features.frechet import frechet_distance, gaussian_of
 from open_magvit2.evaluation.metrics.rfid import ReconstructionFID
-from open_magvit2.evaluation.one_by_one import one_by_one
-from open_magvit2.evaluation.per_image import PerImageMetric
-from open_magvit2.protocols import Metric, Tokenizer
+from open_magvit2.evaluation.per_image_metric import PerImageMetric
+from open_magvit2.protocols import EvaluationBatch, Metric, Tokenizer
 
-# A reconstruction below the mean image by PSNR, plus this margin, is worth less than a grey square.
+# PSNR above that of the mean colour: a reconstruction below it is worth less than a grey square.
 _MARGIN_DECIBELS = 3.0
 _LARGEST_CLAMP_FRACTION = 0.2
 _FEWEST_IMAGES = 4
@@ -36,13 +37,13 @@ _EXPLANATIONS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 }
 
 
-class SanityError(RuntimeError):
+class SanityError(UserError):
     """The first batch shows that the figures of the whole run would be worthless."""
 
 
 @dataclass
 class Sanity:
-    """What the checks found; `warnings` and `errors` name likely causes in words.
+    """Findings of the checks; `warnings` and `errors` name likely causes in words.
 
     Attributes:
         finite: all reconstructions are finite.
@@ -84,12 +85,12 @@ def check_first_batch(tokenizer: Tokenizer, image: Tensor) -> Sanity:
     """
     sanity = Sanity()
     with float32(image.device.type):
-        reconstruction, indices = one_by_one(tokenizer.reconstruct, image)
+        reconstruction, indices = image_by_image(tokenizer.reconstruct, image)
         reconstruction = reconstruction.to(torch.float32)
         if reconstruction.shape != image.shape:
             sanity.errors.append(
-                f"the tokenizer made {tuple(reconstruction.shape)} of images {tuple(image.shape)}: are their sides "
-                f"multiples of its downsampling factor {tokenizer.downsampling}?"
+                f"the tokenizer made {tuple(reconstruction.shape)} of images {tuple(image.shape)}: it takes sizes "
+                f"of {tokenizer.size_rule}"
             )
             return sanity
         sanity.finite = bool(reconstruction.isfinite().all())
@@ -109,10 +110,11 @@ def check_metrics(metrics: dict[str, Metric], image: Tensor) -> list[str]:
         a sentence for every figure that is not; the metrics' own states are left alone.
     """
     wrong: list[str] = []
-    indices = torch.zeros(len(image), 1, dtype=torch.int64, device=image.device)
+    number = torch.arange(len(image), device=image.device)
+    batch = EvaluationBatch(image, number, image, torch.zeros_like(number)[:, None])
     for metric in metrics.values():
         if isinstance(metric, PerImageMetric):
-            for name, values in metric.measure(image, image, indices).items():
+            for name, values in metric.measure(batch).items():
                 expected = _OF_IDENTICAL_IMAGES.get(name)
                 if expected is not None and bool((values - expected).abs().max() > 1e-6):
                     wrong.append(f"{name} of identical images is {values.mean().item():.6g}, not {expected:g}")
@@ -143,7 +145,7 @@ def _check_indices(sanity: Sanity, tokenizer: Tokenizer, reconstruction: Tensor,
             "the codebook size is not the model's"
         )
         return
-    (decoded,) = one_by_one(lambda part: (tokenizer.detokenize(part).to(torch.float32),), indices)
+    (decoded,) = image_by_image(lambda part: (tokenizer.detokenize(part).to(torch.float32),), indices)
     if decoded.shape != reconstruction.shape:
         return  # reconstruct() pads and crops: nothing to compare with
     error = (decoded - reconstruction).abs().max().item()

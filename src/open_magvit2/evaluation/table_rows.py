@@ -6,36 +6,35 @@ from typing import Any
 
 import yaml
 
+from open_magvit2.evaluation import image_size as sizes
 from open_magvit2.evaluation import protocol as protocols
+from open_magvit2.evaluation.image_size import ImageSize
 from open_magvit2.evaluation.protocol import Protocol
-
-FIGURES = ("rfid", "psnr", "codebook_utilization")
+from open_magvit2.evaluation.report.kinds import KINDS, Kind
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table's YAML file.
+    """One row of a table's YAML file.
 
     Attributes:
-        method, token_type, tokens, train_data, codebook_size: as the columns of the table say.
-        image_size: side of the images the figures are of.
-        published: the published figures by name (`FIGURES`); null or left out: none was published.
+        method: name.
+        image_size: of the images that the figures are of; in the file a side or [height, width].
+        protocol: to measure it by.
+        facts: the columns of the kind that hold no figure; in the file beside the other fields.
+        published: the published figures by name; null or left out: none was published.
         remark: on the published figures.
         checkpoint: name of the file; None if it has none.
         never_released: whether the weights were never published.
-        family: module of `evaluation.tokenizers` that loads the file; None: not written yet.
+        family: of `evaluation.tokenizers`; None: not written yet.
         cross_resolution: whether the tokenizer was trained at another size, and the row means it.
         weights: "ema" or "raw"; None: as the protocol says.
-        protocol: to measure it by.
     """
 
     method: str
-    tokens: str
-    train_data: str
-    codebook_size: int
-    image_size: int
+    image_size: ImageSize
     protocol: Protocol
-    token_type: str = "2D"
+    facts: dict[str, Any]
     published: dict[str, float | None] = field(default_factory=dict)
     remark: str = ""
     checkpoint: str | None = None
@@ -45,8 +44,8 @@ class Row:
     weights: str | None = None
 
     @property
-    def side(self) -> int | None:
-        """Of the images to evaluate; None where the protocol keeps their own sizes."""
+    def size(self) -> ImageSize | None:
+        """Size to evaluate at; None where the protocol keeps the images' own sizes."""
         return None if self.protocol.resize == "none" else self.image_size
 
 
@@ -55,45 +54,57 @@ def load(
     protocol_folder: str | Path,
     changes: list[str] | None = None,
     metrics: str | None = None,
-    image_size: int | None = None,
-) -> list[Row]:
-    """Read the rows of a table.
+    image_size: ImageSize | None = None,
+) -> tuple[str, list[Row]]:
+    """Read a table: the kind of its records, and its rows.
 
     Args:
-        path: the YAML file, with a list under `rows`.
+        path: the YAML file, with a list under `rows`, and a `kind` if it is not "reconstruction".
         protocol_folder: of the protocols that rows name.
         changes, metrics: of the command line, for all rows; see `Protocol.configured`.
         image_size: keep only the rows of this size.
 
     Raises:
-        ValueError: for a row with an unknown or a missing field, or an unknown figure.
+        ValueError: for an unknown kind, a row with an unknown or a missing field, or an unknown figure.
         FileNotFoundError: for a protocol that is not there.
     """
     content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
         raise ValueError(f"{path} holds no list `rows`")
+    name = content.get("kind", "reconstruction")
+    if name not in KINDS:
+        raise ValueError(f"{path}: no kind is called {name!r}; available: {', '.join(KINDS)}")
     rows = []
     for number, values in enumerate(content["rows"], 1):
-        where = f"{path}, row {number}"
-        _check(values, where)
-        chosen = protocols.load(values["protocol"], protocol_folder)
-        if values.get("weights"):
-            chosen = chosen.changed(weights=values["weights"])
-        row = Row(**{**values, "protocol": chosen.configured(changes or [], metrics)})
-        unknown = set(row.published) - set(FIGURES)
-        if unknown:
-            raise ValueError(f"{where}: no published figure is called {sorted(unknown)}; available: {FIGURES}")
-        rows.append(row)
-    return [row for row in rows if image_size in (None, row.image_size)]
+        try:
+            rows.append(_read(values, KINDS[name], protocol_folder, changes or [], metrics))
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: {error}") from None
+    return name, [row for row in rows if image_size in (None, row.image_size)]
 
 
-def _check(values: Any, where: str) -> None:
-    """Refuse a row that is not one, by the name of what is wrong."""
+def _read(values: Any, kind: Kind, protocol_folder: str | Path, changes: list[str], metrics: str | None) -> Row:
     if not isinstance(values, dict):
-        raise ValueError(f"{where} is no mapping but {values!r}")
-    known = [f.name for f in fields(Row)]
-    unknown = [name for name in values if name not in known]
-    needed = ("method", "tokens", "train_data", "codebook_size", "image_size", "protocol")
-    missing = [name for name in needed if values.get(name) is None]
+        raise ValueError(f"no mapping but {values!r}")
+    facts = [column.name for column in kind.facts]
+    known = [f.name for f in fields(Row) if f.name != "facts"]
+    required = ["method", "image_size", "protocol", *(column.name for column in kind.facts if not column.optional)]
+    unknown = [name for name in values if name not in (*known, *facts)]
+    missing = [name for name in required if values.get(name) is None]
     if unknown or missing:
-        raise ValueError(f"{where}: unknown {unknown}, missing {missing}; the fields: {', '.join(known)}")
+        raise ValueError(f"unknown {unknown}, missing {missing}; the fields: {', '.join([*known, *facts])}")
+    figures = [column.name for column in kind.figures]
+    if unknown := sorted(set(values.get("published") or {}) - set(figures)):
+        raise ValueError(f"no published figure is called {unknown}; available: {', '.join(figures)}")
+    protocol = protocols.load(values["protocol"], protocol_folder)
+    if values.get("weights"):
+        protocol = protocol.changed(weights=values["weights"])
+    own = {name: value for name, value in values.items() if name in known}
+    return Row(
+        **{
+            **own,
+            "image_size": sizes.from_plain(values["image_size"]),
+            "protocol": protocol.configured(changes, metrics),
+            "facts": {name: values.get(name, "-") for name in facts},
+        }
+    )

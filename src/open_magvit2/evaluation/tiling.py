@@ -1,8 +1,8 @@
 """One image of any size through a tokenizer: whole, or in overlapping tiles where it is too large for memory.
 
-The encoder and the decoder normalise with group norms, whose statistics are those of all they see: a tile is not
-reconstructed as the same pixels are within the whole image, however wide the overlap. Tiles differ in brightness and
-detail as their statistics do; blending hides the steps between them, and `measure_seams` says what it costs.
+Group norms take their statistics over everything the network sees: a tile is not reconstructed as the same pixels are
+within the whole image, however wide the overlap. Blending hides the steps between tiles, and `measure_seams` measures
+the cost.
 """
 
 import itertools
@@ -23,7 +23,7 @@ class Reconstruction(NamedTuple):
     """One image after a tokenizer."""
 
     pixels: Tensor  # uint8 [3, H, W] on the CPU, of the original's size
-    num_tokens: int  # all tokens it was made from: padding and the overlaps of tiles included
+    num_tokens: int  # of all tiles, with padding and overlaps
 
 
 class SeamError(NamedTuple):
@@ -56,24 +56,24 @@ def reconstruct(
 ) -> Reconstruction:
     """Reconstruct one image of any size, whole or in overlapping tiles blended by linear ramps.
 
-    Sides that are no multiples of the downsampling factor are padded at the bottom and right by repeating the border,
-    and cropped again. Tiles begin on the grid of the whole image's tokens; an image that fits one is taken whole.
-    Beside the image's and the result's 8-bit pixels, memory holds one tile in the tokenizer and one row of tiles as
-    float.
+    A size that the tokenizer does not take is padded at the bottom and right by repeating the border, and cropped
+    again. Tiles begin on the grid of the whole image's tokens; an image that fits one tile is not split. Besides the
+    8-bit pixels of the image and the result, memory holds one tile in the tokenizer and one row of tiles as float.
 
     Args:
         tokenizer: on `device`.
         pixels: uint8 [3, H, W].
-        tile: side of the square tiles, a multiple of the downsampling factor; None takes the image whole.
-        overlap: of neighbouring tiles at least, a multiple of it, too; a quarter of the tile by default.
+        tile: side of the square tiles in whole tokens; None: the whole image at once.
+        overlap: of neighbouring tiles at least, in whole tokens; a quarter of the tile by default.
         device: where the tokenizer runs.
 
     Raises:
-        ValueError: for pixels of another form, and what `check_tiles` refuses.
+        ValueError: for pixels of another form, for what `check_tiles` refuses, and for an image larger than the
+            fixed size of a tokenizer.
     """
     _check_pixels(pixels)
     device = torch.device(device)
-    rows, columns = _tiles(pixels, tokenizer.downsampling, tile, overlap)
+    rows, columns = _tiles(tokenizer, pixels, tile, overlap)
     height, width = pixels.shape[1:]
     result = torch.empty(pixels.shape, dtype=torch.uint8)
     band = torch.zeros(3, rows.tile, width)  # the sum so far in the rows of pixels that tiles still come to
@@ -100,7 +100,7 @@ def measure_seams(
 
     Arguments and errors are those of `reconstruct`.
     """
-    near = seams(pixels, tokenizer.downsampling, tile, overlap)
+    near = seams(tokenizer, pixels, tile, overlap)
     if not near.any():
         return None
     whole = reconstruct(tokenizer, pixels, device=device).pixels
@@ -118,22 +118,22 @@ def measure_seams(
     )
 
 
-def seams(pixels: Tensor, downsampling: int, tile: int, overlap: int | None = None) -> Tensor:
+def seams(tokenizer: Tokenizer, pixels: Tensor, tile: int, overlap: int | None = None) -> Tensor:
     """Which pixels of an image lie near a seam: blended of several tiles, or within one token of such.
 
     Returns:
         bool [H, W].
     """
     height, width = pixels.shape[1:]
-    rows, columns = _tiles(pixels, downsampling, tile, overlap)
-    near = [axis.seams(length, downsampling) for axis, length in ((rows, height), (columns, width))]
-    return near[0][:, None] | near[1][None, :]
+    rows, columns = _tiles(tokenizer, pixels, tile, overlap)
+    below, right = tokenizer.size_rule.multiple
+    return rows.seams(height, below)[:, None] | columns.seams(width, right)[None, :]
 
 
 class Axis(NamedTuple):
     """The tiles along one side of an image."""
 
-    starts: list[int]  # ascending multiples of the downsampling factor
+    starts: list[int]  # ascending, in whole tokens
     tile: int  # length of every tile; the last may reach beyond the image, into its padding
     weights: Tensor  # float32 [tiles, tile] > 0, adding up to 1 at every pixel
 
@@ -145,20 +145,20 @@ class Axis(NamedTuple):
         return near
 
 
-def tiles_along(length: int, downsampling: int, tile: int, overlap: int) -> Axis:
+def tiles_along(length: int, multiple: int, tile: int, overlap: int) -> Axis:
     """Spread as few tiles as cover `length` pixels evenly, each overlapping the next by at least `overlap`.
 
     A tile's weight rises linearly over all of its overlap with the one before and falls likewise towards the next;
     where three tiles overlap, weights are divided by their sum.
     """
-    padded = math.ceil(length / downsampling) * downsampling
+    padded = math.ceil(length / multiple) * multiple
     if padded <= tile:
         return Axis([0], padded, torch.ones(1, padded))
     number = math.ceil((padded - overlap) / (tile - overlap))
     # In whole tokens, so that a tile's tokens are of the same pixels as the whole image's. Rounding down keeps the
     # overlap: it is a multiple of the token, and so no step gets longer than tile - overlap.
-    num_steps = (padded - tile) // downsampling
-    starts = [i * num_steps // (number - 1) * downsampling for i in range(number)]
+    num_steps = (padded - tile) // multiple
+    starts = [i * num_steps // (number - 1) * multiple for i in range(number)]
     weights = torch.ones(number, tile)
     for i, (previous, start) in enumerate(itertools.pairwise(starts)):
         ramp = ((torch.arange(tile) + 0.5) / max(previous + tile - start, 1)).clamp(max=1.0)
@@ -172,43 +172,52 @@ def tiles_along(length: int, downsampling: int, tile: int, overlap: int) -> Axis
     return Axis(starts, tile, weights)
 
 
-def check_tiles(downsampling: int, tile: int, overlap: int | None = None) -> int:
+def check_tiles(tokenizer: Tokenizer, tile: int, overlap: int | None = None) -> int:
     """The overlap to use: the one given, or a quarter of the tile in whole tokens.
 
     Raises:
-        ValueError: for a tile or an overlap that is no multiple of the downsampling factor, for a tile without a
-            token, and for an overlap that is negative or not smaller than the tile.
+        ValueError: for a tokenizer whose tokens are no grid that grows with the image, and for a tile or an overlap
+            that does not hold whole tokens, or an overlap that is negative or not smaller than the tile.
     """
-    if overlap is None:
-        overlap = tile // 4 // downsampling * downsampling
-    for name, value, least in (("tile", tile, downsampling), ("overlap", overlap, 0)):
-        if value % downsampling or value < least:
+    rule = tokenizer.size_rule
+    grows = rule.fixed is None and not any(rule.offset) and len(rule.multiple) == 2
+    if not grows or len(tokenizer.token_shape(rule.multiple)) < 2:
+        raise ValueError(
+            "tiles need a tokenizer with a grid of tokens that grows with the image; this one takes sizes of "
+            f"{rule} and gives {tokenizer.token_shape(rule.padded((1,) * len(rule.multiple)))} tokens: reconstruct "
+            "whole images"
+        )
+    multiple = math.lcm(*rule.multiple)
+    overlap = tile // 4 // multiple * multiple if overlap is None else overlap
+    for name, value, least in (("tile", tile, multiple), ("overlap", overlap, 0)):
+        if value % multiple or value < least:
             raise ValueError(
-                f"the {name} must be a multiple of the tokenizer's downsampling factor {downsampling}, at least "
-                f"{least}, got {value}: take {max(least, round(value / downsampling) * downsampling)}"
+                f"{name} must be a multiple of {multiple}, the tokenizer's pixels per token, at least {least}, got "
+                f"{value}: take {max(least, round(value / multiple) * multiple)}"
             )
     if overlap >= tile:
-        raise ValueError(f"the overlap must be smaller than the tile of {tile}, got {overlap}: a quarter is usual")
+        raise ValueError(f"overlap must be smaller than tile, which is {tile}, got {overlap}: a quarter is usual")
     return overlap
 
 
-def _tiles(pixels: Tensor, downsampling: int, tile: int | None, overlap: int | None) -> tuple[Axis, Axis]:
+def _tiles(tokenizer: Tokenizer, pixels: Tensor, tile: int | None, overlap: int | None) -> tuple[Axis, Axis]:
     """The tiles along the height and the width of an image."""
-    if tile is None:
-        tile = max(pixels.shape[1:]) + downsampling  # any tile that holds the padded image
-        overlap = 0
-    else:
-        overlap = check_tiles(downsampling, tile, overlap)
-    height, width = pixels.shape[1:]
-    return tiles_along(height, downsampling, tile, overlap), tiles_along(width, downsampling, tile, overlap)
+    sides = pixels.shape[1:]
+    if tile is None:  # one tile: the padded image
+        return tuple(Axis([0], side, torch.ones(1, side)) for side in tokenizer.size_rule.padded(sides))
+    overlap = check_tiles(tokenizer, tile, overlap)
+    return tuple(
+        tiles_along(side, multiple, tile, overlap)
+        for side, multiple in zip(sides, tokenizer.size_rule.multiple, strict=True)
+    )
 
 
 def _through_tokenizer(tokenizer: Tokenizer, pixels: Tensor, device: torch.device) -> tuple[Tensor, int]:
     """Reconstruction float32 [3, H, W] of pixels uint8 [3, H, W], not clamped, and the number of tokens."""
     height, width = pixels.shape[1:]
-    step = tokenizer.downsampling
+    padded_height, padded_width = tokenizer.size_rule.padded((height, width))
     image = images.to_float(pixels.to(device))[None]
-    image = F.pad(image, (0, -width % step, 0, -height % step), mode="replicate")
+    image = F.pad(image, (0, padded_width - width, 0, padded_height - height), mode="replicate")
     with float32(device.type):
         reconstruction, indices = tokenizer.reconstruct(image)
     return reconstruction[0, :, :height, :width].to(torch.float32), indices[0].numel()

@@ -15,7 +15,7 @@ from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KEY, check_same_architecture
 from open_magvit2.losses.adversarial import Adversary
 from open_magvit2.losses.objective import GeneratorObjective
-from open_magvit2.protocols import Metric, Sample
+from open_magvit2.protocols import EvaluationBatch, Metric, Sample
 from open_magvit2.training.adversarial import AdversarialTraining, GeneratorPass
 from open_magvit2.training.codebook_usage import CodebookUsage
 from open_magvit2.training.compilation import compile_networks, use_channels_last
@@ -106,8 +106,9 @@ class ImageTokenizerTraining(AdversarialTraining):
         with torch.compiler.set_stance("force_eager"):  # graphs are for training: see `compile_networks`
             reconstruction, indices = self.tokenizer.reconstruct(image)
         self._validation_usage.update(indices)
+        evaluated = EvaluationBatch(at_least_float32(reconstruction), batch["index"], image, indices)
         for metric in self.metrics:
-            metric.update(image, at_least_float32(reconstruction), indices, batch["index"])
+            metric.update(evaluated)
 
     def on_validation_epoch_end(self) -> None:
         """Compute the metrics over all ranks."""

@@ -1,77 +1,117 @@
-"""The metrics, one file each: `metrics/<name>.py` is selected by `--metrics <name>`.
+"""The metrics, one class a file, and how they are chosen: by the same names in YAML files and after `--metrics`.
 
-Such a module defines `create(context) -> Metric` (`open_magvit2.protocols.Metric`). That is the whole convention: a new
-file with a `create` is a new metric, found by its name.
+A name is a module of this folder ("psnr"), one of `VARIANTS` ("rfid_tf"), or a class path ("my_project.metrics.Mine").
+A metric is a class that fulfils `open_magvit2.protocols.Metric`. Arguments of its constructor that are named like a
+field of `MetricContext` are filled in.
 """
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from open_magvit2.common.weights import WeightsUnavailable
 from open_magvit2.protocols import Metric
 
+# name: (module, arguments)
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rfid_u8": ("rfid", {"preprocessing": "u8"}),
+    "rfid_tf": ("rfid", {"preprocessing": "tf"}),
+    "lpips_alex": ("lpips", {"networks": ("alex",)}),
+    "lpips_vgg": ("lpips", {"networks": ("vgg",)}),
+}
+
 
 @dataclass(frozen=True)
 class MetricContext:
-    """What a metric may know before the first batch.
+    """What a metric may ask for before the first batch.
 
     Attributes:
-        codebook_size: of the tokenizer.
-        num_images: how many images will be seen by all ranks together, where that is known.
-        dataset_key: names the dataset with its preprocessing, for figures of the originals that are worth keeping
-            between runs (the moments of rFID); empty: keep nothing.
+        codebook_size: of the tokenizer; None where there is none.
+        num_images: how many images all ranks will see together; None if unknown.
+        dataset_key: names the content of the dataset and its preprocessing, so that figures of the originals can be
+            kept between runs (the moments of rFID); empty: keep nothing.
     """
 
-    codebook_size: int
+    codebook_size: int | None = None
     num_images: int | None = None
     dataset_key: str = ""
 
 
 def available() -> list[str]:
-    """The names of the metrics."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """The names of the metrics, without class paths."""
+    return sorted([*(module.name for module in pkgutil.iter_modules(__path__)), *VARIANTS])
 
 
 def check(names: Sequence[str]) -> None:
-    """Refuse, with a ValueError, names without a module and names given twice."""
-    unknown = [name for name in names if name not in available()]
+    """Refuse unknown and repeated names.
+
+    Raises:
+        ValueError: with those names.
+    """
+    unknown = [name for name in names if name not in available() and "." not in name]
     if unknown:
         raise ValueError(f"no metric is called {', '.join(unknown)}; available: {', '.join(available())}")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"given more than once: {', '.join(repeated)}; name each metric once")
+    for name in names:
+        _metric_class(name)
 
 
-def create(names: list[str], context: MetricContext) -> tuple[dict[str, Metric], dict[str, str]]:
+def create(names: Sequence[str], context: MetricContext) -> tuple[dict[str, Metric], dict[str, str]]:
     """Make metrics by name.
 
     Returns:
-        (metrics, absent): the metrics by name, and for each one whose network weights are not on this machine the
-        reason: the others work without it.
+        (metrics, absent): the metrics by name, and the reason for each one whose network weights are missing here.
 
     Raises:
-        ValueError: for a name without a module or given twice, and for two metrics that measure the same column of
-            every image, such as lpips and lpips_alex.
+        ValueError: for an unknown or repeated name, a metric that needs to know what the context does not say, and two
+            metrics that measure the same column of every image, such as lpips and lpips_alex.
     """
     check(names)
     metrics: dict[str, Metric] = {}
     absent: dict[str, str] = {}
+    columns: dict[str, str] = {}
     for name in names:
-        module = importlib.import_module(f"{__name__}.{name}")
         try:
-            metrics[name] = module.create(context)
+            metrics[name] = _build(name, context)
         except WeightsUnavailable as error:
             absent[name] = str(error)
             continue
-        for other in list(metrics)[:-1]:
-            twice = set(_columns(metrics[name])) & set(_columns(metrics[other]))
-            if twice:
-                raise ValueError(f"{', '.join(sorted(twice))} would come from {other} and from {name}: leave one out")
+        for column in getattr(metrics[name], "columns", ()):
+            if column in columns:
+                raise ValueError(f"{column} would come from {columns[column]} and from {name}: leave one out")
+            columns[column] = name
     return metrics, absent
 
 
-def _columns(metric: Metric) -> Sequence[str]:
-    """What a metric keeps of every image, if it does (`per_image.PerImageMetric`)."""
-    return getattr(metric, "columns", ())
+def _build(name: str, context: MetricContext) -> Metric:
+    kind, arguments = _metric_class(name)
+    parameters = inspect.signature(kind).parameters
+    known = {field: value for field, value in asdict(context).items() if field in parameters}
+    for field, value in known.items():
+        if value is None and parameters[field].default is inspect.Parameter.empty:
+            raise ValueError(f"the metric {name} needs {field}, which is not known here")
+    return kind(**arguments, **known)
+
+
+def _metric_class(name: str) -> tuple[type, dict[str, Any]]:
+    """The class of a metric, and the arguments that make it the variant of that name."""
+    module_name, arguments = VARIANTS.get(name, (name, {}))
+    path, _, wanted = module_name.rpartition(".")
+    try:
+        module = importlib.import_module(path or f"{__name__}.{module_name}")
+    except ImportError as error:
+        raise ValueError(f"cannot import the metric {name}: {error}") from error
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and _is_metric(kind)]
+    kinds = [kind for kind in kinds if (kind.__name__ == wanted if path else kind.__module__ == module.__name__)]
+    if len(kinds) != 1:
+        raise ValueError(f"expected one class with update, compute and reset at {name}, found {len(kinds)}")
+    return kinds[0], arguments
+
+
+def _is_metric(kind: type) -> bool:
+    return all(callable(getattr(kind, method, None)) for method in ("update", "compute", "reset"))

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from open_magvit2.evaluation.metrics import MetricContext
-from open_magvit2.evaluation.per_image import PerImageMetric
+from open_magvit2.evaluation.per_image_metric import PerImageMetric
+from open_magvit2.protocols import EvaluationBatch
 
 
 class BitsPerPixel(PerImageMetric):
@@ -18,11 +18,7 @@ class BitsPerPixel(PerImageMetric):
         super().__init__()
         self.bits_per_token = math.log2(codebook_size)
 
-    def measure(self, image: Tensor, reconstruction: Tensor, indices: Tensor) -> dict[str, Tensor]:
-        batch, height, width = image.shape[0], image.shape[-2], image.shape[-1]
-        bits = indices[0].numel() * self.bits_per_token / (height * width)
-        return {"bits_per_pixel": torch.full((batch,), bits, dtype=torch.float64, device=image.device)}
-
-
-def create(context: MetricContext) -> BitsPerPixel:
-    return BitsPerPixel(context.codebook_size)
+    def measure(self, batch: EvaluationBatch) -> dict[str, Tensor]:
+        number, _, height, width = batch.output.shape
+        bits = batch.indices[0].numel() * self.bits_per_token / (height * width)
+        return {"bits_per_pixel": torch.full((number,), bits, dtype=torch.float64, device=batch.output.device)}

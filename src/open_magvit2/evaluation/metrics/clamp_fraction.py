@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from open_magvit2.evaluation.metrics import MetricContext
-from open_magvit2.evaluation.one_by_one import one_by_one
-from open_magvit2.evaluation.per_image import PerImageMetric
+from open_magvit2.evaluation.batch_invariance import image_by_image
+from open_magvit2.evaluation.per_image_metric import PerImageMetric
+from open_magvit2.protocols import EvaluationBatch
 
 
 class ClampFraction(PerImageMetric):
@@ -13,10 +13,6 @@ class ClampFraction(PerImageMetric):
 
     columns = ("clamp_fraction",)
 
-    def measure(self, image: Tensor, reconstruction: Tensor, indices: Tensor) -> dict[str, Tensor]:
-        (number,) = one_by_one(lambda x: ((x.abs() > 1.0).flatten(1).count_nonzero(dim=1),), reconstruction)
-        return {"clamp_fraction": number.to(torch.float64) / reconstruction[0].numel()}
-
-
-def create(context: MetricContext) -> ClampFraction:
-    return ClampFraction()
+    def measure(self, batch: EvaluationBatch) -> dict[str, Tensor]:
+        (number,) = image_by_image(lambda x: ((x.abs() > 1.0).flatten(1).count_nonzero(dim=1),), batch.output)
+        return {"clamp_fraction": number.to(torch.float64) / batch.output[0].numel()}

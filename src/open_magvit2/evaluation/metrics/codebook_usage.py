@@ -1,15 +1,14 @@
-"""Codebook utilization, perplexity and entropy over the whole dataset, and how well the bits of a code are used.
+"""Codebook utilization, perplexity and entropy over the whole dataset, and how well the bits of an index are used.
 
-Utilization as in Open-MAGVIT2 (arXiv 2409.04410): the share of codes used at least once on the evaluated images. For a
-codebook of 2^K codes, as lookup-free quantization has, an index is K bits: each should be 1 half of the time, and no
-two should tell the same thing.
+Utilization as in Open-MAGVIT2 (arXiv 2409.04410): the share of codes used at least once on the evaluated images. An
+index into 2^K codes has K bits; ideally each is 1 half of the time, and all are independent.
 """
 
 import torch
 from torch import Tensor
 
 from open_magvit2.common.codebook import CodeHistogram, usage
-from open_magvit2.evaluation.metrics import MetricContext
+from open_magvit2.protocols import EvaluationBatch
 
 
 class CodebookUsage:
@@ -28,9 +27,9 @@ class CodebookUsage:
         self.histogram = CodeHistogram(codebook_size)
         self.details: dict[str, Tensor] = {}
 
-    def update(self, image: Tensor, reconstruction: Tensor, indices: Tensor, sample_index: Tensor) -> None:
+    def update(self, batch: EvaluationBatch) -> None:
         """Count the indices of a batch."""
-        self.histogram.update(indices)
+        self.histogram.update(batch.indices)
 
     def compute(self) -> dict[str, float]:
         """The figures over all ranks; a collective call under DDP."""
@@ -77,24 +76,15 @@ def bit_statistics(codes: Tensor, counts: Tensor, num_bits: int) -> tuple[Tensor
     bits = ((codes[:, None] >> torch.arange(num_bits)) & 1).to(torch.float64)
     both = bits.T @ (weights[:, None] * bits)  # [K, K], P(i = 1 and j = 1)
     means = both.diagonal().clone()
+    row, column = means[:, None], means[None, :]
+    states = (  # the joint probability of two bits, and the product of its marginals
+        (both, row * column),
+        (row - both, row * (1.0 - column)),
+        (column - both, (1.0 - row) * column),
+        (1.0 - row - column + both, (1.0 - row) * (1.0 - column)),
+    )
     information = torch.zeros_like(both)
-    for i_is_one in (True, False):
-        for j_is_one in (True, False):
-            p_i = (means if i_is_one else 1.0 - means)[:, None]
-            p_j = (means if j_is_one else 1.0 - means)[None, :]
-            if i_is_one and j_is_one:
-                joint = both
-            elif i_is_one:
-                joint = means[:, None] - both
-            elif j_is_one:
-                joint = means[None, :] - both
-            else:
-                joint = 1.0 - means[:, None] - means[None, :] + both
-            joint = joint.clamp_min(0.0)  # a difference of equal numbers may come out as -1e-17
-            ratio = torch.where(joint > 0, joint / (p_i * p_j), 1.0)
-            information += joint * ratio.log2()
+    for joint, independent in states:
+        joint = joint.clamp_min(0.0)  # a difference of equal numbers may come out as -1e-17
+        information += joint * torch.where(joint > 0, joint / independent, 1.0).log2()
     return means, information.clamp_min_(0.0)
-
-
-def create(context: MetricContext) -> CodebookUsage:
-    return CodebookUsage(context.codebook_size)

@@ -1,4 +1,4 @@
-"""LPIPS v0.1 per image, with AlexNet and with VGG-16: two figures that must not be compared with each other.
+"""LPIPS v0.1, with AlexNet and with VGG-16: two figures that must not be compared with each other.
 
 Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018); the network is the
 `lpips` package's. Inputs are floats in [-1, 1], reconstructions clamped and not quantised.
@@ -8,10 +8,10 @@ from torch import Tensor
 
 from open_magvit2.common import weights
 from open_magvit2.common.precision import float32
-from open_magvit2.evaluation.metrics import MetricContext
-from open_magvit2.evaluation.one_by_one import one_by_one
-from open_magvit2.evaluation.per_image import PerImageMetric
+from open_magvit2.evaluation.batch_invariance import image_by_image
+from open_magvit2.evaluation.per_image_metric import PerImageMetric
 from open_magvit2.losses.perceptual import Network, load_lpips
+from open_magvit2.protocols import EvaluationBatch
 
 _WEIGHTS = {"alex": (weights.ALEXNET, weights.LPIPS_ALEX), "vgg": (weights.VGG16, weights.LPIPS_VGG)}
 
@@ -29,16 +29,12 @@ class LPIPS(PerImageMetric):
         self.weight_files = tuple(name for network in networks for name in _WEIGHTS[network])
         super().__init__()
 
-    def measure(self, image: Tensor, reconstruction: Tensor, indices: Tensor) -> dict[str, Tensor]:
-        reconstruction = reconstruction.clamp(-1.0, 1.0)
+    def measure(self, batch: EvaluationBatch) -> dict[str, Tensor]:
+        output = batch.output.clamp(-1.0, 1.0)
         distances = {}
-        with float32(image.device.type):
+        with float32(output.device.type):
             for name, network in self.networks.items():
-                network.to(image.device)
-                (distance,) = one_by_one(lambda x, y, network=network: (network(x, y),), image, reconstruction)
+                network.to(output.device)
+                (distance,) = image_by_image(lambda x, y, network=network: (network(x, y),), batch.image, output)
                 distances[name] = distance.flatten()
         return distances
-
-
-def create(context: MetricContext) -> LPIPS:
-    return LPIPS()

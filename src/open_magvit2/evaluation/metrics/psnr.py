@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from open_magvit2.evaluation import pixels
-from open_magvit2.evaluation.metrics import MetricContext
-from open_magvit2.evaluation.one_by_one import one_by_one
-from open_magvit2.evaluation.per_image import PerImageMetric
+from open_magvit2.evaluation.batch_invariance import image_by_image
+from open_magvit2.evaluation.per_image_metric import PerImageMetric
+from open_magvit2.protocols import EvaluationBatch
 
 
 class PSNR(PerImageMetric):
@@ -27,9 +27,9 @@ class PSNR(PerImageMetric):
 
     columns = ("psnr_image", "psnr_image_trunc", "mse_rounded", "mse_truncated")
 
-    def measure(self, image: Tensor, reconstruction: Tensor, indices: Tensor) -> dict[str, Tensor]:
-        rounded = mean_squared_error(*pixels.rounded(image, reconstruction))
-        truncated = mean_squared_error(*pixels.truncated(image, reconstruction))
+    def measure(self, batch: EvaluationBatch) -> dict[str, Tensor]:
+        rounded = mean_squared_error(*pixels.rounded(batch.image, batch.output))
+        truncated = mean_squared_error(*pixels.truncated(batch.image, batch.output))
         return {
             "psnr_image": decibels(rounded),
             "psnr_image_trunc": decibels(truncated),
@@ -49,7 +49,7 @@ class PSNR(PerImageMetric):
 
 def mean_squared_error(first: Tensor, second: Tensor) -> Tensor:
     """Per-image mean squared difference, float64 [B], of uint8 images [B, 3, H, W]; exact, a sum of integers."""
-    (sums,) = one_by_one(_sum_of_squares, first, second)
+    (sums,) = image_by_image(_sum_of_squares, first, second)
     return sums / first[0].numel()
 
 
@@ -72,7 +72,3 @@ def psnr_of_groups(errors: Tensor, size: int) -> float:
         size: images a group.
     """
     return torch.stack([decibels(group.mean()) for group in errors.split(size)]).mean().item()
-
-
-def create(context: MetricContext) -> PSNR:
-    return PSNR()

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from open_magvit2.common import weights
 from open_magvit2.common.accumulators import sum_over_ranks
-from open_magvit2.evaluation import inception
-from open_magvit2.evaluation.metrics import MetricContext
+from open_magvit2.evaluation.features import inception
+from open_magvit2.protocols import EvaluationBatch
 
 _NUM_SPLITS = 10
 _SEED = 2020  # torch-fidelity's
@@ -42,16 +42,16 @@ class ReconstructionInceptionScore:
         self._sums: Tensor | None = None  # float64 [splits, classes + 1]: sums of p, and of sum_c p log p
 
     @torch.no_grad()
-    def update(self, image: Tensor, reconstruction: Tensor, indices: Tensor, sample_index: Tensor) -> None:
-        """Take the class probabilities of a batch of reconstructions."""
-        logits = self.network(reconstruction, "tf").logits.to(torch.float64)
+    def update(self, batch: EvaluationBatch) -> None:
+        """Accumulate the class probabilities of a batch."""
+        logits = self.network(batch.output, "tf").logits.to(torch.float64)
         log_p = logits.log_softmax(dim=1)
         p = log_p.exp()
         rows = torch.cat([p, (p * log_p).sum(dim=1, keepdim=True)], dim=1)
         if self._sums is None:
             self._sums = rows.new_zeros(_NUM_SPLITS, _NUM_CLASSES + 1)
             self._split = self._split.to(rows.device)
-        self._sums.index_add_(0, self._split[sample_index.to(rows.device)], rows)
+        self._sums.index_add_(0, self._split[batch.index.to(rows.device)], rows)
 
     def compute(self) -> dict[str, float]:
         """Mean and standard deviation over the splits that hold images; a collective call under DDP."""
@@ -61,9 +61,3 @@ class ReconstructionInceptionScore:
         p = means[:, :-1]
         scores = (means[:, -1] - torch.special.xlogy(p, p).sum(dim=1)).exp()
         return {"ris": scores.mean().item(), "ris_std": scores.std(correction=0).item()}
-
-
-def create(context: MetricContext) -> ReconstructionInceptionScore:
-    if context.num_images is None:
-        raise ValueError("ris needs the number of images before the first one, to split them")
-    return ReconstructionInceptionScore(context.num_images)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from open_magvit2.evaluation import pixels
-from open_magvit2.evaluation.metrics import MetricContext
-from open_magvit2.evaluation.per_image import PerImageMetric
+from open_magvit2.evaluation.per_image_metric import PerImageMetric
+from open_magvit2.protocols import EvaluationBatch
 
 WINDOW = 7
 NUM_PIXELS = WINDOW * WINDOW
@@ -23,10 +23,10 @@ class SSIM(PerImageMetric):
 
     columns = ("ssim_image", "ssim_paper")
 
-    def measure(self, image: Tensor, reconstruction: Tensor, indices: Tensor) -> dict[str, Tensor]:
+    def measure(self, batch: EvaluationBatch) -> dict[str, Tensor]:
         return {
-            "ssim_image": structural_similarity(*pixels.rounded(image, reconstruction)),
-            "ssim_paper": structural_similarity(*pixels.truncated(image, reconstruction)),
+            "ssim_image": structural_similarity(*pixels.rounded(batch.image, batch.output)),
+            "ssim_paper": structural_similarity(*pixels.truncated(batch.image, batch.output)),
         }
 
 
@@ -126,7 +126,3 @@ class _WindowSums:
             torch.add(one, next_one, out=two)
             torch.add(first_two, next_two, out=four)
             seven.add_(fifth_two).add_(seventh)
-
-
-def create(context: MetricContext) -> SSIM:
-    return SSIM()

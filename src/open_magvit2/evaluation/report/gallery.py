@@ -3,17 +3,18 @@
 import base64
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from open_magvit2.common.images import to_float, to_uint8
 from open_magvit2.common.precision import float32
+from open_magvit2.evaluation.pillow import to_image
 from open_magvit2.protocols import Sample, Tokenizer
 
-# How many times a difference is enlarged, so that it can be seen.
+# By how much a difference is amplified.
 AMPLIFICATION = 4
 
 
@@ -27,6 +28,11 @@ class Picture:
     original: Tensor
     reconstruction: Tensor
     figures: dict[str, float]  # the image's own
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return Path(self.path).name
 
     def difference(self) -> Tensor:
         """Grey where both agree; uint8 [3, H, W], four times the difference around 128."""
@@ -72,8 +78,8 @@ def pictures(
     return shown
 
 
-def data_address(pixels: Tensor) -> str:
+def png_address(pixels: Tensor) -> str:
     """A uint8 picture [3, H, W] as a data: address of a PNG, so that a page needs no other file."""
     file = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(file, format="PNG", optimize=True)
+    to_image(pixels).save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

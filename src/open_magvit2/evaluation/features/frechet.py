@@ -53,7 +53,7 @@ class Moments:
 
     @torch.no_grad()
     def update(self, features: Tensor) -> None:
-        """Take features float [n, D]."""
+        """Accumulate features float [n, D]."""
         if features.ndim != 2 or features.shape[1] != self.num_features:
             raise ValueError(f"expected features [n, {self.num_features}], got {tuple(features.shape)}")
         self._buffer.append(features.to(torch.float64))
@@ -97,15 +97,15 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), for full and for deficient rank.
 
     With C = R^T R the trace of the root is the sum of the singular values of R1 R2^T. Unlike the eigenvalues of C1 C2,
-    whose rounding errors of 1e-16 become 1e-8 under the root, and as many of them as the rank is short, singular
-    values are exact to 1e-16 of the largest.
+    whose rounding errors of 1e-16 become 1e-8 under the root once for each missing rank, singular values are exact to
+    1e-16 of the largest.
 
     Args:
         first, second: moments of D features each, float64.
 
     Returns:
-        the distance, at least 0; NaN where a moment is not finite, as those of a diverged model are (without this check
-        LAPACK may return NaN and the maximum below 0, a perfect score, or raise, according to the size).
+        the distance, at least 0; NaN where a moment is not finite, as those of a diverged model are (LAPACK may return
+        NaN, which max() turns into 0, a perfect score).
     """
     if not all(moment.isfinite().all() for g in (first, second) for moment in (g.mean, g.covariance)):
         return math.nan

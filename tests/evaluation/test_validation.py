@@ -1,4 +1,4 @@
-"""Metrics of a training's validation: the evaluation's own figures, and no stop where network weights are missing."""
+"""Metrics in the validation of a training: the evaluation's own figures; missing network weights stop nothing."""
 
 import gc
 import logging
@@ -9,18 +9,16 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_tokenizers import make_pair
+from small_tokenizers import make_batch, make_pair
 
 from open_magvit2 import load_tokenizer
 from open_magvit2.common import weights
 from open_magvit2.data.loading import ImageDataModule
 from open_magvit2.data.sources.synthetic import SyntheticImages
-from open_magvit2.evaluation import if_available, metrics
-from open_magvit2.evaluation.if_available import IfAvailable
+from open_magvit2.evaluation import metrics, validation
+from open_magvit2.evaluation.loop import evaluate
 from open_magvit2.evaluation.metrics import MetricContext
-from open_magvit2.evaluation.metrics.psnr import PSNR
-from open_magvit2.evaluation.metrics.ssim import SSIM
-from open_magvit2.evaluation.reconstruction import evaluate
+from open_magvit2.evaluation.validation import ValidationMetrics
 from open_magvit2.training.ema import ExponentialMovingAverage
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "image_tokenizer"))
@@ -44,7 +42,7 @@ def test_validation_gives_the_figures_of_an_evaluation_of_the_averaged_weights(r
         num_workers=0,
     )
     figures = Figures()
-    training = module(discriminator=False, metrics=[PSNR(), SSIM(), IfAvailable(["rfid", "lpips_alex"])])
+    training = module(discriminator=False, metrics=[ValidationMetrics(["psnr", "ssim", "rfid", "lpips_alex"])])
     fit = trainer(tmp_path, callbacks=[ExponentialMovingAverage(0.5), figures])
     fit.fit(training, data)
     fit.save_checkpoint(tmp_path / "last.ckpt")
@@ -71,45 +69,50 @@ def test_missing_weights_are_said_once_and_the_rest_is_computed(random_networks,
     monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     with caplog.at_level(logging.WARNING):
-        metric = IfAvailable(["rfid", "rfid_u8", "lpips_alex"])
+        metric = ValidationMetrics(["rfid", "rfid_u8", "lpips_alex"])
         for _ in range(2):
-            metric.update(*make_pair(2), torch.zeros(2, 8, 8, dtype=torch.int64), torch.arange(2))
+            metric.update(make_batch(*make_pair(2)))
             assert set(metric.compute()) == {"lpips_alex"}
             metric.reset()
-    (message,) = [r.getMessage() for r in caplog.records if r.name == if_available.__name__]
+    (message,) = [r.getMessage() for r in caplog.records if r.name == validation.__name__]
     assert "without rfid, rfid_u8" in message
     assert message.count(f"Put the file ({nowhere.url}") == 1
 
 
 def test_without_any_weights_nothing_is_computed(no_networks):
-    metric = IfAvailable(["rfid", "lpips_alex"])
-    metric.update(*make_pair(2), torch.zeros(2, 8, 8, dtype=torch.int64), torch.arange(2))
+    metric = ValidationMetrics(["rfid", "lpips_alex"])
+    metric.update(make_batch(*make_pair(2)))
     assert metric.compute() == {}
     assert set(metric.absent) == {"rfid", "lpips_alex"}
 
 
 def test_reset_frees_what_was_accumulated(random_networks):
-    metric = IfAvailable(["rfid", "lpips_alex"])
-    metric.update(*make_pair(2), torch.zeros(2, 8, 8, dtype=torch.int64), torch.arange(2))
+    metric = ValidationMetrics(["rfid", "lpips_alex"])
+    metric.update(make_batch(*make_pair(2)))
     assert set(metric.compute()) == {"rfid", "lpips_alex"}
-    moments = metric.metrics["rfid"]._reconstructions
+    moments = metric.metrics["rfid"]._outputs
     state = [weakref.ref(moments._products), weakref.ref(metric.metrics["lpips_alex"]._values[0])]
     metric.reset()
     gc.collect()
     assert [reference() for reference in state] == [None, None]
 
 
-def test_a_metric_that_needs_no_weights_is_refused():
-    with pytest.raises(ValueError, match="psnr; available: "):
-        IfAvailable(["rfid", "psnr"])
+def test_names_are_those_of_the_command_line():
+    metric = ValidationMetrics(["psnr", "codebook_usage"], codebook_size=512)
+    metric.update(make_batch(*make_pair(2)))
+    assert metric.compute().keys() > {"psnr_image", "codebook_utilization"}
+    with pytest.raises(ValueError, match="pnsr; available: "):
+        ValidationMetrics(["pnsr"])
+    with pytest.raises(ValueError, match="codebook_usage needs codebook_size"):
+        ValidationMetrics(["codebook_usage"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_state_follows_the_device(random_networks):
     figures = []
     for device in ("cpu", "cuda"):
-        metric = IfAvailable(["rfid", "lpips_alex"])
+        metric = ValidationMetrics(["rfid", "lpips_alex"])
         image, reconstruction = (x.to(device) for x in make_pair(4))
-        metric.update(image, reconstruction, torch.zeros(4, 8, 8, device=device).long(), torch.arange(4, device=device))
+        metric.update(make_batch(image, reconstruction, index=torch.arange(4, device=device)))
         figures.append(metric.compute())
     assert figures[1] == pytest.approx(figures[0], rel=1e-3)

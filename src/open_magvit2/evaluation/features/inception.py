@@ -1,7 +1,7 @@
-"""Inception features for FID: torch-fidelity's network (the weights of the TensorFlow original) and three ways into it.
+"""Inception features for FID: torch-fidelity's network (the weights of the TensorFlow original), three preprocessings.
 
-The network is Szegedy et al.'s Inception v3 as FID uses it (Heusel et al. 2017). What papers do differently is the
-resize to 299 pixels and the quantisation before it, which moves rFID by more than two good tokenizers differ.
+The network is Szegedy et al.'s Inception v3 as FID uses it (Heusel et al. 2017). Papers differ in the resize to 299
+pixels and the quantisation before it, which moves rFID by more than two good tokenizers differ.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from open_magvit2.common.precision import float32
 Preprocessing = Literal["paper", "u8", "tf"]
 NUM_FEATURES = 2048
 _INPUT_SIZE = 299
-_LAYERS = (
+_LAYERS = [
     "Conv2d_1a_3x3",
     "Conv2d_2a_3x3",
     "Conv2d_2b_3x3",
@@ -40,31 +40,31 @@ _LAYERS = (
     "Mixed_7b",
     "Mixed_7c",
     "AvgPool",
-)
+]
 
 
 class InceptionOutput(NamedTuple):
-    """What the network says of a batch."""
+    """Outputs of the network for a batch."""
 
     features: Tensor  # float32 [B, 2048], the last pooling layer
     logits: Tensor  # float32 [B, 1008], without the bias, as the Inception score uses them
 
 
 class Inception:
-    """The network, frozen, with its last answers: rFID, its variants and rIS look at the same images.
+    """The network, frozen. It keeps its last outputs, since rFID, its variants and rIS look at the same images.
 
     Args:
         path: the verified weight file.
     """
 
     def __init__(self, path: Path) -> None:
-        # Here, since it takes seconds to import and most commands do without it.
+        # Imported here: it takes seconds, and most commands do not need it.
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         self.network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
         )
-        self._answers: deque[tuple[Tensor, str, InceptionOutput]] = deque(maxlen=4)
+        self._outputs: deque[tuple[Tensor, str, InceptionOutput]] = deque(maxlen=4)
 
     @torch.no_grad()
     def __call__(self, image: Tensor, preprocessing: Preprocessing = "paper") -> InceptionOutput:
@@ -77,14 +77,14 @@ class Inception:
             tf: 8-bit pixels, TensorFlow 1's corner-aligned resize, (x - 128) / 128: torch-fidelity and the ADM
                 evaluator, for comparison with LlamaGen, TiTok and VQGAN.
         """
-        for seen, how, answer in self._answers:
+        for seen, how, output in self._outputs:
             if seen is image and how == preprocessing:
-                return answer
+                return output
         self.network.to(image.device)
         with float32(image.device.type):
-            answer = self._run(image, preprocessing)
-        self._answers.append((image, preprocessing, answer))
-        return answer
+            output = self._run(image, preprocessing)
+        self._outputs.append((image, preprocessing, output))
+        return output
 
     def _run(self, image: Tensor, preprocessing: Preprocessing) -> InceptionOutput:
         if preprocessing == "tf":

@@ -1,4 +1,7 @@
-"""The evaluation loop: loader -> tokenizer -> metrics -> figures, the same for any batch size and number of ranks."""
+"""The evaluation loop: batches -> metrics -> figures, the same for any batch size and number of ranks.
+
+`evaluate` feeds it with the reconstructions of a tokenizer; `measure` takes batches of any origin.
+"""
 
 import itertools
 import math
@@ -14,30 +17,31 @@ from tqdm import tqdm
 from open_magvit2.common.distributed import all_gather_object, all_reduce_sum, rank
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import float32
-from open_magvit2.evaluation.one_by_one import one_by_one
+from open_magvit2.evaluation.batch_invariance import image_by_image
 from open_magvit2.evaluation.sanity import Sanity, SanityError, check_first_batch, check_metrics, check_utilization
-from open_magvit2.protocols import Metric, Sample, Tokenizer
+from open_magvit2.protocols import EvaluationBatch, Metric, Sample, Tokenizer
 
-_NUM_CHECKED = 16  # images that the checks of the first batch look at, on each rank
+Check = Literal["stop", "record", "off"]
+_NUM_CHECKED = 16  # images of each rank that are checked before the long run
 
 
 @dataclass
 class Evaluation:
-    """What a pass over a dataset gave, over all ranks.
+    """The result of a pass over a dataset, over all ranks.
 
     Attributes:
         metrics: the figures of all metrics by their own names.
         standard_errors: of those figures that are means over images.
         rows: per-image columns, float64 [N] each, in the dataset's order.
-        details: per metric, what a report draws beyond the figures (tensors).
+        details: per metric, tensors that a report draws beside the figures.
         num_images: N.
+        token_axes: number of axes of an image's indices: 1 for a sequence, 2 for a grid; None without tokens.
         tokens_per_image: the shape of an image's indices, e.g. [16, 16]; None where images differ in size.
         image_size: [H, W] of the evaluated images; None where they differ.
-        batch_size: of the first batch on this rank.
         seconds: of the loop, without the final computation.
         compute_seconds: of the final computation (the matrix root of rFID, for one).
         images_per_s: N / seconds, over all ranks.
-        sanity: what the first-batch checks found; empty when they were not asked for.
+        sanity: findings of the first-batch checks; empty when they were not asked for.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -45,9 +49,9 @@ class Evaluation:
     rows: dict[str, Tensor] = field(default_factory=dict)
     details: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     num_images: int = 0
+    token_axes: int | None = None
     tokens_per_image: list[int] | None = None
     image_size: list[int] | None = None
-    batch_size: int = 0
     seconds: float = 0.0
     compute_seconds: float = 0.0
     images_per_s: float = 0.0
@@ -62,7 +66,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     tf32: bool = False,
     progress: bool = True,
-    check: Literal["stop", "record", "off"] = "stop",
+    check: Check = "stop",
 ) -> Evaluation:
     """Reconstruct every image of a loader and measure the reconstructions; a collective call under DDP.
 
@@ -71,7 +75,7 @@ def evaluate(
         loader: this rank's batches of Samples: image uint8 [B, 3, H, W], index [B]. The indices of all ranks
             together must be 0 .. N-1, each once; ranks may hold different numbers of images.
         metrics: by name; they are reset first.
-        device: where images go before they are made float.
+        device: where images are made float.
         tf32: allow TF32 on the GPU.
         progress: draw a progress bar on rank 0.
         check: what to do when the first batch shows a known mistake (`sanity.check_first_batch`): stop with an error,
@@ -81,48 +85,76 @@ def evaluate(
         SanityError: if the first-batch checks fail on any rank and `check` is "stop"; it names the likely cause.
         ValueError: if images are counted twice or missing, or indices lie outside the codebook.
     """
-    result = Evaluation()
-    device = torch.device(device)
-    for metric in metrics.values():
-        metric.reset()
-    shapes: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
-    num_images = 0
+    device, sanity = torch.device(device), {}
     begin = time.perf_counter()
     with float32(device.type, tf32):
         batches = iter(loader)
         if check != "off":
             first = _first_images(batches)
-            result.sanity = _check(tokenizer, first, metrics, device, stop=check == "stop")
+            sanity = _check(tokenizer, first, metrics, device, stop=check == "stop")
             batches = itertools.chain(first, batches)
         total = len(loader) if isinstance(loader, Sized) else None
-        for batch in tqdm(batches, desc="evaluate", unit="batch", total=total, disable=not progress or rank() > 0):
-            image = to_float(batch["image"].to(device, non_blocking=True))
-            reconstruction, indices = one_by_one(tokenizer.reconstruct, image)
-            reconstruction = reconstruction.to(torch.float32)
-            sample_index = torch.as_tensor(batch["index"]).to(device, non_blocking=True)
-            try:
-                for metric in metrics.values():
-                    metric.update(image, reconstruction, indices, sample_index)
-            except ValueError as error:  # e.g. an image smaller than a metric's window
-                raise ValueError(f"{error}: in a batch that begins with {batch['path'][0]!r}") from error
-            result.batch_size = result.batch_size or len(image)
-            num_images += len(image)
-            shapes.add((tuple(image.shape[-2:]), tuple(indices.shape[1:])))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        result.num_images = _total(num_images, device)
-        result.seconds = time.perf_counter() - begin
-        _compute(metrics, result)
+        bar = tqdm(batches, desc="evaluate", unit="batch", total=total, disable=not progress or rank() > 0)
+        result = measure(_reconstructions(tokenizer, bar, device), metrics, device, begin)
+    result.sanity = sanity
+    if sanity and result.tokens_per_image and "codebook_utilization" in result.metrics:
+        num_tokens = result.num_images * math.prod(result.tokens_per_image)
+        sanity["warnings"] += check_utilization(result.metrics["codebook_utilization"], num_tokens)
+    return result
+
+
+@torch.inference_mode()
+def measure(
+    batches: Iterable[tuple[EvaluationBatch, str]],
+    metrics: dict[str, Metric],
+    device: torch.device,
+    begin: float | None = None,
+) -> Evaluation:
+    """Let metrics see batches on a device, and compute their figures over all ranks; a collective call under DDP.
+
+    Args:
+        batches: this rank's, each with the path of its first image for error messages.
+        metrics: by name; they are reset first.
+        device: that the batches are on.
+        begin: `time.perf_counter()` at the start of the run; by default now.
+    """
+    result = Evaluation()
+    begin = time.perf_counter() if begin is None else begin
+    for metric in metrics.values():
+        metric.reset()
+    shapes: set[tuple[tuple[int, ...], tuple[int, ...] | None]] = set()
+    num_images = 0
+    for batch, path in batches:
+        try:
+            for metric in metrics.values():
+                metric.update(batch)
+        except ValueError as error:  # e.g. an image smaller than a metric's window
+            raise ValueError(f"{error}: in a batch that begins with {path!r}") from error
+        num_images += len(batch.output)
+        tokens = None if batch.indices is None else tuple(batch.indices.shape[1:])
+        shapes.add((tuple(batch.output.shape[2:]), tokens))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    result.num_images = _total(num_images, device)
+    result.seconds = time.perf_counter() - begin
+    _compute(metrics, result)
     result.compute_seconds = time.perf_counter() - begin - result.seconds
     result.images_per_s = result.num_images / result.seconds
+    result.token_axes = next((len(tokens) for _, tokens in shapes if tokens is not None), None)
     if len(shapes) == 1:
         image_size, tokens = shapes.pop()
-        result.image_size, result.tokens_per_image = list(image_size), list(tokens)
-        if check != "off" and "codebook_utilization" in result.metrics:
-            result.sanity["warnings"] += check_utilization(
-                result.metrics["codebook_utilization"], result.num_images * math.prod(tokens)
-            )
+        result.image_size, result.tokens_per_image = list(image_size), None if tokens is None else list(tokens)
     return result
+
+
+def _reconstructions(
+    tokenizer: Tokenizer, batches: Iterable[Sample], device: torch.device
+) -> Iterator[tuple[EvaluationBatch, str]]:
+    for batch in batches:
+        image = to_float(batch["image"].to(device, non_blocking=True))
+        reconstruction, indices = image_by_image(tokenizer.reconstruct, image)
+        index = torch.as_tensor(batch["index"]).to(device, non_blocking=True)
+        yield EvaluationBatch(reconstruction.to(torch.float32), index, image, indices), batch["path"][0]
 
 
 def _first_images(batches: Iterator[Sample]) -> list[Sample]:
@@ -154,8 +186,7 @@ def _compute(metrics: dict[str, Metric], result: Evaluation) -> None:
     """Ask every metric for its figures, in the same order on all ranks."""
     for name, metric in metrics.items():
         figures = metric.compute()
-        repeated = figures.keys() & result.metrics.keys()
-        if repeated:
+        if repeated := figures.keys() & result.metrics.keys():
             raise ValueError(f"metric {name} gives {sorted(repeated)}, which another metric gives already")
         result.metrics |= figures
         # Beyond the protocol a metric may offer rows, standard errors and details; a report shows what there is.

@@ -10,18 +10,18 @@ import torch
 import torch.distributed as dist
 from processes import spawn
 
-from open_magvit2.evaluation import loading
+from open_magvit2.common import devices
 
 
 def _wait(rank, world, port, folder):
     """The first process works alone for longer than the timeout; the second one waits for it."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    loading._TIMEOUT = timedelta(seconds=3)
+    devices.TIMEOUT = timedelta(seconds=3)
     (folder / f"here {rank}").touch()  # the group's timeout is for meeting as well, and imports may take longer
     while not (folder / f"here {1 - rank}").exists():
         time.sleep(0.01)
-    group = loading.processes("cpu")
+    group = devices.processes("cpu")
     group.__enter__()
     dist.barrier()
     if rank == 0:
@@ -34,7 +34,7 @@ def _wait(rank, world, port, folder):
 
 
 def test_a_rank_waits_for_another_as_long_as_is_said(tmp_path):
-    assert loading._TIMEOUT.total_seconds() >= 3600
+    assert devices.TIMEOUT.total_seconds() >= 3600
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]

@@ -1,0 +1,166 @@
+"""The charts of a page, drawn with matplotlib as SVG in the colours of its style sheet, light and dark."""
+
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Stands in the SVG until it is replaced by a variable of style.css.
+_COLOURS = {"#010203": "var(--accent)", "#040506": "var(--soft)", "#070809": "var(--rule)", "#0a0b0c": "var(--mark)"}
+_ACCENT, _SOFT, _RULE, _MARK = _COLOURS
+_SIZE = (4.2, 2.5)  # inches; a page scales them to its width
+
+
+class Chart(NamedTuple):
+    """One drawing."""
+
+    title: str
+    description: str  # in words, for those who cannot see it
+    svg: str
+
+
+def draw(record: dict[str, Any], rows: dict[str, Tensor], details: dict[str, dict[str, Tensor]]) -> list[Chart]:
+    """The charts of what an evaluation measured.
+
+    Args:
+        record: of the evaluation.
+        rows: per-image columns, float64 [N].
+        details: of the metrics, by name.
+    """
+    return list(_charts(record, rows, details.get("codebook_usage", {})))
+
+
+def _charts(record: dict[str, Any], rows: dict[str, Tensor], usage: dict[str, Tensor]) -> Iterator[Chart]:
+    if "psnr_image" in rows:
+        yield histogram("PSNR of the images", rows["psnr_image"], "dB")
+    if "sorted_counts" in usage:
+        counts, size = usage["sorted_counts"], record["model"]["codebook_size"]
+        yield code_histogram(counts, size)
+        yield code_usage(counts, size)
+    if "bit_means" in usage:
+        yield bit_balance(usage["bit_means"])
+        yield mutual_information(usage["bit_mutual_information"])
+
+
+def histogram(title: str, values: Tensor, unit: str, num_bins: int = 24) -> Chart:
+    """How many images have which value; the mean is marked.
+
+    Args:
+        title: of the chart.
+        values: float [N]; infinite ones are left out and counted in the label.
+        unit: of the values.
+        num_bins: number of bars.
+    """
+    finite = values[values.isfinite()].to(torch.float64)
+    if not finite.numel():
+        return Chart(title, f"{title}: no finite values", "")
+    mean, left_out = finite.mean().item(), len(values) - len(finite)
+    axes = _axes(f"{unit} ({left_out} infinite left out)" if left_out else unit, "images")
+    axes.hist(finite.numpy(), num_bins, color=_ACCENT, rwidth=0.92)
+    axes.axvline(mean, color=_MARK, linewidth=1.2)
+    axes.set_title(f"mean {mean:.2f}", fontsize=8, color=_MARK, loc="right")
+    description = f"{len(finite)} images from {finite.min():.2f} to {finite.max():.2f} {unit}, mean {mean:.2f}"
+    return _chart(title, axes, description)
+
+
+def code_histogram(counts: Tensor, codebook_size: int) -> Chart:
+    """How many codes occur how often: never, once, 2 or 3 times, 4 to 7 times, and so on.
+
+    Args:
+        counts: int64 [U], how often each used code occurs, in any order.
+        codebook_size: number of codes there are.
+    """
+    heights = usage_bins(counts, codebook_size)
+    labels = ["never", *(f"{2**b:,}" for b in range(len(heights) - 1))]
+    axes = _axes("times a code occurs, from", "codes")
+    axes.bar(range(len(heights)), heights, 0.92, color=_ACCENT)
+    step = -(-len(heights) // 8)
+    axes.set_xticks(range(0, len(heights), step), labels[::step])
+    most = int(counts.max()) if len(counts) else 0
+    description = f"{heights[0]:,} codes never occur, the most used one {most:,} times"
+    return _chart("How often codes occur", axes, description)
+
+
+def usage_bins(counts: Tensor, codebook_size: int) -> list[int]:
+    """Numbers of codes that occur never, once, 2 or 3 times, 4 to 7 times, and so on."""
+    bins = counts.to(torch.float64).log2().floor().to(torch.int64).bincount().tolist()
+    return [codebook_size - len(counts), *bins]
+
+
+def code_usage(sorted_counts: Tensor, codebook_size: int) -> Chart:
+    """Share of all tokens that the most used codes cover, the codes in descending order of use.
+
+    Args:
+        sorted_counts: int64 [U], the counts of the used codes, descending.
+        codebook_size: number of codes there are; the dashed line is their uniform use.
+    """
+    covered = sorted_counts.to(torch.float64).cumsum(0) / sorted_counts.sum()
+    steps = torch.linspace(0, len(covered) - 1, min(200, len(covered))).round().to(torch.int64)
+    half = int((covered < 0.5).sum()) + 1
+    axes = _axes("share of the codebook, most used codes first", "share of tokens")
+    axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, linestyle="--")
+    axes.plot([0, *((steps + 1) / codebook_size).tolist(), 1], [0, *covered[steps].tolist(), 1], color=_ACCENT)
+    axes.text(0.98, 0.05, f"half of the tokens: {half:,} codes", fontsize=8, color=_SOFT, ha="right")
+    description = f"{len(sorted_counts):,} of {codebook_size:,} codes used, {half:,} cover half of the tokens"
+    return _chart("Use of the codes", axes, description)
+
+
+def bit_balance(means: Tensor) -> Chart:
+    """The share of ones of every bit, float [K]; a half is best."""
+    axes = _axes("bit of the index, 0 least significant", "share of ones")
+    axes.bar(range(len(means)), means.numpy(), 0.85, color=_ACCENT)
+    axes.axhline(0.5, color=_MARK, linewidth=1.2)
+    axes.set_ylim(0, 1)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return _chart("Balance of the bits", axes, f"share of ones from {means.min():.3f} to {means.max():.3f}")
+
+
+def mutual_information(information: Tensor) -> Chart:
+    """What pairs of bits tell of each other, float [K, K] in bits, darker for more; the diagonal is left out."""
+    off_diagonal = information.clone().fill_diagonal_(0.0)
+    highest = off_diagonal.max().item()
+    opacity = 0.06 + 0.94 * off_diagonal / max(highest, 1e-12)
+    axes = _axes(f"bit against bit, at most {highest:.2g} bits", "")
+    for i, row in enumerate(opacity.tolist()):
+        for j, alpha in enumerate(row):
+            if i != j:
+                axes.bar(j, 0.94, 0.94, i - 0.47, color=_ACCENT, alpha=alpha)
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    axes.set_axis_on()
+    axes.tick_params(length=0)
+    for ticks in (axes.xaxis, axes.yaxis):
+        ticks.get_major_locator().set_params(integer=True)
+    return _chart("Mutual information of the bits", axes, f"at most {highest:.3g} bits between two bits")
+
+
+def _axes(x_label: str, y_label: str) -> "Axes":
+    """Empty axes of a figure that no window knows."""
+    from matplotlib.figure import Figure
+
+    axes = Figure(_SIZE, layout="constrained").add_subplot()
+    axes.set_xlabel(x_label, fontsize=8, color=_SOFT)
+    axes.set_ylabel(y_label, fontsize=8, color=_SOFT)
+    axes.tick_params(labelsize=8, labelcolor=_SOFT, color=_RULE)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_RULE)
+    return axes
+
+
+def _chart(title: str, axes: "Axes", description: str) -> Chart:
+    from matplotlib import rc_context
+
+    file = io.StringIO()
+    # Text stays text, in the font of the page; the salt makes names unique on it and the same in every run.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        axes.figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for colour, variable in _COLOURS.items():
+        svg = svg.replace(colour, variable)
+    return Chart(title, description, svg)

@@ -1,0 +1,133 @@
+"""The kinds of records, and how each is shown: the columns of its row and its table, the cards of its page.
+
+A new kind is an entry of `KINDS`. `templates/page.html` shows what a record has: figures, pictures, charts. Content of
+one kind alone is a block there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a row and of a table.
+
+    Attributes:
+        name: of the value in a table's YAML and JSON. A figure is measured under this name, or under the one that the
+            protocol gives for it (psnr: psnr_batch4).
+        title: heading.
+        form: how a value is written, e.g. "{:.2f}".
+        optional: a YAML row may leave it out.
+    """
+
+    name: str
+    title: str
+    form: str = "{}"
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How records of a kind are shown.
+
+    Attributes:
+        title: of its pages, behind the method.
+        table_title: of a comparison.
+        facts: columns of what was evaluated.
+        figures: columns of figures, published or measured.
+        cards: figures that a page shows large beside those of the columns.
+        describe: the values of `facts` that a record tells.
+    """
+
+    title: str
+    table_title: str
+    facts: tuple[Column, ...]
+    figures: tuple[Column, ...]
+    cards: tuple[str, ...]
+    describe: Callable[[dict[str, Any]], dict[str, Any]]
+
+    @property
+    def titles(self) -> list[str]:
+        """Headings of a row."""
+        return ["Method", *(column.title for column in (*self.facts, *self.figures)), "Checkpoint"]
+
+
+def figure_name(column: Column, protocol: dict[str, Any]) -> str | None:
+    """Which figure a protocol quotes in a column; None: its authors give none."""
+    return protocol.get(column.name, column.name)
+
+
+def checkpoint_name(record: dict[str, Any]) -> str:
+    """The name of the evaluated file, and that it was trained at another size."""
+    model, name = record["model"], Path(record["model"]["checkpoint_path"]).name
+    return f"{name} (trained at {model['train_image_size']})" if record["protocol"].get("cross_resolution") else name
+
+
+def _describe_reconstruction(record: dict[str, Any]) -> dict[str, Any]:
+    tokens, model = record["tokens_per_image"], record["model"]
+    return {
+        "token_type": record["token_type"],
+        "tokens": "x".join(map(str, tokens)) if tokens else "varies",
+        "train_data": model["train_data"],
+        "codebook_size": model["codebook_size"],
+    }
+
+
+RECONSTRUCTION = Kind(
+    title="reconstruction",
+    table_title="Comparison of tokenizers",
+    facts=(
+        Column("token_type", "Token Type", optional=True),
+        Column("tokens", "#Tokens"),
+        Column("train_data", "Train Data"),
+        Column("codebook_size", "Codebook Size", "{:,}"),
+    ),
+    figures=(
+        Column("rfid", "rFID", "{:.2f}"),
+        Column("psnr", "PSNR", "{:.2f}"),
+        Column("codebook_utilization", "Codebook Utilization", "{:.1%}"),
+    ),
+    cards=("psnr_image", "ssim", "lpips_alex"),
+    describe=_describe_reconstruction,
+)
+
+KINDS: dict[str, Kind] = {"reconstruction": RECONSTRUCTION}
+
+# Of which PSNR a figure is.
+QUALIFIERS = {
+    "psnr_image": "per image",
+    "psnr_image_trunc": "per image, truncated",
+    "psnr_batch4": "batch of 4",
+    "psnr_batch8": "batch of 8",
+    "psnr_global": "all images at once",
+}
+
+# What a figure means and which direction is better; the rest of the names explain themselves.
+MEANINGS = {
+    "rfid": "Frechet distance to the originals, lower is better",
+    "rfid_u8": "the same on 8-bit pixels",
+    "rfid_tf": "the same, 8-bit pixels and TensorFlow's resize",
+    "ris": "Inception score of the reconstructions",
+    "psnr_image": "dB, mean over images: the one to quote",
+    "psnr_image_trunc": "dB, mean over images, truncated pixels",
+    "psnr_batch4": "dB, one error per 4 images, as in the paper",
+    "psnr_batch8": "dB, one error per 8 images",
+    "psnr_global": "dB, one error over all images",
+    "ssim_image": "rounded pixels, higher is better",
+    "ssim_paper": "truncated pixels, as in the paper",
+    "lpips_alex": "AlexNet, lower is better",
+    "lpips_vgg": "VGG-16, lower is better",
+    "l1": "mean absolute error on [-1, 1]",
+    "mse": "mean squared error on [-1, 1]",
+    "clamp_fraction": "share of values outside [-1, 1]",
+    "bits_per_pixel": "cost of the tokens",
+    "codebook_utilization": "share of the codes that occur",
+    "codebook_used": "codes that occur",
+    "codebook_entropy": "bits a token carries, by its frequency alone",
+    "codebook_perplexity": "codes of a uniform codebook of that entropy",
+    "codebook_bit_balance": "rarer value of the least balanced bit, 0.5 is best",
+    "codebook_bit_entropy": "bits a single bit carries, 1 is best",
+    "codebook_bit_mutual_information": "bits that two bits share, 0 is best",
+}

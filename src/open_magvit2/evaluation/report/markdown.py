@@ -1,0 +1,136 @@
+"""A record as one Markdown row, and a comparison as Markdown tables, in the format of the field."""
+
+from typing import Any
+
+from open_magvit2.evaluation.image_size import from_plain, text
+from open_magvit2.evaluation.report.kinds import KINDS, QUALIFIERS, Kind, checkpoint_name, figure_name
+from open_magvit2.evaluation.report.record import doubts, figure, image_count
+
+
+def header(kind: Kind) -> str:
+    """The heading of rows of a kind, two lines."""
+    return _line(kind.titles) + "\n" + _line(["---"] * len(kind.titles))
+
+
+def row(record: dict[str, Any]) -> str:
+    """A record as one row under `header`, with the figures that its protocol quotes.
+
+    Figures over anything but the protocol's number of images say so, a PSNR which one it is, and the method's name is
+    followed by a failed check and a changed protocol.
+
+    Args:
+        record: as `record.write_json` returns it.
+    """
+    kind = KINDS[record["kind"]]
+    facts = kind.describe(record)
+    cells = [f"{record['model']['method']}{_in_brackets(*doubts(record))}"]
+    cells += [column.form.format(facts[column.name]) for column in kind.facts]
+    for column in kind.figures:
+        name = figure_name(column, record["protocol"])
+        value = figure(record, name)[1] if name else None
+        note = _in_brackets(QUALIFIERS.get(name), image_count(record))
+        cells.append("-" if value is None else column.form.format(value).replace("%", " %") + note)
+    return _line([*cells, checkpoint_name(record)])
+
+
+def comparison(kind: Kind, rows: list[dict[str, Any]]) -> str:
+    """A table for each size of images, and below it what must be known of single rows.
+
+    Args:
+        kind: of the rows.
+        rows: as `table.compare` gives them.
+    """
+    parts = [legend(rows)]
+    for size, group in by_size(rows).items():
+        lines = [header(kind)]
+        for entry in group:
+            figures = []
+            for column in kind.figures:
+                value, mark = figure_with_mark(entry, column.name, column.form)
+                value = f"**{value}**" if mark.startswith("measured") else value
+                figures.append(f"{value} ({mark})" if mark else value)
+            lines.append(_line([*plain_cells(kind, entry), *figures, checkpoint_cell(entry)]))
+        known = [(entry, texts(entry)) for entry in group if texts(entry)]
+        notes = [f"- {', '.join([entry['method'], *_tokens(entry)])}: {'; '.join(words)}" for entry, words in known]
+        parts += [f"## {size}", "\n".join(lines), "\n".join(notes)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def legend(rows: list[dict[str, Any]]) -> str:
+    """How many rows were measured here, and what sets them apart from the published ones."""
+    number = sum("measured" in entry for entry in rows)
+    words = (
+        f"{number} of {len(rows)} rows measured here. Figures marked published are their authors', and protocols of "
+        "different authors differ: such rows are not strictly comparable."
+    )
+    for size, group in by_size(rows).items():
+        measured = [entry["measured"] for entry in group if "measured" in entry]
+        if len({(m["fingerprint"], m["num_images"]) for m in measured}) > 1:
+            words += f" The rows measured at {size} are of different images."
+    return words
+
+
+def by_size(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows by the size of their images, "256 x 256", the order kept."""
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for entry in rows:
+        grouped.setdefault(text(from_plain(entry["image_size"])), []).append(entry)
+    return grouped
+
+
+def plain_cells(kind: Kind, entry: dict[str, Any]) -> list[str]:
+    """The cells of a row that hold no figure, without the checkpoint."""
+    return [entry["method"], *(column.form.format(entry["facts"][column.name]) for column in kind.facts)]
+
+
+def figure_with_mark(entry: dict[str, Any], name: str, form: str) -> tuple[str, str]:
+    """(the figure, its mark): ("1.53", "published"), ("1.61", "measured, 96 images"), ("-", "")."""
+    cell = entry["figures"][name]
+    if cell["value"] is None:
+        return "-", ""
+    words = form.format(cell["value"]).replace("%", " %")
+    if cell["source"] != "measured":
+        return words, "published"
+    notes = [QUALIFIERS.get(cell["name"].removesuffix(f"_{entry['measured']['subset']}")), entry["measured"]["images"]]
+    failed = [] if entry["measured"]["status"] == "ok" else ["check failed"]
+    return words, ", ".join(["measured", *filter(None, notes), *failed])
+
+
+def checkpoint_cell(entry: dict[str, Any]) -> str:
+    """The file of a row, or why there is none."""
+    name = "never released" if entry["never_released"] else entry["checkpoint"] or "-"
+    return f"{name} (failed)" if entry["error"] else name
+
+
+def texts(entry: dict[str, Any]) -> list[str]:
+    """What a reader must know of a row: its error, how it was measured and how far from the published figures."""
+    words = [f"failed: {entry['error']}"] if entry["error"] else []
+    if "measured" in entry:
+        cells = {name: cell for name, cell in entry["figures"].items() if cell["source"] == "measured"}
+        against = []
+        for name, cell in cells.items():
+            if cell.get("published") is not None:
+                digits = 4 if name == "codebook_utilization" else 2
+                difference = cell["value"] - cell["published"]
+                against.append(f"{name} {cell['published']:.{digits}f} ({difference:+.{digits}f} here)")
+        words += [f"published: {', '.join(against)}"] if against else []
+        made_from = [", ".join(cell["name"] for cell in cells.values())]
+        made_from += [
+            f"{entry['measured']['weights_used']} weights",
+            f"file {entry['measured']['checkpoint_sha256'][:12]}",
+        ]
+        words.append(f"{entry['state']} under the protocol {entry['protocol']} ({'; '.join(filter(None, made_from))})")
+    return words + entry["notes"]
+
+
+def _tokens(entry: dict[str, Any]) -> list[str]:
+    return [entry["facts"]["tokens"]] if "tokens" in entry["facts"] else []
+
+
+def _in_brackets(*words: str | None) -> str:
+    said = [word for word in words if word]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

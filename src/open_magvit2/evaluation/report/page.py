@@ -1,0 +1,112 @@
+"""report.html and table.html: pages that open offline as one file, from the templates beside this module.
+
+Everything is embedded: the style sheet, pictures as PNG, charts as SVG. jinja2 and matplotlib are imported when a page
+is written, because no other command needs them.
+"""
+
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from open_magvit2.evaluation.report import charts, markdown
+from open_magvit2.evaluation.report.gallery import AMPLIFICATION, Picture, png_address
+from open_magvit2.evaluation.report.kinds import KINDS, MEANINGS, Kind, checkpoint_name, figure_name
+from open_magvit2.evaluation.report.record import doubts, figure, image_count
+
+if TYPE_CHECKING:
+    import jinja2
+
+_FOLDED = ("protocol", "dataset", "model", "metric_weights", "runtime", "versions", "git", "command", "sanity")
+
+
+def render(
+    record: dict[str, Any],
+    rows: dict[str, Tensor] | None = None,
+    details: dict[str, dict[str, Tensor]] | None = None,
+    pictures: list[Picture] | None = None,
+) -> str:
+    """The page of one record.
+
+    Args:
+        record: as `record.write_json` returns it.
+        rows, details: of the `loop.Evaluation`, for charts.
+        pictures: of the gallery.
+    """
+    kind, protocol = KINDS[record["kind"]], record["protocol"]
+    groups: dict[str, list[Picture]] = {}
+    for picture in pictures or []:
+        groups.setdefault(picture.group, []).append(picture)
+    quoted = [figure_name(column, protocol) for column in kind.figures]
+    wanted = [*quoted, *(protocol.get(name, name) for name in kind.cards)]
+    cards = [(name, *figure(record, name)) for name in dict.fromkeys(filter(None, wanted))]
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            record=record,
+            kind=kind,
+            checkpoint=checkpoint_name(record),
+            doubts=doubts(record),
+            images=image_count(record),
+            cards=[card for card in cards if card[1] in record["metrics"] or card[0] in record["metrics_absent"]],
+            groups=groups,
+            amplification=AMPLIFICATION,
+            charts=charts.draw(record, rows or {}, details or {}),
+            figures=[(_plain_name(name, record), name, value) for name, value in record["metrics"].items()],
+            folded=[(name.replace("_", " "), json.dumps(record[name], indent=2)) for name in _FOLDED if name in record],
+        )
+    )
+
+
+def render_table(kind: Kind, rows: list[dict[str, Any]], created: str) -> str:
+    """The page of a comparison.
+
+    Args:
+        kind: of the records.
+        rows: as `table.compare` gives them; their "results" are paths relative to the page.
+        created: time to show.
+    """
+    return (
+        _environment()
+        .get_template("table.html")
+        .render(
+            kind=kind, groups=markdown.by_size(rows), legend=markdown.legend(rows), created=created, markdown=markdown
+        )
+    )
+
+
+@lru_cache(maxsize=1)
+def _environment() -> "jinja2.Environment":
+    import jinja2
+
+    loader = jinja2.PackageLoader("open_magvit2.evaluation.report")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"breakable": _breakable, "number": _number, "png": png_address}
+    environment.globals["meanings"] = MEANINGS
+    return environment
+
+
+def _plain_name(name: str, record: dict[str, Any]) -> str:
+    return name.removesuffix(f"_{record['subset']}")
+
+
+def _breakable(name: str) -> str:
+    """A name that a browser may break after its underscores, and only there."""
+    from markupsafe import Markup, escape
+
+    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
+
+
+def _number(value: float | None, name: str) -> str:
+    """A figure with as many digits as it deserves."""
+    if value is None:
+        return "\N{EN DASH}"
+    if name == "codebook_utilization":
+        return f"{value:.1%}"
+    if name in ("codebook_used", "codebook_perplexity"):
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if name.startswith(("rfid", "ris", "psnr", "bits", "codebook_entropy")) else f"{value:.4f}"

@@ -1,0 +1,58 @@
+"""The files of an evaluation and of a comparison, each written whole or not at all."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from open_magvit2.common import environment
+from open_magvit2.common.files import write_atomically
+from open_magvit2.evaluation.report import gallery, markdown, page
+from open_magvit2.evaluation.report.kinds import KINDS
+from open_magvit2.evaluation.report.record import SCHEMA_VERSION, write_json
+
+if TYPE_CHECKING:
+    from open_magvit2.evaluation.run import Run
+
+
+def run_files(folder: Path | str, run: "Run") -> str:
+    """Write results.json, per_image.npz, row.md and report.html into a folder; to be called on one rank.
+
+    Returns:
+        a summary for the terminal: the figures, and where the files are.
+    """
+    folder = Path(folder)
+    record = write_json(folder / "results.json", run.record)
+    row = markdown.row(record)
+    write_atomically(folder / "row.md", f"{markdown.header(KINDS[record['kind']])}\n{row}\n")
+    rows = run.evaluation.rows
+    columns = io.BytesIO()
+    np.savez_compressed(columns, **{name: column.numpy() for name, column in rows.items()})
+    write_atomically(folder / "per_image.npz", columns.getvalue())
+    pictures = gallery.pictures(run.tokenizer, run.dataset, rows, run.device)
+    write_atomically(folder / "report.html", page.render(record, rows, run.evaluation.details, pictures))
+    width = max(map(len, record["metrics"]), default=0)
+    figures = {name: "-" if value is None else f"{value:.6g}" for name, value in record["metrics"].items()}
+    lines = [f"{name:{width}}  {value}" for name, value in figures.items()]
+    return "\n".join([*lines, row, f"results.json, per_image.npz, row.md and report.html in {folder}"])
+
+
+def table_files(folder: Path | str, rows: list[dict[str, Any]], kind: str = "reconstruction") -> str:
+    """Write table.json, table.md and table.html; to be called on one rank.
+
+    Args:
+        folder: to write to.
+        rows: as `table.compare` gives them.
+        kind: of their records.
+
+    Returns:
+        the Markdown, and where the files are, for the terminal.
+    """
+    folder = Path(folder)
+    content = {"kind": f"{kind}-comparison", "schema_version": SCHEMA_VERSION, "created_utc": environment.now()}
+    content = write_json(folder / "table.json", {**content, "rows": rows})
+    words = markdown.comparison(KINDS[kind], content["rows"])
+    write_atomically(folder / "table.md", words)
+    write_atomically(folder / "table.html", page.render_table(KINDS[kind], content["rows"], content["created_utc"]))
+    return f"{words}\ntable.json, table.md and table.html in {folder}"
