@@ -6,39 +6,17 @@ torchrun --nproc_per_node 8 scripts/evaluate.py ...   # the same on eight GPUs
 python scripts/evaluate.py --table configs/evaluation/table.yaml --output outputs/table   # several, compared
 """
 
-import argparse
 from pathlib import Path
-from typing import Any
 
 from open_magvit2.common.devices import processes
 from open_magvit2.common.distributed import rank
 from open_magvit2.common.errors import short_errors
-from open_magvit2.data.checking import leave_out_broken
-from open_magvit2.data.dataset import TransformedDataset
-from open_magvit2.data.sources.image_folder import ImageFolder
-from open_magvit2.data.sources.synthetic import SyntheticImages
-from open_magvit2.evaluation import command_line, originals, provenance, table
+from open_magvit2.evaluation import command_line, table
+from open_magvit2.evaluation.image_source import image_source
 from open_magvit2.evaluation.report import write
-from open_magvit2.evaluation.run import ImageSource, Setting, evaluate_checkpoint
+from open_magvit2.evaluation.run import Setting, evaluate_checkpoint
 
 PROTOCOLS = Path(__file__).resolve().parents[1] / "configs" / "evaluation"
-
-
-def image_source(args: argparse.Namespace) -> ImageSource | None:
-    """The images of the command line in the form that a protocol asks for, or None if there are none."""
-    if args.images:
-        images = ImageFolder(args.images, args.file_list)
-        facts = provenance.folder(args.images, images.relative_paths(), args.file_list, args.fingerprint == "full")
-        facts["skipped"] = leave_out_broken(images, args.num_workers) if args.skip_broken else {}
-        return lambda resize, size: (TransformedDataset(images, originals.make_transform(resize, size)), facts)
-
-    def draw(resize: str, size: tuple[int, int] | None) -> tuple[TransformedDataset, dict[str, Any]]:
-        side = max(size) if size else 128
-        drawn = SyntheticImages(args.built_in, side, split="validation")
-        facts = provenance.drawn(f"SyntheticImages validation {side}", args.built_in)
-        return TransformedDataset(drawn, originals.make_transform(resize, size)), facts
-
-    return None if args.built_in is None else draw
 
 
 def main() -> None:

@@ -38,6 +38,8 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
     add("--metrics", help="comma-separated names or class paths; default: the protocol's")
     source.add_argument("--images", help="folder of images, or of class folders")
     source.add_argument("--built-in", type=int, metavar="N", help="N held-out built-in images instead")
+    source.add_argument("--source", metavar="CLASS", help="class path of a source of images, or a YAML file naming one")
+    add("--source-args", nargs="*", default=[], metavar="NAME=VALUE", help="for the constructor of --source")
     add("--file-list", help="text file of paths below --images")
     skip = "leave out files that cannot be read, and list them; default: refuse. Decodes every file first, on"
     add("--skip-broken", action="store_true", help=f"{skip} --num-workers processes, with 0 on one a core")
@@ -54,10 +56,10 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
     add("--train-data", default="-", help="for the Markdown row")
     add("--output", required=True, help="folder for results.json, row.md, report.html; or table.json, .md, .html")
     args = parser.parse_args(arguments)
-    if args.checkpoint and not args.images and args.built_in is None:
-        parser.error("one of the arguments --images --built-in is required with --checkpoint")
+    if args.checkpoint and not args.images and not args.source and args.built_in is None:
+        parser.error("one of the arguments --images --source --built-in is required with --checkpoint")
     changes = args.set + ([] if args.precision is None else [f"precision={args.precision}"])
-    args.check = args.check or ("record" if args.images is None else "stop")
+    args.check = args.check or ("stop" if args.images or args.source else "record")
     with short_errors(2):
         args.device = choose_device(args.device)
         check_writable(args.output)

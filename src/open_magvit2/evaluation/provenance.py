@@ -145,6 +145,17 @@ def drawn(description: str, number: int) -> dict[str, Any]:
     }
 
 
+def described(description: str, names: Sequence[str]) -> dict[str, Any]:
+    """A dataset of a user's class: its class path and arguments, and a fingerprint over the names of its images."""
+    digest = hashlib.sha256("\n".join([description, *names]).encode("utf-8", "surrogateescape"))
+    return {
+        **drawn(description, len(names)),
+        "fingerprint": digest.hexdigest(),
+        "fingerprint_mode": "description and names",
+        "known_as": None,
+    }
+
+
 def pixel_fingerprint(dataset: Dataset[Sample]) -> str:
     """SHA-256 of the first 64 images as the tokenizer gets them: pins the decoder and the resizer across machines."""
     digest = hashlib.sha256()

@@ -85,11 +85,6 @@ class ImageTokenizer(nn.Module):
         """Which image sizes (H, W) are valid, whatever size the model was trained at."""
         return self.encoder.size_rule
 
-    @property
-    def downsampling(self) -> int:
-        """Pixels per token along each side."""
-        return self.size_rule.multiple[0]
-
     def token_shape(self, size: Sequence[int]) -> tuple[int, ...]:
         """Shape of the indices of one image of a size (H, W): the latent's grid, and the indices a position if several.
 
