@@ -10,7 +10,6 @@ Killed or stopped, the same command continues where it was.
 import argparse
 import logging
 import os
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -29,34 +28,29 @@ def main() -> None:
     add("--skip-broken", action="store_true", help="leave out images that cannot be decoded, instead of failing")
     add("--dry-run", action="store_true", help="only say how large the cache will be")
     add("--verify", type=Path, metavar="CACHE", help="check a cache's checksums instead of writing one")
-    given = parser.parse_args()
-    if given.verify is None and None in (given.images, given.image_size, given.output):
+    args = parser.parse_args()
+    if args.verify is None and None in (args.images, args.image_size, args.output):
         parser.error("give --images, --image-size and --output, or --verify")
-    from open_magvit2.data.sources import (  # only now: --help and mistakes need no torch
-        cache_building,
-        cached,
-        image_folder,
-    )
+    from open_magvit2.common.errors import short_errors  # --help and mistakes need no torch
+    from open_magvit2.data.sources import cache_building, cached, image_folder
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        if given.verify:
-            cache = cached.CachedImages(given.verify)
+    with short_errors():
+        if args.verify:
+            cache = cached.CachedImages(args.verify)
             with tqdm(total=len(cache), desc="checksums", unit="image") as bar:
-                cached.verify(cache, given.workers, bar.update)
-            print(f"{given.verify}: {len(cache)} images of {cache.image_size} pixels, all checksums right")
+                cached.verify(cache, args.workers, bar.update)
+            print(f"{args.verify}: {len(cache)} images of {cache.image_size} pixels, all checksums right")
             return
-        source = image_folder.ImageFolder(given.images, given.file_list, given.exclude)
+        source = image_folder.ImageFolder(args.images, args.file_list, args.exclude)
         with tqdm(total=len(source), desc="sizes", unit="image") as bar:
-            plan = cache_building.make_plan(source, given.image_size, given.images_per_file, given.workers, bar.update)
+            plan = cache_building.make_plan(source, args.image_size, args.images_per_file, args.workers, bar.update)
         size = f"{plan.num_bytes / 1e9:.3f} GB in {plan.num_files} files"
-        print(f"{given.output}: {len(source)} images, {size}", flush=True)
-        if not given.dry_run:
+        print(f"{args.output}: {len(source)} images, {size}", flush=True)
+        if not args.dry_run:
             with tqdm(total=len(source), desc="pixels", unit="image") as bar:
-                done = cache_building.build(source, given.output, plan, given.workers, given.skip_broken, bar.update)
-            print(f"{given.output}: finished, {done} images")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+                done = cache_building.build(source, args.output, plan, args.workers, args.skip_broken, bar.update)
+            print(f"{args.output}: finished, {done} images")
 
 
 if __name__ == "__main__":

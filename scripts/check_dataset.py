@@ -24,21 +24,21 @@ def main() -> None:
     add("--num-workers", type=int, default=len(os.sched_getaffinity(0)), help="processes; default: one a core")
     add("--time-limit", type=float, default=60.0, help="seconds a file may take before it counts as broken")
     add("--write-list", metavar="FILE", help="write the broken images here, one a line, for `exclude` in the config")
-    given = parser.parse_args()
+    args = parser.parse_args()
     from open_magvit2.data.checking import check_folder  # only now: --help and mistakes need not wait for torch
     from open_magvit2.data.sources.image_folder import ImageFolder
 
     try:
-        images = ImageFolder(given.folder, given.file_list, given.exclude)
-        report = check_folder(images, given.image_size, given.duplicates, given.num_workers, given.time_limit)
-        if given.write_list:
-            report.write_exclude_list(given.write_list)
+        images = ImageFolder(args.folder, args.file_list, args.exclude)
+        report = check_folder(images, args.image_size, args.duplicates, args.num_workers, args.time_limit)
+        if args.write_list:
+            report.write_exclude_list(args.write_list)
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
     sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
     print(report.text())
     if report.broken:
-        print(f"{len(report.broken):,} broken images" + (f" listed in {given.write_list}" if given.write_list else ""))
+        print(f"{len(report.broken):,} broken images" + (f" listed in {args.write_list}" if args.write_list else ""))
     sys.exit(1 if report.broken else 0)
 
 
