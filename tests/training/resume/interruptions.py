@@ -12,6 +12,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from open_magvit2.common import checkpoints
 from open_magvit2.data.loading import ImageDataModule
 from open_magvit2.data.sources.synthetic import SyntheticImages
+from open_magvit2.data.transforms import ResizeRandomCrop
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.training.ema import ExponentialMovingAverage
 from open_magvit2.training.health import TrainingHealth
@@ -67,8 +68,9 @@ class RandomCrops(SyntheticImages):
 def data(num_images: int = 35, global_batch_size: int = 8, num_workers: int = 0) -> ImageDataModule:
     """Four steps an epoch, three images left over."""
     validation = SyntheticImages(7, 32, split="validation")
+    transform = ResizeRandomCrop(32, flip=True)
     return ImageDataModule(
-        RandomCrops(num_images), validation, 32, global_batch_size, 4, num_workers=num_workers, flip=True
+        RandomCrops(num_images), validation, 32, global_batch_size, 4, transform, num_workers=num_workers
     )
 
 
