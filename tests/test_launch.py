@@ -32,17 +32,13 @@ trainer: {accelerator: cpu, precision: 32-true, max_steps: 2, val_check_interval
     return tmp_path
 
 
-def launch(script, folder, *flags, **environment):
-    """Start a training script on the CPU with the tiny model."""
-    flags = [*flags, "--config", folder / "tiny.yaml", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
-    flags += ["--trainer.logger.init_args.save_dir", folder / "outputs"]
-    return run("bash", ROOT / script, *flags, IMAGENET_ROOT=str(folder / "imagenet"), **environment)
-
-
-def test_run_b_128_trains_and_prints_what_it_runs(imagenet):
-    result = launch("run_B_128.sh", imagenet)
+def test_run_b_128_trains_on_two_devices_and_prints_what_it_runs(imagenet):
+    flags = ["--config", imagenet / "tiny.yaml", "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+    flags += ["--trainer.logger.init_args.save_dir", imagenet / "outputs"]
+    result = run("bash", ROOT / "run_B_128.sh", *flags, IMAGENET_ROOT=str(imagenet / "imagenet"))
     assert "about to run:" in result.stderr
     assert "imagenet_B_128.yaml" in result.stderr
+    assert "Starting with 2 processes" in result.stderr
     assert (imagenet / "outputs/imagenet_B_128/version_0/checkpoints/last.ckpt").is_file()
 
 
