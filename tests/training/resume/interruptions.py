@@ -68,15 +68,9 @@ class RandomCrops(SyntheticImages):
 def data(num_images: int = 35, global_batch_size: int = 8, num_workers: int = 0) -> ImageDataModule:
     """Four steps an epoch, three images left over."""
     validation = SyntheticImages(7, 32, split="validation")
-<<<<<<< HEAD
-    flipped = ResizeRandomCrop(32, flip=True)
-    return ImageDataModule(
-        RandomCrops(num_images), validation, 32, global_batch_size, 4, flipped, num_workers=num_workers
-=======
     transform = ResizeRandomCrop(32, flip=True)
     return ImageDataModule(
         RandomCrops(num_images), validation, 32, global_batch_size, 4, transform, num_workers=num_workers
->>>>>>> resume
     )
 
 
