@@ -8,16 +8,11 @@ python scripts/evaluate.py --table configs/evaluation/table.yaml --output output
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from open_magvit2.common.devices import processes
 from open_magvit2.common.distributed import rank
 from open_magvit2.common.errors import short_errors
-from open_magvit2.data.checking import leave_out_broken
-from open_magvit2.data.dataset import TransformedDataset
-from open_magvit2.data.sources.image_folder import ImageFolder
-from open_magvit2.data.sources.synthetic import SyntheticImages
-from open_magvit2.evaluation import command_line, originals, provenance, table
+from open_magvit2.evaluation import command_line, sources, table
 from open_magvit2.evaluation.report import write
 from open_magvit2.evaluation.run import ImageSource, Setting, evaluate_checkpoint
 
@@ -25,28 +20,27 @@ PROTOCOLS = Path(__file__).resolve().parents[1] / "configs" / "evaluation"
 
 
 def image_source(args: argparse.Namespace) -> ImageSource | None:
-    """The images of the command line in the form that a protocol asks for, or None if there are none."""
+    """The images of the command line, or None if there are none."""
     if args.images:
-        images = ImageFolder(args.images, args.file_list)
-        facts = provenance.folder(args.images, images.relative_paths(), args.file_list, args.fingerprint == "full")
-        facts["skipped"] = leave_out_broken(images, args.num_workers) if args.skip_broken else {}
-        return lambda resize, size: (TransformedDataset(images, originals.make_transform(resize, size)), facts)
-
-    def draw(resize: str, size: tuple[int, int] | None) -> tuple[TransformedDataset, dict[str, Any]]:
-        side = max(size) if size else 128
-        drawn = SyntheticImages(args.built_in, side, split="validation")
-        facts = provenance.drawn(f"SyntheticImages validation {side}", args.built_in)
-        return TransformedDataset(drawn, originals.make_transform(resize, size)), facts
-
-    return None if args.built_in is None else draw
+        full = args.fingerprint == "full"
+        return sources.folder(args.images, args.file_list, args.skip_broken, args.num_workers, full)
+    return None if args.built_in is None else sources.built_in(args.built_in)
 
 
 def main() -> None:
     args, rows = command_line.parse_evaluate(__doc__, PROTOCOLS), []
     with short_errors(), processes(args.device) as device:
-        images, how = image_source(args), (args.limit, args.batch_size, args.num_workers, args.check)
-        rest = {"allow_cross_resolution": args.allow_cross_resolution, "allowed_modules": args.allow_modules}
-        setting = Setting(images, device, *how, **rest) if images else None
+        images = image_source(args)
+        setting = images and Setting(
+            images,
+            device,
+            limit=args.limit,
+            batch_size=args.batch_size,
+            num_workers=args.num_workers,
+            check=args.check,
+            allow_cross_resolution=args.allow_cross_resolution,
+            allowed_modules=args.allow_modules,
+        )
         if args.table:
             rows = table.compare(args.rows, args.output, args.checkpoints, setting, args.kind)
         else:

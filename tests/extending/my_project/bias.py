@@ -1,9 +1,9 @@
 """`bias`: how much brighter reconstructions are than their originals, of values in [-1, 1]."""
 
+from open_magvit2.evaluation.per_image import PerImageMetric
 from torch import Tensor
 
 from open_magvit2.evaluation.metrics import MetricContext
-from open_magvit2.evaluation.per_image import PerImageMetric
 from open_magvit2.protocols import EvaluationBatch
 
 
