@@ -73,7 +73,7 @@ def test_cuda_without_a_gpu_is_refused_first(parse, tmp_path, capsys):
 
 def test_the_protocol_is_read_with_the_flags(tmp_path, capsys):
     assert parse(tmp_path, "--set", "tf32=true").chosen.name == "custom"
-    assert parse(tmp_path, "--image-size", "32x48").image_size == (32, 48)
+    assert parse(tmp_path, "--image-size", "32", "48").image_size == (32, 48)
     changes = parse(tmp_path, "--set", "tf32=true", "--precision", "bf16").chosen.changes
     assert changes == {"name": ["paper", "custom"], "tf32": [False, True], "precision": ["fp32", "bf16"]}
     for flags, words in (
@@ -82,7 +82,7 @@ def test_the_protocol_is_read_with_the_flags(tmp_path, capsys):
         (["--metrics", "psnr,psnr"], "given more than once: psnr"),
         (["--protocol", "papers"], "beside it: llamagen"),
         (["--tokenizer", "open_magvit3"], "available: open_magvit2"),
-        (["--image-size", "32x"], "128x256; got"),
+        (["--image-size", "32", "0"], "image_size must be at least 1, got [32, 0]"),
     ):
         with pytest.raises(SystemExit, match="2"):
             parse(tmp_path, *flags)

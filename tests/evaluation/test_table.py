@@ -165,7 +165,7 @@ def test_the_files_mark_every_figure(place):
         ({"metod": "x"}, "unknown \\['metod'\\]"),
         ({"tokens": None}, "missing \\['tokens'\\]"),
         ({"published": {"fid": 1.0}}, "row 2: no published figure is called \\['fid'\\]"),
-        ({"image_size": "big"}, "row 2: an image size is a side"),
+        ({"image_size": "big"}, "row 2: image_size must be"),
     ],
 )
 def test_a_wrong_row_is_refused_by_name(tmp_path, change, message):

@@ -43,8 +43,8 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
     add("--file-list", help="text file of paths below --images")
     skip = "leave out files that cannot be read, and list them; default: refuse. Decodes every file first, on"
     add("--skip-broken", action="store_true", help=f"{skip} --num-workers processes, with 0 on one a core")
-    size = "side, or height x width (128x256); default: the training's; of a table: its rows of this size"
-    add("--image-size", metavar="SIZE", help=size)
+    size = "side, or height and width; default: the training's; of a table: its rows of this size"
+    add("--image-size", type=int, nargs="+", metavar="SIDE", help=size)
     add("--allow-cross-resolution", action="store_true", help="evaluate at another size than the training's")
     add("--limit", type=int, metavar="N", help="N images evenly spaced; figures are named after it")
     add("--fingerprint", choices=["full", "size-only"], default="full", help="of the images: contents, or sizes alone")
@@ -63,7 +63,7 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
     with short_errors(2):
         args.device = choose_device(args.device)
         check_writable(args.output)
-        args.image_size = None if args.image_size is None else sizes.parse(args.image_size)
+        args.image_size = None if args.image_size is None else sizes.from_plain(args.image_size)
         if args.table:
             args.kind, args.rows = table_rows.load(args.table, protocols, changes, args.metrics, args.image_size)
         else:
@@ -82,9 +82,7 @@ def parse_reconstruct(description: str, arguments: list[str] | None = None) -> a
     _add_allow_modules(parser)
     add("--output", required=True, type=Path, help="folder; a PNG file with --built-in")
     add("--reconstructions", type=Path, metavar="FOLDER", help="write the reconstructions alone here as well")
-    add(
-        "--image-size", metavar="SIZE", help="resize and crop to it as the paper does (256, 128x256); default: as it is"
-    )
+    add("--image-size", type=int, help="resize the shorter side, crop the centre, as the paper does; default: as it is")
     add("--baselines", default="", help="jpeg,bicubic: each in at most as many bits as the tokens")
     add("--tile", type=int, help="side of the tiles for images too large for memory; default: each image whole")
     add("--overlap", type=int, help="of tiles; default: a quarter of the tile")
@@ -107,7 +105,6 @@ def parse_reconstruct(description: str, arguments: list[str] | None = None) -> a
         parser.error(f"with --built-in, --output is a PNG file: {args.output} is a folder")
     with short_errors(2):
         args.device = choose_device(args.device)
-        args.image_size = None if args.image_size is None else sizes.parse(args.image_size)
         for folder in (args.output.parent if args.built_in else args.output, args.reconstructions):
             if folder is not None:
                 check_writable(folder)

@@ -1,28 +1,22 @@
-"""Sizes of images as people write them (256, "128x256", [128, 256]) and as code has them: (height, width)."""
+"""Sizes of images: (height, width) in code, a side or [height, width] in files, "128 x 256" in words."""
 
 from collections.abc import Sequence
+
+from open_magvit2.common.arguments import at_least
 
 ImageSize = tuple[int, int]  # (height, width)
 
 
-def parse(text: str) -> ImageSize:
-    """(height, width) of "256" or "128x256".
-
-    Raises:
-        ValueError: for anything else.
-    """
-    return from_plain([int(side) if side.strip().isdecimal() else 0 for side in text.lower().split("x")])
-
-
 def from_plain(value: int | Sequence[int]) -> ImageSize:
-    """(height, width) of one side, of [side] or of [height, width].
+    """(height, width) of a side, [side] or [height, width].
 
     Raises:
         ValueError: for another number of sides, or a side below 1.
     """
+    at_least(1, image_size=value)
     sides = [value] if isinstance(value, int) else list(value)
-    if len(sides) not in (1, 2) or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"an image size is a side, or height x width, e.g. 256 or 128x256; got {value!r}")
+    if len(sides) > 2:
+        raise ValueError(f"image_size must be a side, or height and width, got {value!r}")
     return sides[0], sides[-1]
 
 

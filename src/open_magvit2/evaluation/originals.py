@@ -13,18 +13,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from open_magvit2.data.transforms import resized_size
 from open_magvit2.evaluation.image_size import ImageSize, from_plain
 from open_magvit2.evaluation.pillow import from_image
 
 
 def bilinear(image: Image.Image, size: ImageSize) -> Image.Image:
     """Open-MAGVIT2's: Pillow's antialiased bilinear filter, torchvision's rule for the longer side."""
-    return image.resize(_longer_truncated(image, size), Image.Resampling.BILINEAR)
+    return image.resize(resized_size(*image.size, size), Image.Resampling.BILINEAR)
 
 
 def bicubic(image: Image.Image, size: ImageSize) -> Image.Image:
     """1d-tokenizer's (TiTok): Pillow's antialiased bicubic filter."""
-    return image.resize(_longer_truncated(image, size), Image.Resampling.BICUBIC)
+    return image.resize(resized_size(*image.size, size), Image.Resampling.BICUBIC)
 
 
 def adm(image: Image.Image, size: ImageSize) -> Image.Image:
@@ -90,14 +91,6 @@ def _resize_and_crop(image: Image.Image, generator: object, resize: str, size: I
 
 def _own_size(image: Image.Image, generator: object) -> Tensor:
     return from_image(image)
-
-
-def _longer_truncated(image: Image.Image, size: ImageSize) -> tuple[int, int]:
-    """New (width, height) that covers the size, the longer side truncated as torchvision does."""
-    (height, width), (own_width, own_height) = size, image.size
-    if width * own_height >= height * own_width:
-        return width, int(width * own_height / own_width)
-    return int(height * own_width / own_height), height
 
 
 def _longer_rounded(image: Image.Image, size: ImageSize) -> tuple[int, int]:
