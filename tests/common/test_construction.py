@@ -1,0 +1,92 @@
+"""Modules are described and rebuilt; a description chooses no code outside this package."""
+
+import pytest
+from torch import nn
+
+from open_magvit2.common.construction import build, check_fulfils, class_path, describe, differences
+from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.protocols import Quantizer
+from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
+
+
+class Part(nn.Module):
+    """Keeps its arguments, one of which is a module."""
+
+    def __init__(self, size: int, inner: nn.Module | None = None, names: tuple[str, ...] = ("a",)) -> None:
+        super().__init__()
+        self.size, self.inner, self.names = size, inner, names
+
+
+class Forgets(nn.Module):
+    """Does not keep its argument."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+
+
+class Swallows(nn.Module):
+    """Takes whatever comes."""
+
+    def __init__(self, **options) -> None:
+        super().__init__()
+
+
+def test_a_tree_of_modules_comes_back():
+    description = describe(Part(3, Part(4, names=("b", "c"))))
+    rebuilt = build(description, allowed_modules=[__name__])
+    assert (rebuilt.size, rebuilt.inner.size, rebuilt.inner.inner) == (3, 4, None)
+    assert describe(rebuilt) == description
+    assert description["init_args"]["inner"]["class_path"] == class_path(Part)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (lambda: Forgets(3), r"Forgets has an argument 'size' but no attribute .* set self.size in __init__"),
+        (lambda: Swallows(a=1), r"Swallows takes \*options: name its arguments"),
+        (lambda: Part(object()), "Part.size is a object"),
+    ],
+)
+def test_modules_that_cannot_be_described_are_named(part, message):
+    with pytest.raises(ValueError, match=message):
+        describe(part())
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ({"class_path": f"{__name__}.Part"}, rf"{__name__}.Part, which is not part of open_magvit2.*--allow-modules"),
+        ({"class_path": "os.system"}, "os.system, which is not part of open_magvit2"),
+        ({"class_path": "open_magvit2.common.files.os"}, "no torch.nn.Module class defined there"),
+        ({"class_path": "open_magvit2.common.errors.UserError"}, "no torch.nn.Module class defined there"),
+        ({"class_path": "open_magvit2.image_tokenizer.model.nn"}, "no torch.nn.Module class defined there"),
+        ({"class_path": "open_magvit2.image_tokenizer.model.LookupFreeQuantizer"}, "no torch.nn.Module class defined"),
+        ({"class_path": "open_magvit2_evil.Part"}, "not part of open_magvit2"),
+        ({"class_path": "open_magvit2.nowhere.Part"}, "does not exist here"),
+        ({"class_path": class_path(LookupFreeQuantizer), "init_args": {"bits": 3}}, r"cannot be built with \['bits'\]"),
+        ({"class_path": 7}, "expected a description with a class_path"),
+        ("Part", "expected a description with a class_path"),
+    ],
+)
+def test_descriptions_choose_no_other_code(description, message):
+    with pytest.raises(ValueError, match=message):
+        build(description)
+
+
+def test_differences_are_paths_with_both_values():
+    first, second = (
+        describe(ImageTokenizer.convolutional(LookupFreeQuantizer(6, temperature=t), 8, (1, 2), 1, 4, adaptive))
+        for t, adaptive in ((0.01, False), (0.02, True))
+    )
+    found = differences(first, second)
+    assert found == [("decoder.adaptive_normalization", False, True), ("quantizer.temperature", 0.01, 0.02)]
+    may_differ = {class_path(LookupFreeQuantizer): ("temperature",)}
+    assert differences(first, second, may_differ) == found[:1]
+    del second["init_args"]["decoder"]["init_args"]["adaptive_normalization"]  # an argument from before it existed
+    assert differences(first, second, may_differ) == []
+
+
+def test_missing_members_of_a_protocol_are_named():
+    check_fulfils(LookupFreeQuantizer(6), Quantizer)
+    with pytest.raises(ValueError, match="Part is no Quantizer: it lacks latent_channels, codebook_size, quantize"):
+        check_fulfils(Part(1), Quantizer)
