@@ -1,6 +1,5 @@
 """From files to batches: images a second on one core by pipeline, how far their pixels are apart, and collation."""
 
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch.utils.data import default_collate
 
 from benchmarks.settings import Row, Settings
 from benchmarks.timing import interleaved
+from open_magvit2.common.images import psnr
 from open_magvit2.data.dataset import ImageDataset, TransformedDataset
 from open_magvit2.data.fast_decoding import FastDecoding
 from open_magvit2.data.sources.cache_building import build, make_plan
@@ -148,7 +148,7 @@ def _distances(dataset: TransformedDataset | None, exact: Sequence[Tensor]) -> R
 
 
 def _psnr(squared_error: float) -> float | str:
-    return 10 * math.log10(255**2 / squared_error) if squared_error else "identical"
+    return psnr(torch.tensor(squared_error), 255.0).item() if squared_error else "identical"
 
 
 def _linked(paths: Sequence[str], folder: Path) -> ImageFolder:

@@ -35,6 +35,16 @@ def to_uint8_truncated(image: Tensor) -> Tensor:
     return _whole(image.detach().to(torch.float32).clamp(-1.0, 1.0).add_(1.0).mul_(0.5).mul_(255.0))
 
 
+def psnr(mean_squared_error: Tensor, value_range: float) -> Tensor:
+    """Peak signal-to-noise ratio in dB, 10 log10(range^2 / MSE); infinite where the error is 0.
+
+    Args:
+        mean_squared_error: any shape, of values whose largest difference is `value_range`.
+        value_range: 255 for 8-bit pixels, 2 for images in [-1, 1].
+    """
+    return 10.0 * torch.log10(value_range**2 / mean_squared_error)
+
+
 def _whole(values: Tensor) -> Tensor:
     """Floats in [0, 255] -> uint8, towards zero; by way of int16, which a CPU converts to four times as fast."""
     return values.to(torch.int16).to(torch.uint8)

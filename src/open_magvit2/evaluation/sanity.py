@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from open_magvit2.common.errors import UserError
+from open_magvit2.common.images import psnr
 from open_magvit2.common.precision import float32
 from open_magvit2.evaluation.batch_invariance import image_by_image
 from open_magvit2.evaluation.features.frechet import frechet_distance, gaussian_of
@@ -221,7 +222,7 @@ def _affine_fit(source: Tensor, target: Tensor) -> tuple[float, float]:
 def _psnr(image: Tensor, reconstruction: Tensor) -> float:
     """Mean over images of the PSNR in dB of floats in [-1, 1], the reconstruction clamped; at most 100."""
     error = (image - reconstruction.clamp(-1.0, 1.0)).square().flatten(1).mean(dim=1).clamp_min(4e-10)
-    return (10.0 * torch.log10(4.0 / error)).mean().item()
+    return psnr(error, 2.0).mean().item()
 
 
 def _distances(image: Tensor, reconstruction: Tensor) -> Tensor:

@@ -153,4 +153,4 @@ def _check_image_size(tokenizer: ImageTokenizer, size: int | Sequence[int]) -> N
 def _psnr(image: Tensor, reconstruction: Tensor) -> Tensor:
     """Mean over images of the PSNR in dB, for the progress bar; evaluation/metrics/psnr.py has the figure to quote."""
     error = (image - at_least_float32(reconstruction.detach()).clamp(-1.0, 1.0)).square().flatten(1).mean(dim=1)
-    return (10.0 * torch.log10(4.0 / error.clamp_min(1e-10))).mean()
+    return images.psnr(error.clamp_min(1e-10), 2.0).mean()

@@ -7,6 +7,7 @@ before): 0.6 to 0.9 dB below the mean of per-image PSNRs. Both follow from the p
 import torch
 from torch import Tensor
 
+from open_magvit2.common.images import psnr
 from open_magvit2.evaluation import pixels
 from open_magvit2.evaluation.batch_invariance import image_by_image
 from open_magvit2.evaluation.per_image_metric import PerImageMetric
@@ -61,7 +62,7 @@ def _sum_of_squares(first: Tensor, second: Tensor) -> tuple[Tensor]:
 
 def decibels(error: Tensor) -> Tensor:
     """PSNR of a mean squared error of 8-bit pixels; infinite where it is 0."""
-    return 10.0 * torch.log10(255.0**2 / error)
+    return psnr(error, 255.0)
 
 
 def psnr_of_groups(errors: Tensor, size: int) -> float:
