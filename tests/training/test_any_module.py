@@ -109,13 +109,6 @@ def test_a_plain_module_trains_with_every_callback_and_resumes_bitwise(tmp_path,
     assert Path(f"{begun.log_dir}/checkpoints/best.ckpt").exists()
 
 
-def test_a_plain_data_module_begins_its_epoch_anew_and_it_is_said_once(tmp_path, caplog):
-    fit(tmp_path, 8, SECTIONS)
-    continued = fit(tmp_path, 18, SECTIONS, "--ckpt_path", "last")
-    assert continued.global_step == 18
-    assert caplog.text.count("Points cannot continue within an epoch") == 1
-
-
 def test_the_example_of_the_documentation_runs_and_continues(tmp_path):
     python, configuration = re.findall(
         r"```(?:python|yaml)\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL
