@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 import torch
-from open_magvit2.benchmark.memory import peak_memory
 
+from benchmarks.memory import peak_memory
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.layers.residual import ResidualBlock
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
