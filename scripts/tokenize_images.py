@@ -16,6 +16,7 @@ from open_magvit2.data.dataset import Source, TransformedDataset, source_paths
 from open_magvit2.data.sources.by_class_path import load_source
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.sources.token_shards import TokenShards
+from open_magvit2.data.streaming import with_length
 from open_magvit2.data.transforms import ResizeCenterCrop, TenCrop
 from open_magvit2.tokens import command_line
 from open_magvit2.tokens.detokenizing import detokenize
@@ -24,7 +25,7 @@ from open_magvit2.tokens.writing import make_index, tokenize
 
 def make_source(args: argparse.Namespace) -> Source:
     if args.source:
-        return load_source(args.source, args.source_args)
+        return with_length(load_source(args.source, args.source_args))
     return ImageFolder(args.images, args.file_list, args.exclude)
 
 

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, IterableDataset
 from open_magvit2.data.dataset import ImageDataset, RawImage, TransformedDataset, source_paths
 from open_magvit2.data.loading import ImageDataModule
 from open_magvit2.data.sources.by_class_path import load_source
-from open_magvit2.data.streaming import TransformedStream
+from open_magvit2.data.streaming import StreamInOrder, TransformedStream
 from open_magvit2.data.transforms import ResizeCenterCrop
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 20, 16, 3), dtype=np.uint8)
@@ -172,3 +172,20 @@ def test_an_endless_stream_without_items_says_so():
     stream = TransformedStream(Stream(1), ResizeCenterCrop(16), 0, 1, 2, is_endless=True)
     with pytest.raises(ValueError, match="Stream has no items for part 1 of 2"):
         next(iter(stream))
+
+
+def test_a_stream_has_a_length_and_items_in_any_order_where_images_are_numbered():
+    class Stream:
+        begun = 0
+
+        def __iter__(self):
+            self.begun += 1
+            return iter(PIXELS)
+
+    stream = Stream()
+    numbered = StreamInOrder(stream)
+    assert len(numbered) == len(PIXELS) == 6
+    order = [0, 1, 4, 5, 2, 3]
+    assert all(np.array_equal(numbered.read(index), PIXELS[index]) for index in order)
+    assert stream.begun == 3  # to count, and for 0 and 2
+    assert numbered.relative_paths()[5] == "Stream[5]"

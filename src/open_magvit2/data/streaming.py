@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from open_magvit2.data.dataset import as_raw_image
+from open_magvit2.data.dataset import as_raw_image, is_stream
 from open_magvit2.data.order import random_stream
 from open_magvit2.data.transforms import Transform
 from open_magvit2.protocols import Sample
@@ -82,3 +82,44 @@ class TransformedStream(IterableDataset[Sample]):
                     f"{type(self.source).__name__} has no items for part {part} of {num_parts}: use fewer devices or "
                     "data.init_args.num_workers"
                 )
+
+
+class StreamInOrder:
+    """A stream as a source with a length, for evaluation and tokenization, which number their images.
+
+    Item i is the i-th of the stream. Asking for a later item reads those between; asking for an earlier one begins the
+    stream anew. A stream without `__len__` is read once to count it.
+
+    Args:
+        source: an iterable that yields the same items every time.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self._length = len(source) if hasattr(source, "__len__") else sum(1 for _ in source)
+        self._items: Iterator[Any] = iter(())
+        self._next = self._length  # index of the next of `_items`
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, index: int) -> Any:
+        """Item `index` in [0, len(self))."""
+        if index < self._next:
+            self._items, self._next = iter(self.source), 0
+        item = next(itertools.islice(self._items, index - self._next, None))
+        self._next = index + 1
+        return item
+
+    def relative_paths(self) -> list[str]:
+        """Names of the items: "MyStream[0]", ..."""
+        return [f"{type(self.source).__name__}[{index}]" for index in range(len(self))]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Iterators cannot be sent to loading processes: each begins the stream by itself."""
+        return {**vars(self), "_items": iter(()), "_next": self._length}
+
+
+def with_length(source: Any) -> Any:
+    """A source with random access as it is, a stream as `StreamInOrder`."""
+    return StreamInOrder(source) if is_stream(source) else source

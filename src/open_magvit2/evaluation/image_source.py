@@ -4,10 +4,11 @@ import argparse
 from typing import Any
 
 from open_magvit2.data.checking import leave_out_broken
-from open_magvit2.data.dataset import Source, TransformedDataset, is_stream, source_paths
+from open_magvit2.data.dataset import Source, TransformedDataset, source_paths
 from open_magvit2.data.sources.by_class_path import load_source
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.sources.synthetic import SyntheticImages
+from open_magvit2.data.streaming import with_length
 from open_magvit2.evaluation import originals, provenance
 from open_magvit2.evaluation.run import ImageSource
 
@@ -19,7 +20,7 @@ def image_source(args: argparse.Namespace) -> ImageSource | None:
         args: `images` (with `file_list`, `fingerprint`, `skip_broken`), `built_in`, or `source` (with `source_args`).
 
     Raises:
-        ValueError: for a source that cannot be built, or one without a length.
+        ValueError: for a source that cannot be built.
     """
     if args.images:
         folder = ImageFolder(args.images, args.file_list)
@@ -27,9 +28,7 @@ def image_source(args: argparse.Namespace) -> ImageSource | None:
         facts["skipped"] = leave_out_broken(folder, args.num_workers) if args.skip_broken else {}
         return _transformed(folder, facts)
     if args.source:
-        source = load_source(args.source, args.source_args)
-        if is_stream(source):
-            raise ValueError(f"{args.source} has no length: an evaluation counts its images. Give it __len__ and read")
+        source = with_length(load_source(args.source, args.source_args))
         return _transformed(
             source, provenance.described(" ".join([args.source, *args.source_args]), source_paths(source))
         )

@@ -1,9 +1,8 @@
 """`bias`: how much brighter reconstructions are than their originals, of values in [-1, 1]."""
 
-from open_magvit2.evaluation.per_image import PerImageMetric
 from torch import Tensor
 
-from open_magvit2.evaluation.metrics import MetricContext
+from open_magvit2.evaluation.per_image_metric import PerImageMetric
 from open_magvit2.protocols import EvaluationBatch
 
 
@@ -12,7 +11,3 @@ class Bias(PerImageMetric):
 
     def measure(self, batch: EvaluationBatch) -> dict[str, Tensor]:
         return {"bias": (batch.output.double() - batch.image.double()).flatten(1).mean(dim=1)}
-
-
-def create(context: MetricContext) -> Bias:
-    return Bias()

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.protocols import CheckpointFacts, SizeRule
+from open_magvit2.protocols import SizeRule
 
 
 class MeanColor(nn.Module):
@@ -38,7 +37,5 @@ class MeanColor(nn.Module):
         return self.detokenize(indices), indices
 
 
-def load(checkpoint: str | Path, **options: Any) -> MeanColor:
-    tokenizer = MeanColor(torch.load(checkpoint, weights_only=True)["levels"])
-    tokenizer.checkpoint_facts = CheckpointFacts(weights="raw")
-    return tokenizer
+def load(checkpoint: str | Path) -> MeanColor:
+    return MeanColor(torch.load(checkpoint, weights_only=True)["levels"])

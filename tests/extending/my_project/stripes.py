@@ -3,12 +3,9 @@
 from collections.abc import Iterator
 
 import numpy as np
-from torch.utils.data import IterableDataset
-
-from open_magvit2.data.dataset import ImageDataset
 
 
-class Stripes(ImageDataset):
+class Stripes:
     """Image `index` is 40 x 48 and has stripes of index + 1 pixels."""
 
     def __init__(self, num_images: int) -> None:
@@ -22,11 +19,11 @@ class Stripes(ImageDataset):
         return np.broadcast_to(row[None, :, None], (40, 48, 3)).astype(np.uint8)
 
 
-class StripeStream(IterableDataset):
+class StripeStream:
     """The same images, one after another."""
 
     def __init__(self, num_images: int) -> None:
         self.images = Stripes(num_images)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return (self.images[index] for index in range(len(self.images)))
+        return (self.images.read(index) for index in range(len(self.images)))
