@@ -12,9 +12,9 @@ from open_magvit2.common.devices import processes
 from open_magvit2.common.distributed import rank
 from open_magvit2.common.errors import short_errors
 from open_magvit2.evaluation import command_line, table
-from open_magvit2.evaluation.image_source import image_source
 from open_magvit2.evaluation.report import write
 from open_magvit2.evaluation.run import Setting, evaluate_checkpoint
+from open_magvit2.evaluation.sources import image_source
 
 PROTOCOLS = Path(__file__).resolve().parents[1] / "configs" / "evaluation"
 

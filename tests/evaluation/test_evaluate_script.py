@@ -85,6 +85,19 @@ def test_own_sizes_a_file_list_and_a_subset(checkpoint, folder, tmp_path):
     assert found["dataset"]["num_files"] == 3
 
 
+def test_any_source_by_its_class_path(checkpoint, folder, tmp_path):
+    """The folder's own class, named by its path: the same figures."""
+    flags = ["--image-size", "32", "40", "--check", "off"]
+    source = ["--source", "open_magvit2.data.sources.image_folder.ImageFolder", "--source-args", f"root={folder}"]
+    by_class = evaluate(checkpoint, tmp_path / "class", *source, *flags)
+    by_folder = evaluate(checkpoint, tmp_path / "folder", "--images", folder, *flags)
+    assert by_class["metrics"] == by_folder["metrics"]
+    assert by_class["protocol"]["image_size"] == [32, 40]
+    assert by_class["tokens_per_image"] == [8, 10]
+    assert by_class["dataset"]["fingerprint_mode"] == "description and names"
+    assert by_class["dataset"]["root"].endswith(f"ImageFolder root={folder}")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -93,7 +106,7 @@ def test_own_sizes_a_file_list_and_a_subset(checkpoint, folder, tmp_path):
         (["--image-size", "32", "--set", "weights=ema"], "holds no EMA weights"),
         (["--image-size", "32", "--metrics", "fid"], "available: "),
         (["--image-size", "30"], "multiples of 4 x 4, got 30 x 30"),
-        (["--image-size", "32", "--protocol", "papers"], "beside it: llamagen"),
+        (["--image-size", "32", "--protocol", "papers"], "available: llamagen"),
     ],
 )
 def test_refusals_name_the_cause(checkpoint, folder, tmp_path, flags, message):

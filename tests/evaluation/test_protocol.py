@@ -16,10 +16,10 @@ from torchvision import transforms
 from open_magvit2.common import environment
 from open_magvit2.data.transforms import ResizeCenterCrop
 from open_magvit2.evaluation import image_size, originals, protocol, provenance, tokenizers
-from open_magvit2.evaluation.loading import EvenSubset
-from open_magvit2.evaluation.loading import make_loader as sharded_loader
 from open_magvit2.evaluation.metrics import available
 from open_magvit2.evaluation.run import Setting, evaluate_tokenizer
+from open_magvit2.evaluation.sources import EvenSubset
+from open_magvit2.evaluation.sources import make_loader as sharded_loader
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "evaluation"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))

@@ -59,6 +59,8 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
     if args.checkpoint and not args.images and not args.source and args.built_in is None:
         parser.error("one of the arguments --images --source --built-in is required with --checkpoint")
     changes = args.set + ([] if args.precision is None else [f"precision={args.precision}"])
+    if not args.images and (args.file_list or args.skip_broken):
+        parser.error("--file-list and --skip-broken need --images")
     args.check = args.check or ("stop" if args.images or args.source else "record")
     with short_errors(2):
         args.device = choose_device(args.device)

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from open_magvit2.data.transforms import resized_size
+from open_magvit2.data.transforms import Picture, resized_size
 from open_magvit2.evaluation.image_size import ImageSize, from_plain
-from open_magvit2.evaluation.pillow import from_image
+from open_magvit2.evaluation.pillow import from_image, to_image
 
 
 def bilinear(image: Image.Image, size: ImageSize) -> Image.Image:
@@ -80,17 +80,21 @@ def make_transform(resize: str, size: int | ImageSize | None) -> Callable[[Image
     return partial(_resize_and_crop, resize=resize, size=from_plain(size))
 
 
-def _resize_and_crop(image: Image.Image, generator: object, resize: str, size: ImageSize) -> Tensor:
+def _resize_and_crop(image: Picture, generator: object, resize: str, size: ImageSize) -> Tensor:
     height, width = size
-    image = RESIZERS[resize](image, size)
+    image = RESIZERS[resize](_as_image(image), size)
     # torchvision rounds the half pixel of an odd margin, the others truncate it.
     margins = (image.width - width) / 2.0, (image.height - height) / 2.0
     left, top = (round(m) if resize in ("bilinear", "bicubic") else int(m) for m in margins)
     return from_image(image.crop((left, top, left + width, top + height)))
 
 
-def _own_size(image: Image.Image, generator: object) -> Tensor:
-    return from_image(image)
+def _own_size(image: Picture, generator: object) -> Tensor:
+    return from_image(_as_image(image))
+
+
+def _as_image(image: Picture) -> Image.Image:
+    return image if isinstance(image, Image.Image) else to_image(torch.from_numpy(np.array(image)))
 
 
 def _longer_rounded(image: Image.Image, size: ImageSize) -> tuple[int, int]:

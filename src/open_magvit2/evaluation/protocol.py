@@ -8,15 +8,15 @@ from typing import Any, get_args
 import yaml
 
 from open_magvit2.common.precision import Precision
-from open_magvit2.evaluation import metrics as metric_modules
+from open_magvit2.evaluation import metrics as metric_table
 from open_magvit2.evaluation.originals import RESIZERS
+from open_magvit2.protocols import Weights
 
-# Figures of the metrics that do not name theirs after themselves, as far as a protocol can quote them.
+# Figures that a protocol can quote, of metrics that do not name theirs after themselves.
 _FIGURES = {
     "psnr": ("psnr_image", "psnr_image_trunc", "psnr_batch4", "psnr_batch8", "psnr_global"),
     "ssim": ("ssim_image", "ssim_paper"),
 }
-_CHOICES = {"resize": ("none", *RESIZERS), "weights": ("ema", "raw"), "precision": get_args(Precision)}
 _QUOTED = ("rfid", "psnr", "ssim")  # fields that name a figure
 
 
@@ -40,7 +40,7 @@ class Protocol:
 
     name: str
     resize: str = "bilinear"
-    weights: str = "ema"
+    weights: Weights = "ema"
     metrics: tuple[str, ...] = ()
     rfid: str | None = "rfid"
     psnr: str | None = "psnr_image"
@@ -61,12 +61,8 @@ class Protocol:
             raise ValueError(f"name={values['name']}: a name cannot be set; a changed protocol is called custom")
         values = _checked(values)
         original = replace(self, **{name: old for name, (old, _) in self.changes.items()}, changes={})
-        used = {f.name: values.get(f.name, getattr(self, f.name)) for f in fields(self)}
-        differences = {
-            name: [getattr(original, name), value]
-            for name, value in used.items()
-            if name not in ("name", "changes") and getattr(original, name) != value
-        }
+        used = {name: values.get(name, getattr(self, name)) for name in _FIELDS}
+        differences = {name: [old, used[name]] for name in _FIELDS if (old := getattr(original, name)) != used[name]}
         if not differences:
             return original if self.changes else self
         return replace(self, **values, name="custom", changes={"name": [original.name, "custom"], **differences})
@@ -99,51 +95,44 @@ class Protocol:
         return asdict(self)
 
 
+_FIELDS = [f.name for f in fields(Protocol) if f.name not in ("name", "changes")]
+
+
 def load(name: str | Path, folder: str | Path) -> Protocol:
-    """Read a protocol.
+    """Read a protocol: a name in the folder of the named ones, or the path of a YAML file.
 
     A name in the folder belongs to the file there: another file under this name either says the same, or its protocol
     becomes "custom" with the differences listed. A name of its own is kept.
 
-    Args:
-        name: of a file `<name>.yaml` in the folder, or the path of a YAML file.
-        folder: of the named protocols.
-
     Raises:
-        FileNotFoundError: naming the protocols beside it.
+        FileNotFoundError: naming the protocols in the folder.
         ValueError: naming the file, for an unknown or a missing field, a value that its field cannot have, or a quoted
             figure that no metric of the protocol yields.
     """
     path = Path(name) if Path(name).suffix == ".yaml" else Path(folder) / f"{name}.yaml"
-    found = _read(path)
-    named = Path(folder) / f"{found.name}.yaml"
+    loaded = _read(path)
+    named = Path(folder) / f"{loaded.name}.yaml"
     if not named.is_file() or named.samefile(path):
-        return found
-    return _read(named).changed(**{f.name: getattr(found, f.name) for f in fields(found) if f.name in _required()})
+        return loaded
+    return _read(named).changed(**{name: getattr(loaded, name) for name in _FIELDS})
 
 
 def _read(path: Path) -> Protocol:
-    """The protocol as its file has it."""
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise FileNotFoundError(f"no protocol at {path}; beside it: {', '.join(known) or 'none'}")
+        raise FileNotFoundError(f"no protocol at {path}; available: {', '.join(known) or 'none'}")
     values = _read_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected the fields of a protocol, got {values!r}: start from a copy of paper.yaml")
     try:
         values = _checked(values)
-        if missing := [field for field in ("name", *_required()) if field not in values]:
+        if missing := [name for name in ("name", *_FIELDS) if name not in values]:
             raise ValueError(f"no value for {', '.join(missing)}: a protocol gives all of its fields")
-        found = Protocol(**values)
-        _check_quoted(found, _QUOTED)
+        protocol = Protocol(**values)
+        _check_quoted(protocol, _QUOTED)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return found
-
-
-def _required() -> list[str]:
-    """The fields that a file gives beside the name."""
-    return [f.name for f in fields(Protocol) if f.name not in ("name", "changes")]
+    return protocol
 
 
 def _read_yaml(text: str, where: str) -> Any:
@@ -154,50 +143,45 @@ def _read_yaml(text: str, where: str) -> Any:
 
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of fields, metrics as a tuple; refused: unknown fields, and values that a field cannot have."""
-    known = ["name", *_required()]
-    unknown = [str(name) for name in values if name not in known]
-    if unknown:
-        raise ValueError(f"a protocol has no field {', '.join(unknown)}; its fields: {', '.join(known)}")
+    """The values of fields, metrics as a tuple; unknown fields and invalid values are refused."""
+    if unknown := [str(name) for name in values if name not in ("name", *_FIELDS)]:
+        raise ValueError(f"a protocol has no field {', '.join(unknown)}; its fields: name, {', '.join(_FIELDS)}")
     for name, value in values.items():
-        if problem := _problem(name, value):
-            raise ValueError(f"{name}: expected {problem}, got {value!r}")
-    if "metrics" not in values:
-        return values
-    metric_modules.check(values["metrics"])
-    return {**values, "metrics": tuple(values["metrics"])}
+        is_valid, expected = _rule(name, value)
+        if not is_valid:
+            raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    if "metrics" in values:
+        metric_table.check(values["metrics"])
+        return {**values, "metrics": tuple(values["metrics"])}
+    return values
 
 
-def _problem(name: str, value: Any) -> str | None:
-    """What a field's value should have been; None where it is right."""
+def _rule(name: str, value: Any) -> tuple[bool, str]:
+    """Whether a field may have a value, and what it may have."""
     if name == "name":
-        right = isinstance(value, str) and value not in ("", "custom")
-        return None if right else "a name other than custom, which changed protocols have"
+        return isinstance(value, str) and value not in ("", "custom"), "a name other than custom"
     if name == "metrics":
-        right = isinstance(value, list | tuple) and value and all(isinstance(metric, str) for metric in value)
-        return None if right else "a list of metrics"
+        is_list = isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(item, str) for item in value)
+        return is_list, "a list of metrics"
     if name == "tf32":
-        return None if isinstance(value, bool) else "true or false"
+        return isinstance(value, bool), "true or false"
     if name in ("num_images", "version"):
-        return None if type(value) is int and value > 0 else "a whole number above 0"
-    choices = _CHOICES.get(name)
-    if choices is None:  # it names a figure
-        figures = [figure for figure in _figures(metric_modules.available()) if figure.startswith(name)]
-        choices = (None, *figures)
-    return None if value in choices else f"one of {', '.join('null' if c is None else c for c in choices)}"
+        return type(value) is int and value > 0, "a whole number above 0"
+    quotable = (None, *(figure for figure in _figures(metric_table.available()) if figure.startswith(name)))
+    choices = {"resize": ("none", *RESIZERS), "weights": get_args(Weights), "precision": get_args(Precision)}
+    choices = choices.get(name, quotable)
+    return value in choices, f"one of {', '.join('null' if choice is None else choice for choice in choices)}"
 
 
 def _figures(metrics: Iterable[str]) -> list[str]:
-    """What metrics yield that a protocol can quote."""
     return [figure for metric in metrics for figure in _FIGURES.get(metric, (metric,))]
 
 
 def _check_quoted(protocol: Protocol, names: Iterable[str]) -> None:
     """Refuse fields, of those named, that quote a figure which no metric of the protocol yields."""
-    figures = _figures(protocol.metrics)
-    for name in names:
+    for name in set(_QUOTED).intersection(names):
         figure = getattr(protocol, name)
-        if name in _QUOTED and figure is not None and figure not in figures:
+        if figure is not None and figure not in _figures(protocol.metrics):
             raise ValueError(
                 f"{name}: {figure} is yielded by none of the metrics {', '.join(protocol.metrics)}: add its metric, or "
                 "quote another figure"

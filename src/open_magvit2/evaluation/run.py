@@ -1,7 +1,7 @@
 """An evaluation under a protocol: a tokenizer and images in, the record of results.json out."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,15 @@ from open_magvit2.evaluation import metrics as metric_table
 from open_magvit2.evaluation import provenance, tokenizers
 from open_magvit2.evaluation.adapters import Bfloat16Tokenizer, PaddedTokenizer
 from open_magvit2.evaluation.image_size import ImageSize
-from open_magvit2.evaluation.loading import EvenSubset, make_loader
 from open_magvit2.evaluation.loop import Check, Evaluation, evaluate
 from open_magvit2.evaluation.metrics import MetricContext
 from open_magvit2.evaluation.protocol import Protocol
 from open_magvit2.evaluation.report.record import envelope
+from open_magvit2.evaluation.sources import EvenSubset, ImageSource, make_loader
 from open_magvit2.protocols import Sample, Tokenizer
 
 logger = logging.getLogger(__name__)
 
-# (a protocol's resize, (height, width) or None) -> Samples in that form, and the dataset's facts for results.json
-ImageSource = Callable[[str, ImageSize | None], tuple[Dataset[Sample], dict[str, Any]]]
 _FEWEST_SIZES = 8  # images of one size that are no coincidence
 
 

@@ -1,8 +1,8 @@
 """One image of any size through a tokenizer: whole, or in overlapping tiles where it is too large for memory.
 
 Group norms take their statistics over everything the network sees: a tile is not reconstructed as the same pixels are
-within the whole image, however wide the overlap. Blending hides the steps between tiles, and `measure_seams` measures
-the cost.
+within the whole image, however wide the overlap. Blending hides the steps between tiles; `measure_seams` measures what
+tiles cost.
 """
 
 import itertools
@@ -71,25 +71,22 @@ def reconstruct(
         ValueError: for pixels of another form, for what `check_tiles` refuses, and for an image larger than the
             fixed size of a tokenizer.
     """
-    _check_pixels(pixels)
-    device = torch.device(device)
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.dtype != torch.uint8 or not pixels.numel():
+        raise ValueError(f"expected one image uint8 [3, H, W], got {pixels.dtype} {tuple(pixels.shape)}")
     rows, columns = _tiles(tokenizer, pixels, tile, overlap)
     height, width = pixels.shape[1:]
     result = torch.empty(pixels.shape, dtype=torch.uint8)
-    band = torch.zeros(3, rows.tile, width)  # the sum so far in the rows of pixels that tiles still come to
+    band = torch.zeros(3, rows.tile, width)  # the sum so far in the rows of pixels that more tiles will reach
     num_tokens = 0
-    for row, top in enumerate(rows.starts):
-        for column, left in enumerate(columns.starts):
+    for (top, row), bottom in zip(rows.placed(), [*rows.starts[1:], height], strict=True):
+        for left, column in columns.placed():
             part = pixels[:, top : top + rows.tile, left : left + columns.tile]
-            piece, num_tokens_of_tile = _through_tokenizer(tokenizer, part, device)
-            num_tokens += num_tokens_of_tile
-            piece_height, piece_width = piece.shape[1:]
-            weights = rows.weights[row, :piece_height, None] * columns.weights[column, :piece_width]
-            band[:, :piece_height, left : left + piece_width] += piece.cpu() * weights
-        bottom = rows.starts[row + 1] if row + 1 < len(rows.starts) else height
-        num_finished = bottom - top
-        result[:, top:bottom] = images.to_uint8(band[:, :num_finished])
-        band = torch.cat([band[:, num_finished:], torch.zeros(3, num_finished, width)], dim=1)
+            piece, indices = _through_tokenizer(tokenizer, part, torch.device(device))
+            num_tokens += indices.numel()
+            high, wide = part.shape[1:]
+            band[:, :high, left : left + wide] += piece.cpu() * (row[:high, None] * column[:wide])
+        result[:, top:bottom] = images.to_uint8(band[:, : bottom - top])
+        band = torch.cat([band[:, bottom - top :], torch.zeros(3, bottom - top, width)], dim=1)
     return Reconstruction(result, num_tokens)
 
 
@@ -103,9 +100,9 @@ def measure_seams(
     near = seams(tokenizer, pixels, tile, overlap)
     if not near.any():
         return None
-    whole = reconstruct(tokenizer, pixels, device=device).pixels
-    tiled = reconstruct(tokenizer, pixels, tile, overlap, device).pixels
-    difference = (whole.to(torch.float64) - tiled.to(torch.float64)).abs()
+    whole = reconstruct(tokenizer, pixels, device=device).pixels.to(torch.float64)
+    tiled = reconstruct(tokenizer, pixels, tile, overlap, device).pixels.to(torch.float64)
+    difference = (whole - tiled).abs()
     at_seams, elsewhere = difference[:, near], difference[:, ~near]
     return SeamError(
         psnr=_psnr(difference),
@@ -113,21 +110,19 @@ def measure_seams(
         psnr_elsewhere=_psnr(elsewhere),
         largest_near=at_seams.max().item(),
         largest_elsewhere=elsewhere.max().item() if elsewhere.numel() else math.nan,
-        psnr_whole=_psnr(whole.to(torch.float64) - pixels.cpu()),
-        psnr_tiled=_psnr(tiled.to(torch.float64) - pixels.cpu()),
+        psnr_whole=_psnr(whole - pixels.cpu()),
+        psnr_tiled=_psnr(tiled - pixels.cpu()),
     )
 
 
 def seams(tokenizer: Tokenizer, pixels: Tensor, tile: int, overlap: int | None = None) -> Tensor:
-    """Which pixels of an image lie near a seam: blended of several tiles, or within one token of such.
-
-    Returns:
-        bool [H, W].
-    """
-    height, width = pixels.shape[1:]
-    rows, columns = _tiles(tokenizer, pixels, tile, overlap)
-    below, right = tokenizer.size_rule.multiple
-    return rows.seams(height, below)[:, None] | columns.seams(width, right)[None, :]
+    """Which pixels of an image lie near a seam: blended of several tiles, or within one token of such; bool [H, W]."""
+    axes = _tiles(tokenizer, pixels, tile, overlap)
+    near = [torch.zeros(length, dtype=torch.bool) for length in pixels.shape[1:]]
+    for along, axis, token in zip(near, axes, tokenizer.size_rule.multiple, strict=True):
+        for previous, start in itertools.pairwise(axis.starts):
+            along[start - token : previous + axis.tile + token] = True
+    return near[0][:, None] | near[1][None, :]
 
 
 class Axis(NamedTuple):
@@ -137,12 +132,9 @@ class Axis(NamedTuple):
     tile: int  # length of every tile; the last may reach beyond the image, into its padding
     weights: Tensor  # float32 [tiles, tile] > 0, adding up to 1 at every pixel
 
-    def seams(self, length: int, margin: int) -> Tensor:
-        """Bool [length]: which pixels lie between the start of a tile and the end of the one before, or near."""
-        near = torch.zeros(length, dtype=torch.bool)
-        for previous, start in itertools.pairwise(self.starts):
-            near[start - margin : previous + self.tile + margin] = True
-        return near
+    def placed(self) -> list[tuple[int, Tensor]]:
+        """(start, weights) of every tile."""
+        return list(zip(self.starts, self.weights, strict=True))
 
 
 def tiles_along(length: int, multiple: int, tile: int, overlap: int) -> Axis:
@@ -159,12 +151,11 @@ def tiles_along(length: int, multiple: int, tile: int, overlap: int) -> Axis:
     # overlap: it is a multiple of the token, and so no step gets longer than tile - overlap.
     num_steps = (padded - tile) // multiple
     starts = [i * num_steps // (number - 1) * multiple for i in range(number)]
-    weights = torch.ones(number, tile)
+    weights, total = torch.ones(number, tile), torch.zeros(padded)
     for i, (previous, start) in enumerate(itertools.pairwise(starts)):
         ramp = ((torch.arange(tile) + 0.5) / max(previous + tile - start, 1)).clamp(max=1.0)
         weights[i] *= ramp.flip(0)
         weights[i + 1] *= ramp
-    total = torch.zeros(padded)
     for start, weight in zip(starts, weights, strict=True):
         total[start : start + tile] += weight
     for start, weight in zip(starts, weights, strict=True):
@@ -182,10 +173,10 @@ def check_tiles(tokenizer: Tokenizer, tile: int, overlap: int | None = None) -> 
     rule = tokenizer.size_rule
     grows = rule.fixed is None and not any(rule.offset) and len(rule.multiple) == 2
     if not grows or len(tokenizer.token_shape(rule.multiple)) < 2:
+        tokens = tokenizer.token_shape(rule.padded((1,) * len(rule.multiple)))
         raise ValueError(
             "tiles need a tokenizer with a grid of tokens that grows with the image; this one takes sizes of "
-            f"{rule} and gives {tokenizer.token_shape(rule.padded((1,) * len(rule.multiple)))} tokens: reconstruct "
-            "whole images"
+            f"{rule} and gives {tokens} tokens: reconstruct whole images"
         )
     multiple = math.lcm(*rule.multiple)
     overlap = tile // 4 // multiple * multiple if overlap is None else overlap
@@ -200,32 +191,23 @@ def check_tiles(tokenizer: Tokenizer, tile: int, overlap: int | None = None) -> 
     return overlap
 
 
-def _tiles(tokenizer: Tokenizer, pixels: Tensor, tile: int | None, overlap: int | None) -> tuple[Axis, Axis]:
+def _tiles(tokenizer: Tokenizer, pixels: Tensor, tile: int | None, overlap: int | None) -> list[Axis]:
     """The tiles along the height and the width of an image."""
-    sides = pixels.shape[1:]
-    if tile is None:  # one tile: the padded image
-        return tuple(Axis([0], side, torch.ones(1, side)) for side in tokenizer.size_rule.padded(sides))
+    rule, sides = tokenizer.size_rule, pixels.shape[1:]
+    if tile is None:
+        return [Axis([0], side, torch.ones(1, side)) for side in rule.padded(sides)]
     overlap = check_tiles(tokenizer, tile, overlap)
-    return tuple(
-        tiles_along(side, multiple, tile, overlap)
-        for side, multiple in zip(sides, tokenizer.size_rule.multiple, strict=True)
-    )
+    return [tiles_along(side, multiple, tile, overlap) for side, multiple in zip(sides, rule.multiple, strict=True)]
 
 
-def _through_tokenizer(tokenizer: Tokenizer, pixels: Tensor, device: torch.device) -> tuple[Tensor, int]:
-    """Reconstruction float32 [3, H, W] of pixels uint8 [3, H, W], not clamped, and the number of tokens."""
+def _through_tokenizer(tokenizer: Tokenizer, pixels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Reconstruction float32 [3, H, W] of pixels uint8 [3, H, W], not clamped, and the indices."""
     height, width = pixels.shape[1:]
-    padded_height, padded_width = tokenizer.size_rule.padded((height, width))
-    image = images.to_float(pixels.to(device))[None]
-    image = F.pad(image, (0, padded_width - width, 0, padded_height - height), mode="replicate")
+    below, right = (p - s for p, s in zip(tokenizer.size_rule.padded((height, width)), (height, width), strict=True))
+    image = F.pad(images.to_float(pixels.to(device))[None], (0, right, 0, below), mode="replicate")
     with float32(device.type):
         reconstruction, indices = tokenizer.reconstruct(image)
-    return reconstruction[0, :, :height, :width].to(torch.float32), indices[0].numel()
-
-
-def _check_pixels(pixels: Tensor) -> None:
-    if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.dtype != torch.uint8 or not pixels.numel():
-        raise ValueError(f"expected one image uint8 [3, H, W], got {pixels.dtype} {tuple(pixels.shape)}")
+    return reconstruction[0, :, :height, :width].to(torch.float32), indices[0]
 
 
 def _psnr(difference: Tensor) -> float:

@@ -103,31 +103,3 @@ QUALIFIERS = {
     "psnr_batch8": "batch of 8",
     "psnr_global": "all images at once",
 }
-
-# What a figure means and which direction is better; the rest of the names explain themselves.
-MEANINGS = {
-    "rfid": "Frechet distance to the originals, lower is better",
-    "rfid_u8": "the same on 8-bit pixels",
-    "rfid_tf": "the same, 8-bit pixels and TensorFlow's resize",
-    "ris": "Inception score of the reconstructions",
-    "psnr_image": "dB, mean over images: the one to quote",
-    "psnr_image_trunc": "dB, mean over images, truncated pixels",
-    "psnr_batch4": "dB, one error per 4 images, as in the paper",
-    "psnr_batch8": "dB, one error per 8 images",
-    "psnr_global": "dB, one error over all images",
-    "ssim_image": "rounded pixels, higher is better",
-    "ssim_paper": "truncated pixels, as in the paper",
-    "lpips_alex": "AlexNet, lower is better",
-    "lpips_vgg": "VGG-16, lower is better",
-    "l1": "mean absolute error on [-1, 1]",
-    "mse": "mean squared error on [-1, 1]",
-    "clamp_fraction": "share of values outside [-1, 1]",
-    "bits_per_pixel": "cost of the tokens",
-    "codebook_utilization": "share of the codes that occur",
-    "codebook_used": "codes that occur",
-    "codebook_entropy": "bits a token carries, by its frequency alone",
-    "codebook_perplexity": "codes of a uniform codebook of that entropy",
-    "codebook_bit_balance": "rarer value of the least balanced bit, 0.5 is best",
-    "codebook_bit_entropy": "bits a single bit carries, 1 is best",
-    "codebook_bit_mutual_information": "bits that two bits share, 0 is best",
-}

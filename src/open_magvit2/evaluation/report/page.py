@@ -6,18 +6,21 @@ is written, because no other command needs them.
 
 import json
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from torch import Tensor
 
 from open_magvit2.evaluation.report import charts, markdown
 from open_magvit2.evaluation.report.gallery import AMPLIFICATION, Picture, png_address
-from open_magvit2.evaluation.report.kinds import KINDS, MEANINGS, Kind, checkpoint_name, figure_name
+from open_magvit2.evaluation.report.kinds import KINDS, Kind, checkpoint_name, figure_name
 from open_magvit2.evaluation.report.record import doubts, figure, image_count
 
 if TYPE_CHECKING:
     import jinja2
 
+_TEMPLATES = Path(__file__).parent / "templates"
 _FOLDED = ("protocol", "dataset", "model", "metric_weights", "runtime", "versions", "git", "command", "sanity")
 
 
@@ -81,12 +84,12 @@ def render_table(kind: Kind, rows: list[dict[str, Any]], created: str) -> str:
 def _environment() -> "jinja2.Environment":
     import jinja2
 
-    loader = jinja2.PackageLoader("open_magvit2.evaluation.report")
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"breakable": _breakable, "number": _number, "png": png_address}
-    environment.globals["meanings"] = MEANINGS
+    environment.globals["meanings"] = yaml.safe_load((_TEMPLATES / "meanings.yaml").read_text(encoding="utf-8"))
     return environment
 
 
