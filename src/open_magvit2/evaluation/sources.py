@@ -41,7 +41,9 @@ def image_source(args: argparse.Namespace) -> ImageSource | None:
         return _transformed(folder, facts)
     if args.source:
         source = with_length(load_source(args.source, args.source_args))
-        return _transformed(source, provenance.described(" ".join([args.source, *args.source_args]), source_paths(source)))
+        return _transformed(
+            source, provenance.described(" ".join([args.source, *args.source_args]), source_paths(source))
+        )
     return None if args.built_in is None else lambda resize, size: _drawn(args.built_in, resize, size)
 
 
