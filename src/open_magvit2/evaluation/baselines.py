@@ -1,9 +1,10 @@
-"""What JPEG and bicubic reduction make of an image within the bits of its tokens: baselines for a reconstruction.
+"""JPEG and bicubic reduction of an image within the bits of its tokens: baselines for a reconstruction.
 
-Tokens cost log2(codebook_size) bits each, without entropy coding. A JPEG file counts with all it holds, its headers
-included: some 300 bytes, which is most of the budget of a small image and little of a large one.
+Tokens cost log2(codebook_size) bits each, without entropy coding. A JPEG file counts with its headers: some 300 bytes,
+which is most of the budget of a small image and little of a large one.
 """
 
+import bisect
 import io
 import math
 from collections.abc import Callable
@@ -33,15 +34,11 @@ def token_bits(num_tokens: int, codebook_size: int) -> float:
 
 
 def jpeg(pixels: Tensor, max_bits: float) -> Baseline | None:
-    """The best JPEG of at most so many bits; None if there is none.
+    """The best JPEG of an image uint8 [3, H, W] with at most so many bits, headers included; None if there is none.
 
-    At low rates JPEG of a reduced image beats a low quality at full size. So the image is tried at full size and at
-    some smaller ones, each at the highest quality that fits, and the one with the best PSNR is taken: what a careful
-    user of JPEG would do. Chroma is halved as usual (4:2:0), Huffman tables are optimised.
-
-    Args:
-        pixels: uint8 [3, H, W].
-        max_bits: size of the file at most, headers included.
+    At low rates JPEG of a reduced image beats a low quality at full size. Therefore the image is tried at several
+    sizes, each at the highest quality that fits, and the best PSNR wins. Chroma is halved as usual (4:2:0), Huffman
+    tables are optimised.
     """
     original = to_image(pixels)
     best, best_psnr = None, -math.inf
@@ -53,31 +50,19 @@ def jpeg(pixels: Tensor, max_bits: float) -> Baseline | None:
             continue
         file = jpeg_file(reduced, quality)
         decoded = Image.open(io.BytesIO(file)).convert("RGB")
-        result = from_image(
-            decoded if size == original.size else decoded.resize(original.size, Image.Resampling.BICUBIC)
-        )
-        decoded_psnr = psnr(pixels, result)
-        if decoded_psnr > best_psnr:
+        if size != original.size:
+            decoded = decoded.resize(original.size, Image.Resampling.BICUBIC)
+        result = from_image(decoded)
+        if (decoded_psnr := psnr(pixels, result)) > best_psnr:
             settings = f"quality {quality} at {size[0]} x {size[1]}"
             best, best_psnr = Baseline(result, 8 * len(file), settings), decoded_psnr
     return best
 
 
 def highest_quality(image: Image.Image, max_bits: float) -> int | None:
-    """The quality whose file has at most so many bits while the next one's has more; None if quality 1 has more.
-
-    Found by bisection: a few files instead of a hundred.
-    """
-    if 8 * len(jpeg_file(image, QUALITIES[0])) > max_bits:
-        return None
-    fits, too_large = QUALITIES[0], QUALITIES[-1] + 1
-    while too_large - fits > 1:
-        middle = (fits + too_large) // 2
-        if 8 * len(jpeg_file(image, middle)) <= max_bits:
-            fits = middle
-        else:
-            too_large = middle
-    return fits
+    """The quality whose file has at most so many bits while the next one's has more; None if quality 1 has more."""
+    number = bisect.bisect_right(QUALITIES, max_bits, key=lambda quality: 8 * len(jpeg_file(image, quality)))
+    return QUALITIES[number - 1] if number else None
 
 
 def jpeg_file(image: Image.Image, quality: int) -> bytes:
@@ -88,9 +73,9 @@ def jpeg_file(image: Image.Image, quality: int) -> bytes:
 
 
 def bicubic(pixels: Tensor, max_bits: float) -> Baseline | None:
-    """The image reduced until its raw 8-bit RGB pixels have at most so many bits, and enlarged again; both bicubic.
+    """An image uint8 [3, H, W] reduced until its raw 8-bit RGB pixels have at most so many bits, and enlarged again.
 
-    None if not even one pixel fits.
+    Both are bicubic; None if not even one pixel fits.
     """
     original = to_image(pixels)
     num_pixels = int(max_bits // 24)
@@ -113,11 +98,7 @@ def psnr(first: Tensor, second: Tensor) -> float:
 
 
 def parse(words: str) -> list[str]:
-    """Names of baselines separated by commas, e.g. "jpeg,bicubic"; none of an empty string.
-
-    Raises:
-        ValueError: for a name that is none of `BASELINES`.
-    """
+    """Names of baselines separated by commas, e.g. "jpeg,bicubic"; a ValueError for one that is unknown."""
     names = [name.strip() for name in words.split(",") if name.strip()]
     if unknown := [name for name in names if name not in BASELINES]:
         raise ValueError(f"no baseline is called {', '.join(unknown)}; available: {', '.join(BASELINES)}")

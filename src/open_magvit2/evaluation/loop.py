@@ -27,35 +27,20 @@ _NUM_CHECKED = 16  # images of each rank that are checked before the long run
 
 @dataclass
 class Evaluation:
-    """The result of a pass over a dataset, over all ranks.
+    """The result of a pass over a dataset, over all ranks."""
 
-    Attributes:
-        metrics: the figures of all metrics by their own names.
-        standard_errors: of those figures that are means over images.
-        rows: per-image columns, float64 [N] each, in the dataset's order.
-        details: per metric, tensors that a report draws beside the figures.
-        num_images: N.
-        token_axes: number of axes of an image's indices: 1 for a sequence, 2 for a grid; None without tokens.
-        tokens_per_image: the shape of an image's indices, e.g. [16, 16]; None where images differ in size.
-        image_size: [H, W] of the evaluated images; None where they differ.
-        seconds: of the loop, without the final computation.
-        compute_seconds: of the final computation (the matrix root of rFID, for one).
-        images_per_s: N / seconds, over all ranks.
-        sanity: findings of the first-batch checks; empty when they were not asked for.
-    """
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    standard_errors: dict[str, float] = field(default_factory=dict)
-    rows: dict[str, Tensor] = field(default_factory=dict)
-    details: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)  # the figures of all metrics by their own names
+    standard_errors: dict[str, float] = field(default_factory=dict)  # of those that are means over images
+    rows: dict[str, Tensor] = field(default_factory=dict)  # per-image columns float64 [N], in the dataset's order
+    details: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # by metric, what a report draws besides
     num_images: int = 0
-    token_axes: int | None = None
-    tokens_per_image: list[int] | None = None
-    image_size: list[int] | None = None
-    seconds: float = 0.0
-    compute_seconds: float = 0.0
-    images_per_s: float = 0.0
-    sanity: dict[str, Any] = field(default_factory=dict)
+    token_axes: int | None = None  # of an image's indices: 1 for a sequence, 2 for a grid; None without tokens
+    tokens_per_image: list[int] | None = None  # shape of an image's indices; None where images differ in size
+    image_size: list[int] | None = None  # [H, W]; None where images differ
+    seconds: float = 0.0  # of the loop
+    compute_seconds: float = 0.0  # of the final computation (the matrix root of rFID, for one)
+    images_per_s: float = 0.0  # of the loop, over all ranks
+    sanity: dict[str, Any] = field(default_factory=dict)  # findings of the first-batch checks, if there were any
 
 
 @torch.inference_mode()

@@ -29,30 +29,17 @@ _FEWEST_SIZES = 8  # images of one size that are no coincidence
 
 @dataclass(frozen=True)
 class Setting:
-    """On what and where tokenizers are evaluated, whichever they are.
+    """On what and where tokenizers are evaluated, whichever they are."""
 
-    Attributes:
-        images: makes the dataset in the form that a protocol asks for. Its facts are as `provenance.folder` gives them;
-            they must name the content, since moments of the images are kept under them.
-        device: to run on.
-        limit: evaluate so many images, evenly spaced; all figures are then named after it (rfid_5k).
-        batch_size: images at once on each rank.
-        num_workers: loading processes of each rank.
-        check: what to do if the first images look wrong, see `loop.evaluate`.
-        progress: draw a progress bar.
-        allow_cross_resolution: evaluate a tokenizer at another size than it was trained at.
-        allowed_modules: Python modules outside this package from which a checkpoint may name classes.
-    """
-
-    images: ImageSource
+    images: ImageSource  # its facts must name the content: moments of the images are kept under them
     device: torch.device
-    limit: int | None = None
-    batch_size: int = 16
-    num_workers: int = 0
-    check: Check = "stop"
+    limit: int | None = None  # evaluate so many images, evenly spaced; figures are then named after it (rfid_5k)
+    batch_size: int = 16  # images at once on each rank
+    num_workers: int = 0  # loading processes of each rank
+    check: Check = "stop"  # what to do if the first images look wrong, see `loop.evaluate`
     progress: bool = True
-    allow_cross_resolution: bool = False
-    allowed_modules: Sequence[str] = ()
+    allow_cross_resolution: bool = False  # evaluate a tokenizer at another size than it was trained at
+    allowed_modules: Sequence[str] = ()  # from which a checkpoint may name classes, besides this package
 
 
 @dataclass

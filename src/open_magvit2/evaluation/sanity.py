@@ -20,8 +20,7 @@ from open_magvit2.evaluation.metrics.rfid import ReconstructionFID
 from open_magvit2.evaluation.per_image_metric import PerImageMetric
 from open_magvit2.protocols import EvaluationBatch, Metric, Tokenizer
 
-# PSNR above that of the mean colour: a reconstruction below it is worth less than a grey square.
-_MARGIN_DECIBELS = 3.0
+_MARGIN_DECIBELS = 3.0  # PSNR above that of the mean colour: less is worth no more than a grey square
 _LARGEST_CLAMP_FRACTION = 0.2
 _FEWEST_IMAGES = 4
 _LOWEST_PAIR_MATCH = 0.8
@@ -44,27 +43,16 @@ class SanityError(UserError):
 
 @dataclass
 class Sanity:
-    """Findings of the checks; `warnings` and `errors` name likely causes in words.
+    """Findings of the checks; `warnings` and `errors` name likely causes in words."""
 
-    Attributes:
-        finite: all reconstructions are finite.
-        clamp_fraction: share of their values outside [-1, 1].
-        psnr: mean over the images, of the clamped reconstructions.
-        psnr_vs_mean_image_db: that, minus the PSNR of a plain square in the mean colour of the batch.
-        pair_match: share of reconstructions whose nearest original is their own.
-        likely_cause: key of the explanation, where a check failed and one was found.
-        indices_in_range: all indices are in [0, codebook_size).
-        indices_roundtrip: decoding the indices gives the same reconstruction; None where it could not be tried.
-    """
-
-    finite: bool = True
-    clamp_fraction: float = 0.0
-    psnr: float = 0.0
-    psnr_vs_mean_image_db: float = 0.0
-    pair_match: float = 0.0
-    likely_cause: str = ""
-    indices_in_range: bool = True
-    indices_roundtrip: bool | None = None
+    finite: bool = True  # all reconstructions are
+    clamp_fraction: float = 0.0  # share of their values outside [-1, 1]
+    psnr: float = 0.0  # mean over the images, of the clamped reconstructions
+    psnr_vs_mean_image_db: float = 0.0  # that, minus the PSNR of a plain square in the mean colour of the batch
+    pair_match: float = 0.0  # share of reconstructions whose nearest original is their own
+    likely_cause: str = ""  # key of the explanation, where a check failed and one was found
+    indices_in_range: bool = True  # all are in [0, codebook_size)
+    indices_roundtrip: bool | None = None  # decoding them gives the reconstruction; None where it could not be tried
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
@@ -75,24 +63,19 @@ class Sanity:
 
 @torch.no_grad()
 def check_first_batch(tokenizer: Tokenizer, image: Tensor) -> Sanity:
-    """Reconstruct a batch and look for the known mistakes.
+    """Reconstruct a batch and look for the known mistakes; without `errors` the run may go on.
 
     Args:
         tokenizer: on the images' device.
         image: float [B, 3, H, W] in [-1, 1], of different pictures; eight or more tell most.
-
-    Returns:
-        the findings; `errors` is empty if the run may go on.
     """
     sanity = Sanity()
     with float32(image.device.type):
         reconstruction, indices = image_by_image(tokenizer.reconstruct, image)
         reconstruction = reconstruction.to(torch.float32)
         if reconstruction.shape != image.shape:
-            sanity.errors.append(
-                f"the tokenizer made {tuple(reconstruction.shape)} of images {tuple(image.shape)}: it takes sizes "
-                f"of {tokenizer.size_rule}"
-            )
+            shapes = f"{tuple(reconstruction.shape)} of images {tuple(image.shape)}"
+            sanity.errors.append(f"the tokenizer made {shapes}: it takes sizes of {tokenizer.size_rule}")
             return sanity
         sanity.finite = bool(reconstruction.isfinite().all())
         if not sanity.finite:
@@ -129,11 +112,9 @@ def check_metrics(metrics: dict[str, Metric], image: Tensor) -> list[str]:
 
 def check_utilization(utilization: float, num_tokens: int) -> list[str]:
     """A warning if almost no codes are used over many tokens."""
-    if utilization < 0.01 and num_tokens > 1_000_000:
-        return [
-            f"{utilization:.2%} of the codes are used by {num_tokens:,} tokens: a collapsed codebook or wrong weights"
-        ]
-    return []
+    if utilization >= 0.01 or num_tokens <= 1_000_000:
+        return []
+    return [f"{utilization:.2%} of the codes are used by {num_tokens:,} tokens: a collapsed codebook or wrong weights"]
 
 
 def _check_indices(sanity: Sanity, tokenizer: Tokenizer, reconstruction: Tensor, indices: Tensor) -> None:
@@ -141,10 +122,8 @@ def _check_indices(sanity: Sanity, tokenizer: Tokenizer, reconstruction: Tensor,
     lowest, highest = int(indices.min()), int(indices.max())
     sanity.indices_in_range = lowest >= 0 and highest < tokenizer.codebook_size
     if not sanity.indices_in_range:
-        sanity.errors.append(
-            f"indices from {lowest} to {highest} are outside [0, {tokenizer.codebook_size}): "
-            "the codebook size is not the model's"
-        )
+        beyond = f"indices from {lowest} to {highest} are outside [0, {tokenizer.codebook_size})"
+        sanity.errors.append(f"{beyond}: the codebook size is not the model's")
         return
     (decoded,) = image_by_image(lambda part: (tokenizer.detokenize(part).to(torch.float32),), indices)
     if decoded.shape != reconstruction.shape:
@@ -153,36 +132,32 @@ def _check_indices(sanity: Sanity, tokenizer: Tokenizer, reconstruction: Tensor,
     sanity.indices_roundtrip = error <= _ROUNDTRIP_TOLERANCE
     if not sanity.indices_roundtrip:
         sanity.errors.append(
-            f"decoding the indices gives another image than reconstruct() (difference up to {error:.3g}): "
-            "the bits of an index are written in one order and read in another, or the two use different weights"
+            f"decoding the indices gives another image than reconstruct() (difference up to {error:.3g}): the bits of "
+            "an index are written in one order and read in another, or the two use different weights"
         )
 
 
 def _check_pairs(sanity: Sanity, image: Tensor, reconstruction: Tensor) -> None:
-    """Do the reconstructions resemble their originals, and if not, what would make them?"""
+    """Whether the reconstructions resemble their originals, and if not, what would make them."""
     sanity.clamp_fraction = (reconstruction.abs() > 1.0).float().mean().item()
     sanity.psnr = _psnr(image, reconstruction)
     baseline = _psnr(image, image.mean(dim=(0, 2, 3), keepdim=True).expand_as(image))
     sanity.psnr_vs_mean_image_db = sanity.psnr - baseline
     distances = _distances(image, reconstruction)
     # A dataset may hold a picture twice: its own original need not be the only nearest one.
-    matches = distances.diagonal() <= distances.min(dim=1).values
-    sanity.pair_match = matches.float().mean().item()
+    sanity.pair_match = (distances.diagonal() <= distances.min(dim=1).values).float().mean().item()
     if sanity.clamp_fraction > _LARGEST_CLAMP_FRACTION:
-        sanity.warnings.append(
-            f"{sanity.clamp_fraction:.0%} of the reconstructed values lie outside [-1, 1]: another value range?"
-        )
-    bad = sanity.psnr_vs_mean_image_db < _MARGIN_DECIBELS or sanity.pair_match < _LOWEST_PAIR_MATCH
-    sanity.likely_cause, text, undone_psnr = _best_explanation(image, reconstruction)
+        share = f"{sanity.clamp_fraction:.0%} of the reconstructed values lie outside [-1, 1]"
+        sanity.warnings.append(f"{share}: another value range?")
+    cause, text, undone_psnr = _best_explanation(image, reconstruction, distances)
     if undone_psnr > max(sanity.psnr, baseline) + _MARGIN_DECIBELS:
+        sanity.likely_cause = cause
         sanity.errors.append(f"{text} (undoing that raises PSNR from {sanity.psnr:.1f} to {undone_psnr:.1f} dB)")
         return
-    sanity.likely_cause = ""
-    if bad:
+    mismatched = sanity.pair_match < _LOWEST_PAIR_MATCH
+    if mismatched or sanity.psnr_vs_mean_image_db < _MARGIN_DECIBELS:
         # One or two pictures may be flatter than any tokenizer is good.
-        (
-            sanity.errors if len(image) >= _FEWEST_IMAGES or sanity.pair_match < _LOWEST_PAIR_MATCH else sanity.warnings
-        ).append(
+        (sanity.errors if mismatched or len(image) >= _FEWEST_IMAGES else sanity.warnings).append(
             f"reconstructions do not resemble their originals: PSNR {sanity.psnr:.1f} dB, "
             f"{sanity.psnr_vs_mean_image_db:+.1f} dB against a plain mean colour, {sanity.pair_match:.0%} of them "
             "nearest to their own original. Wrong or untrained weights, or EMA weights that were never filled?"
@@ -191,32 +166,23 @@ def _check_pairs(sanity: Sanity, image: Tensor, reconstruction: Tensor) -> None:
         sanity.warnings.append("one image in the first batch: whether pairs are shuffled cannot be told")
 
 
-def _best_explanation(image: Tensor, reconstruction: Tensor) -> tuple[str, str, float]:
+def _best_explanation(image: Tensor, reconstruction: Tensor, distances: Tensor) -> tuple[str, str, float]:
     """The mistake whose inverse brings the reconstructions closest to their originals: key, description, PSNR then."""
-    candidates: dict[str, tuple[str, Tensor]] = {}
-    for key, (text, undo) in _EXPLANATIONS.items():
-        undone = undo(reconstruction)
-        if undone.shape == image.shape:
-            candidates[key] = (text, undone)
-    nearest = _distances(image, reconstruction).argmin(dim=1)
+    candidates = {key: (text, undo(reconstruction)) for key, (text, undo) in _EXPLANATIONS.items()}
+    candidates = {key: candidate for key, candidate in candidates.items() if candidate[1].shape == image.shape}
+    nearest = distances.argmin(dim=1)
     if len(nearest.unique()) == len(image):
         text = "reconstructions are paired with the wrong originals: the order changed on the way"
         candidates["shuffled"] = (text, reconstruction[nearest.argsort()])
     # Last, so that the named causes win where they explain as much: any other scale and offset, by least squares.
-    scale, offset = _affine_fit(reconstruction, image)
+    x, y = reconstruction.to(torch.float64), image.to(torch.float64)
+    scale = (((x - x.mean()) * (y - y.mean())).mean() / x.var(correction=0).clamp_min(1e-12)).item()
+    offset = (y.mean() - scale * x.mean()).item()
     text = f"the reconstruction has another value range: {scale:.3g} x + {offset:.3g} fits the images"
     candidates["range"] = (text, scale * reconstruction + offset)
     scores = {key: _psnr(image, undone) for key, (_, undone) in candidates.items()}
     best = max(scores, key=lambda key: scores[key] - (_MARGIN_DECIBELS if key == "range" else 0.0))
     return best, candidates[best][0], scores[best]
-
-
-def _affine_fit(source: Tensor, target: Tensor) -> tuple[float, float]:
-    """Scale and offset that bring source closest to target in the mean square."""
-    x, y = source.to(torch.float64), target.to(torch.float64)
-    variance = x.var(correction=0).clamp_min(1e-12)
-    scale = ((x - x.mean()) * (y - y.mean())).mean() / variance
-    return scale.item(), (y.mean() - scale * x.mean()).item()
 
 
 def _psnr(image: Tensor, reconstruction: Tensor) -> float:

@@ -15,33 +15,19 @@ from open_magvit2.evaluation.report.kinds import KINDS, Kind
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table's YAML file.
-
-    Attributes:
-        method: name.
-        image_size: of the images that the figures are of; in the file a side or [height, width].
-        protocol: to measure it by.
-        facts: the columns of the kind that hold no figure; in the file beside the other fields.
-        published: the published figures by name; null or left out: none was published.
-        remark: on the published figures.
-        checkpoint: name of the file; None if it has none.
-        never_released: whether the weights were never published.
-        family: of `evaluation.tokenizers`; None: not written yet.
-        cross_resolution: whether the tokenizer was trained at another size, and the row means it.
-        weights: "ema" or "raw"; None: as the protocol says.
-    """
+    """One row of a table's YAML file."""
 
     method: str
-    image_size: ImageSize
-    protocol: Protocol
-    facts: dict[str, Any]
-    published: dict[str, float | None] = field(default_factory=dict)
-    remark: str = ""
-    checkpoint: str | None = None
-    never_released: bool = False
-    family: str | None = None
-    cross_resolution: bool = False
-    weights: str | None = None
+    image_size: ImageSize  # of the images that the figures are of; in the file a side or [height, width]
+    protocol: Protocol  # to measure it by; in the file its name
+    facts: dict[str, Any]  # columns of the kind that hold no figure; in the file beside the other fields
+    published: dict[str, float | None] = field(default_factory=dict)  # figures by name; null: none was published
+    remark: str = ""  # on the published figures
+    checkpoint: str | None = None  # name of the file
+    never_released: bool = False  # the weights were never published
+    family: str | None = None  # of `evaluation.tokenizers`; None: not written yet
+    cross_resolution: bool = False  # the tokenizer was trained at another size, and the row means it
+    weights: str | None = None  # "ema" or "raw"; None: as the protocol says
 
     @property
     def size(self) -> ImageSize | None:

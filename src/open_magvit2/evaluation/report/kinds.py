@@ -14,39 +14,25 @@ from typing import Any
 class Column:
     """A column of a row and of a table.
 
-    Attributes:
-        name: of the value in a table's YAML and JSON. A figure is measured under this name, or under the one that the
-            protocol gives for it (psnr: psnr_batch4).
-        title: heading.
-        form: how a value is written, e.g. "{:.2f}".
-        optional: a YAML row may leave it out.
+    A figure is measured under the column's name, or under the one that the protocol gives for it (psnr: psnr_batch4).
     """
 
-    name: str
-    title: str
-    form: str = "{}"
-    optional: bool = False
+    name: str  # of the value in a table's YAML and JSON
+    title: str  # heading
+    form: str = "{}"  # how a value is written, e.g. "{:.2f}"
+    optional: bool = False  # a YAML row may leave it out
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How records of a kind are shown.
+    """How records of a kind are shown."""
 
-    Attributes:
-        title: of its pages, behind the method.
-        table_title: of a comparison.
-        facts: columns of what was evaluated.
-        figures: columns of figures, published or measured.
-        cards: figures that a page shows large beside those of the columns.
-        describe: the values of `facts` that a record tells.
-    """
-
-    title: str
-    table_title: str
-    facts: tuple[Column, ...]
-    figures: tuple[Column, ...]
-    cards: tuple[str, ...]
-    describe: Callable[[dict[str, Any]], dict[str, Any]]
+    title: str  # of its pages, behind the method
+    table_title: str  # of a comparison
+    facts: tuple[Column, ...]  # columns of what was evaluated
+    figures: tuple[Column, ...]  # columns of figures, published or measured
+    cards: tuple[str, ...]  # figures that a page shows large besides those of the columns
+    describe: Callable[[dict[str, Any]], dict[str, Any]]  # the values of `facts` that a record tells
 
     @property
     def titles(self) -> list[str]:
