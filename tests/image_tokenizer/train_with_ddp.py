@@ -13,6 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from open_magvit2.common.distributed import all_gather_object
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.evaluation.metrics.ssim import SSIM
+from open_magvit2.protocols import EvaluationBatch
 from open_magvit2.training.compilation import compile_networks
 from open_magvit2.training.data_parallel import register_ddp
 from open_magvit2.training.ema import ExponentialMovingAverage
@@ -54,8 +55,8 @@ class CountImages:
     def reset(self) -> None:
         self.seen: list[int] = []
 
-    def update(self, image, reconstruction, indices, sample_index):
-        self.seen += sample_index.tolist()
+    def update(self, batch: EvaluationBatch) -> None:
+        self.seen += batch.index.tolist()
 
     def compute(self) -> dict[str, float]:
         seen = [index for shard in all_gather_object(self.seen) for index in shard]
