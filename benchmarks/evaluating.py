@@ -10,7 +10,6 @@ from benchmarks.timing import clock_name, interleaved
 from open_magvit2.evaluation import metrics as metric_modules
 from open_magvit2.evaluation.loop import evaluate
 from open_magvit2.evaluation.metrics import MetricContext
-from open_magvit2.protocols import Sample
 
 TITLE = "Evaluation"
 
@@ -28,7 +27,7 @@ def _model(case: subjects.Case, settings: Settings) -> Row:
     number, batch = (256, 32) if settings.full else (8, 4)
     pixels = subjects.make_pixels(number, case.image_size, torch.device("cpu"))
     loader = [
-        Sample(image=pixels[i : i + batch], label=-1, path="", index=torch.arange(i, i + batch))
+        {"image": pixels[i : i + batch], "path": [""] * batch, "index": torch.arange(i, i + batch)}
         for i in range(0, number, batch)
     ]
     tokenizer = subjects.make_tokenizer(case, settings.device)
