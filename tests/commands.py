@@ -1,9 +1,13 @@
 """Run a command as a user would, for the tests of scripts."""
 
+import contextlib
+import io
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,3 +26,15 @@ def run(*command, folder=ROOT, check=True, timeout=1800, **environment) -> subpr
     )
     assert not check or result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
     return result
+
+
+def run_here(script: Path, *arguments) -> subprocess.CompletedProcess:
+    """Run a Python script in this process, for mistakes and help texts: it saves the seconds of the imports."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    words = [str(word) for word in (script, *arguments)]
+    with mock.patch.object(sys, "argv", words), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from commands import ROOT, run
+from commands import ROOT, run, run_here
 from PIL import Image
 from small_tokenizers import make_images
 
@@ -47,18 +47,16 @@ def folder(tmp_path_factory):
     return root
 
 
-def evaluate(checkpoint, output, *flags, launcher=(sys.executable,), check=True):
-    result = run(
-        *(*launcher, SCRIPT, "--checkpoint", checkpoint, "--output", output, *METRICS, "--set", "weights=raw", *flags),
-        check=check,
-        OMP_NUM_THREADS="1",
-    )
+def evaluate(checkpoint, output, *flags, launcher=(), check=True):
+    words = (SCRIPT, "--checkpoint", checkpoint, "--output", output, *METRICS, "--set", "weights=raw", *flags)
+    result = run(*launcher, *words, OMP_NUM_THREADS="1") if launcher else run_here(*words)
+    assert not check or result.returncode == 0, result.stderr
     return json.loads((output / "results.json").read_text()) if check else result
 
 
 def test_two_processes_and_any_batch_size_give_the_same(checkpoint, folder, tmp_path):
     flags = ["--images", folder, "--image-size", "32", "--check", "record"]
-    one = evaluate(checkpoint, tmp_path / "one", *flags, "--batch-size", "1")
+    one = evaluate(checkpoint, tmp_path / "one", *flags, "--batch-size", "1", launcher=(sys.executable,))
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
     two = evaluate(checkpoint, tmp_path / "two", *flags, "--batch-size", "16", launcher=torchrun)
     assert two["runtime"]["world_size"] == 2
