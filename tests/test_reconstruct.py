@@ -1,11 +1,8 @@
 """scripts/reconstruct.py as a user runs it, with a small random tokenizer."""
 
-import runpy
-import sys
-
 import numpy as np
 import pytest
-from commands import ROOT, run
+from commands import ROOT, run_here
 from PIL import Image
 from small_checkpoint import save_small_checkpoint
 
@@ -17,9 +14,10 @@ def checkpoint(tmp_path_factory):
 
 def reconstruct(checkpoint, output, *arguments, check=True):
     """Run the script; its result."""
-    script = ROOT / "scripts/reconstruct.py"
-    command = [sys.executable, script, "--checkpoint", checkpoint, "--device", "cpu", "--output", output, *arguments]
-    return run(*command, check=check)
+    options = ["--checkpoint", checkpoint, "--device", "cpu", "--output", output]
+    result = run_here(ROOT / "scripts/reconstruct.py", *options, *arguments)
+    assert not check or result.returncode == 0, result.stderr
+    return result
 
 
 def write(path, width, height):
@@ -76,13 +74,10 @@ def test_tiles_their_seams_and_baselines(checkpoint, tmp_path):
         ([], "give image files or folders"),
     ],
 )
-def test_mistakes_are_told_in_one_line(checkpoint, tmp_path, arguments, words, monkeypatch, capsys):
+def test_mistakes_are_told_in_one_line(checkpoint, tmp_path, arguments, words):
     photo = write(tmp_path / "photo.png", 40, 40)
-    given = [str(photo) if word == "PHOTO" else word for word in arguments]
-    options = ["--checkpoint", str(checkpoint), "--device", "cpu", "--output", str(tmp_path / "out")]
-    monkeypatch.setattr("sys.argv", ["reconstruct.py", *options, *given])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / "scripts/reconstruct.py"), run_name="__main__")
-    assert end.value.code == 2
-    assert words in capsys.readouterr().err
+    chosen = [photo if word == "PHOTO" else word for word in arguments]
+    result = reconstruct(checkpoint, tmp_path / "out", *chosen, check=False)
+    assert result.returncode == 2
+    assert words in result.stderr
     assert not (tmp_path / "out").exists()

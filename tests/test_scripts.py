@@ -62,13 +62,13 @@ def test_two_processes_train_by_command_line(tmp_path):
 
 
 def test_reconstruct_draws_built_in_images_and_photos_of_any_size(checkpoint, tmp_path):
-    script = [sys.executable, ROOT / "scripts/reconstruct.py", "--checkpoint", checkpoint, "--output"]
-    run(*script, tmp_path / "grid.png", "--built-in", "10", "--size", "32")
+    script = [ROOT / "scripts/reconstruct.py", "--checkpoint", checkpoint, "--output"]
+    assert run_here(*script, tmp_path / "grid.png", "--built-in", "10", "--size", "32").returncode == 0
     assert Image.open(tmp_path / "grid.png").width > 8 * 64
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.new("RGB", (37, 50), (200, 80, 20)).save(folder / "odd size.png")
-    run(*script, tmp_path / "pictures", folder)
+    assert run_here(*script, tmp_path / "pictures", folder).returncode == 0
     assert Image.open(tmp_path / "pictures" / "odd size.png").size == (2 * 37 + 6, 50 + 4)
 
 

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import sys
 
 import pytest
 import torch
 import yaml
-from commands import ROOT, run
+from commands import ROOT, run_here
 from small_checkpoint import save_small_checkpoint
 
 from open_magvit2.data.dataset import TransformedDataset
@@ -187,10 +186,10 @@ def test_the_table_of_the_field_loads_and_can_be_cut_to_a_size():
 
 
 def test_by_command_line_a_failed_row_fails_the_command_but_not_the_table(place):
-    command = [sys.executable, ROOT / "scripts" / "evaluate.py", "--table", place / "table.yaml", "--device", "cpu"]
+    command = [ROOT / "scripts" / "evaluate.py", "--table", place / "table.yaml", "--device", "cpu"]
     command += ["--output", place / "out", "--metrics", METRICS]
-    assert "0 of 5 rows measured" in run(*command, "--checkpoints", place / "nowhere").stdout
-    result = run(*command, "--checkpoints", place / "checkpoints", "--built-in", "5", check=False)
+    assert "0 of 5 rows measured" in run_here(*command, "--checkpoints", place / "nowhere").stdout
+    result = run_here(*command, "--checkpoints", place / "checkpoints", "--built-in", "5")
     assert result.returncode == 1
     assert "1 of 5 rows measured" in result.stdout
     states = [row["state"] for row in json.loads((place / "out" / "table.json").read_text())["rows"]]
@@ -212,6 +211,7 @@ def foreign(tmp_path, monkeypatch):
     """A table of two tokenizers of somebody's own family, which has no EMA weights: one of a grid, one of a row."""
     (tmp_path / "somebody").mkdir()
     (tmp_path / "somebody" / "tokenizer.py").write_text(FAMILY)
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     for kind in ("grid", "row"):
         torch.save(kind, tmp_path / "checkpoints" / f"{kind}.pt")
@@ -225,10 +225,9 @@ def foreign(tmp_path, monkeypatch):
 
 
 def test_a_family_without_ema_weights_and_one_of_1d_tokens_through_the_command_line(foreign):
-    command = [sys.executable, ROOT / "scripts" / "evaluate.py", "--table", foreign / "table.yaml", "--device", "cpu"]
+    command = [ROOT / "scripts" / "evaluate.py", "--table", foreign / "table.yaml", "--device", "cpu"]
     command += ["--checkpoints", foreign / "checkpoints", "--built-in", "5", "--metrics", f"{METRICS},bits_per_pixel"]
-    path = ":".join(map(str, (ROOT / "src", ROOT / "tests" / "evaluation", foreign)))
-    run(*command, "--output", foreign / "out", PYTHONPATH=path)
+    assert run_here(*command, "--output", foreign / "out").returncode == 0
     grid, row = json.loads((foreign / "out" / "table.json").read_text())["rows"]
     assert grid["state"] == row["state"] == "evaluated"
     assert (row["facts"]["token_type"], row["facts"]["tokens"]) == ("1D", "64")
