@@ -18,9 +18,10 @@ import PIL
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from open_magvit2.common.files import partial_path, sha256, write_atomically
 from open_magvit2.data.decoding import FORMATS, UNREADABLE, UnreadableImageError
 from open_magvit2.data.sources import cache_format
-from open_magvit2.data.sources.cache_format import IMAGES, PATHS, ROW, pixel_file, sha256, write_atomically
+from open_magvit2.data.sources.cache_format import IMAGES, PATHS, ROW, pixel_file
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.transforms import resize_to_cover, resized_size
 
@@ -163,7 +164,7 @@ class _PixelFiles(Dataset[tuple[int, dict[str, Any]]]):
     def __getitem__(self, position: int) -> tuple[int, dict[str, Any]]:
         number, step = self.numbers[position], self.plan.images_per_file
         path = self.root / pixel_file(number)
-        partial = cache_format.partial_name(path)
+        partial = partial_path(path)
         images, left_out = [], []
         with open(partial, "wb") as file:
             for index in range(number * step, min((number + 1) * step, self.plan.num_source_images)):
@@ -175,10 +176,11 @@ class _PixelFiles(Dataset[tuple[int, dict[str, Any]]]):
                 planes = np.asarray(image).transpose(2, 0, 1).tobytes()
                 images.append((index, file.tell(), image.height, image.width, zlib.crc32(planes)))
                 file.write(planes)
-            if self.skip_broken or not left_out:
-                cache_format.finish(file, path)
+            file.flush()
+            os.fsync(file.fileno())
         record = {"images": images, "left_out": left_out, "num_bytes": sum(3 * i[2] * i[3] for i in images)}
         if self.skip_broken or not left_out:
+            os.replace(partial, path)
             # The record comes after the pixels: where it is, they are whole.
             write_atomically(self.root / BUILDING / f"{number:05}.json", json.dumps(record).encode())
         else:

@@ -11,13 +11,14 @@ The bytes of a finished cache depend on the source, the image size and the image
 workers or on how often the writing was interrupted.
 """
 
-import hashlib
 import json
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+
+from open_magvit2.common.files import sha256, write_atomically
 
 FORMAT = 1
 HEADER, IMAGES, PATHS = "cache.json", "images.npy", "paths.bin"
@@ -33,36 +34,6 @@ class DamagedCacheError(ValueError):
 def pixel_file(number: int) -> str:
     """Name of the file that holds the pixels of the source's images number * images_per_file and following."""
     return f"pixels-{number:05}.bin"
-
-
-def sha256(data: bytes) -> str:
-    """SHA-256 in hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that is whole or not there, also after the power fails."""
-    with open(partial_name(path), "wb") as file:
-        file.write(data)
-        finish(file, path)
-
-
-def partial_name(path: Path) -> Path:
-    """Where to write a file until it is whole. Of this process alone: a worker may outlive a killed run for a while,
-    and its file must not be taken for one of the run that continues it."""
-    return path.with_name(f"{path.name}.{os.getpid()}.partial")
-
-
-def finish(file: IO[bytes], path: Path) -> None:
-    """Give a file that is written as `partial_name(path)` its own name, once its bytes are on the disk."""
-    file.flush()
-    os.fsync(file.fileno())
-    os.replace(file.name, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)  # the name as well
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_header(root: Path, header: dict[str, Any]) -> None:
