@@ -140,9 +140,11 @@ def test_the_pixels_of_a_batch_are_shared_while_it_lives(pair):
     assert pixels.truncated(image, other) is not cut
     assert torch.equal(pixels.truncated(image, other)[1], cut[1])
     assert not torch.equal(pixels.truncated(image, -other)[1], cut[1])
+    metric = PSNR()
+    run(metric, image, reconstruction)
     kept = weakref.ref(pixels.rounded(image, other)[1])
     assert kept() is not None
-    del other
+    metric.reset()
     assert kept() is None
 
 

@@ -42,23 +42,24 @@ def test_any_batch_size_and_order():
         assert other.metrics == pytest.approx(expected, rel=1e-9)
 
 
-def _evaluate_on_rank(rank, world, number, folder):
-    """One process of a distributed evaluation of `number` images."""
+def _evaluate_on_rank(rank, world, folder):
+    """One process of two distributed evaluations; of one image the second process has none and still takes part."""
     with process_group(rank, world, folder):
-        result = run(batch_size=2, number=number, indices=list(range(rank, number, world)))
-        (folder / f"{rank}.json").write_text(json.dumps([result.metrics, result.num_images, result.standard_errors]))
+        for number in (NUMBER, 1):
+            result = run(batch_size=2, number=number, indices=list(range(rank, number, world)))
+            written = [result.metrics, result.num_images, result.standard_errors]
+            (folder / f"{number}_{rank}.json").write_text(json.dumps(written))
 
 
-@pytest.mark.parametrize("number", [NUMBER, 1])
-def test_two_processes_equal_one(number, tmp_path):
-    """Uneven shards; with one image the second process has none and still takes part."""
-    spawn(_evaluate_on_rank, 2, number, tmp_path)
-    expected = run(number=number)
-    for rank in range(2):
-        metrics, counted, errors = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert counted == number
-        assert metrics == pytest.approx(expected.metrics, rel=1e-9)
-        assert errors == pytest.approx(expected.standard_errors, rel=1e-9)
+def test_two_processes_equal_one(tmp_path):
+    spawn(_evaluate_on_rank, 2, tmp_path)
+    for number in (NUMBER, 1):
+        expected = run(number=number)
+        for rank in range(2):
+            metrics, counted, errors = json.loads((tmp_path / f"{number}_{rank}.json").read_text())
+            assert counted == number
+            assert metrics == pytest.approx(expected.metrics, rel=1e-9)
+            assert errors == pytest.approx(expected.standard_errors, rel=1e-9)
 
 
 def test_images_counted_twice_are_refused():

@@ -13,7 +13,7 @@ from open_magvit2.evaluation.pictures import (
     save_png,
     side_by_side,
 )
-from open_magvit2.evaluation.pillow import from_image
+from open_magvit2.evaluation.pixels import from_image
 from open_magvit2.evaluation.tiling import reconstruct
 
 

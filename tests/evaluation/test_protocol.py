@@ -1,6 +1,5 @@
 """Protocols, originals, loading and provenance: what moves a figure is named, and the paper's originals are exact."""
 
-import dataclasses
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -266,8 +265,3 @@ def test_a_family_gets_the_options_it_declares(tmp_path, monkeypatch):
     family.load = lambda checkpoint: object()
     with pytest.raises(ValueError, match=r"object.*protocols\.Tokenizer"):
         tokenizers.load(family.__name__, "a file", **options)
-
-
-def test_protocol_fields_are_documented():
-    text = protocol.Protocol.__doc__
-    assert all(field.name in text for field in dataclasses.fields(protocol.Protocol))

@@ -35,7 +35,7 @@ class Figures(pl.Callback):
 def test_validation_gives_the_figures_of_an_evaluation_of_the_averaged_weights(random_networks, tmp_path):
     data = ImageDataModule(
         SyntheticImages(32, 32),
-        SyntheticImages(4, 32, split="validation"),
+        SyntheticImages(2, 32, split="validation"),
         32,
         8,
         validation_batch_size=1,
@@ -47,8 +47,8 @@ def test_validation_gives_the_figures_of_an_evaluation_of_the_averaged_weights(r
     fit.fit(training, data)
     fit.save_checkpoint(tmp_path / "last.ckpt")
 
-    names = ["psnr", "ssim", "rfid", "lpips_alex", "codebook_usage"]
-    for kind, same in (("ema", True), ("raw", False)):
+    everything = ["psnr", "ssim", "rfid", "lpips_alex", "codebook_usage"]
+    for kind, names in (("ema", everything), ("raw", ["psnr"])):
         tokenizer = load_tokenizer(tmp_path / "last.ckpt", weights=kind)
         chosen, absent = metrics.create(names, MetricContext(tokenizer.codebook_size))
         assert not absent
@@ -56,9 +56,11 @@ def test_validation_gives_the_figures_of_an_evaluation_of_the_averaged_weights(r
         got = {
             name: figures.logged[f"validation/{name}"] for name in expected if f"validation/{name}" in figures.logged
         }
-        assert {"psnr_image", "ssim_image", "rfid", "lpips_alex", "codebook_utilization"} <= set(got)
+        assert "psnr_image" in got
+        if kind == "ema":
+            assert {"ssim_image", "rfid", "lpips_alex", "codebook_utilization"} <= set(got)
         # Lightning keeps what is logged in float32.
-        assert (got == pytest.approx({name: expected[name] for name in got}, rel=1e-5)) == same
+        assert (got == pytest.approx({name: expected[name] for name in got}, rel=1e-5)) == (kind == "ema")
 
 
 def test_missing_weights_are_said_once_and_the_rest_is_computed(random_networks, monkeypatch, tmp_path, caplog):
@@ -89,8 +91,8 @@ def test_without_any_weights_nothing_is_computed(no_networks):
 def test_reset_frees_what_was_accumulated(random_networks):
     metric = ValidationMetrics(["rfid", "lpips_alex"])
     metric.update(make_batch(*make_pair(2)))
-    assert set(metric.compute()) == {"rfid", "lpips_alex"}
     moments = metric.metrics["rfid"]._outputs
+    assert moments.gaussian().number == 2
     state = [weakref.ref(moments._products), weakref.ref(metric.metrics["lpips_alex"]._values[0])]
     metric.reset()
     gc.collect()

@@ -20,7 +20,6 @@ class _Adapter:
         self.size_rule = tokenizer.size_rule
 
     def token_shape(self, size: Sequence[int]) -> tuple[int, ...]:
-        """See `protocols.Tokenizer`."""
         return self.tokenizer.token_shape(size)
 
 
@@ -36,19 +35,15 @@ class PaddedTokenizer(_Adapter):
         self.size_rule = SizeRule((1,) * len(tokenizer.size_rule.multiple))
 
     def token_shape(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the indices of an image of a size, once it is padded."""
         return self.tokenizer.token_shape(self.tokenizer.size_rule.padded(size))
 
     def tokenize(self, image: Tensor) -> Tensor:
-        """Indices of the padded image."""
         return self.tokenizer.tokenize(self._pad(image)[0])
 
     def detokenize(self, indices: Tensor) -> Tensor:
-        """Reconstruction of the padded image."""
         return self.tokenizer.detokenize(indices)
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(reconstruction of the image's own size, indices of the padded image)."""
         padded, own = self._pad(image)
         reconstruction, indices = self.tokenizer.reconstruct(padded)
         return reconstruction[(..., *own)], indices
@@ -63,24 +58,17 @@ class PaddedTokenizer(_Adapter):
 
 
 class Bfloat16Tokenizer(_Adapter):
-    """The networks of a tokenizer under bfloat16 autocast, whatever the precision around it.
-
-    Images go in and come out in float32.
-    """
+    """The networks of a tokenizer under bfloat16 autocast, in any precision around it; images are float32."""
 
     def tokenize(self, image: Tensor) -> Tensor:
-        """Indices of an image."""
         with autocast(image.device, "bf16"):
             return self.tokenizer.tokenize(image)
 
     def detokenize(self, indices: Tensor) -> Tensor:
-        """Reconstruction of indices, float32."""
         with autocast(indices.device, "bf16"):
-            reconstruction = self.tokenizer.detokenize(indices)
-        return reconstruction.to(torch.float32)
+            return self.tokenizer.detokenize(indices).to(torch.float32)
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(reconstruction float32, indices) of an image."""
         with autocast(image.device, "bf16"):
             reconstruction, indices = self.tokenizer.reconstruct(image)
         return reconstruction.to(torch.float32), indices

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from open_magvit2.evaluation.metrics.psnr import decibels, mean_squared_error
-from open_magvit2.evaluation.pillow import from_image, to_image
+from open_magvit2.evaluation.pixels import from_image, to_image
 
 QUALITIES = range(1, 101)  # of Pillow's JPEG encoder
 SCALES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125)  # of the sides, before JPEG
@@ -40,23 +40,17 @@ def jpeg(pixels: Tensor, max_bits: float) -> Baseline | None:
     sizes, each at the highest quality that fits, and the best PSNR wins. Chroma is halved as usual (4:2:0), Huffman
     tables are optimised.
     """
-    original = to_image(pixels)
-    best, best_psnr = None, -math.inf
+    original, results = to_image(pixels), []
     for scale in SCALES:
         size = tuple(max(1, round(side * scale)) for side in original.size)
-        reduced = original if size == original.size else original.resize(size, Image.Resampling.LANCZOS)
+        reduced = original.resize(size, Image.Resampling.LANCZOS)  # at its own size Pillow copies
         quality = highest_quality(reduced, max_bits)
-        if quality is None:
-            continue
-        file = jpeg_file(reduced, quality)
-        decoded = Image.open(io.BytesIO(file)).convert("RGB")
-        if size != original.size:
-            decoded = decoded.resize(original.size, Image.Resampling.BICUBIC)
-        result = from_image(decoded)
-        if (decoded_psnr := psnr(pixels, result)) > best_psnr:
+        if quality is not None:
+            file = jpeg_file(reduced, quality)
+            decoded = Image.open(io.BytesIO(file)).convert("RGB").resize(original.size, Image.Resampling.BICUBIC)
             settings = f"quality {quality} at {size[0]} x {size[1]}"
-            best, best_psnr = Baseline(result, 8 * len(file), settings), decoded_psnr
-    return best
+            results.append(Baseline(from_image(decoded), 8 * len(file), settings))
+    return max(results, key=lambda result: psnr(pixels, result.pixels), default=None)
 
 
 def highest_quality(image: Image.Image, max_bits: float) -> int | None:
@@ -77,8 +71,7 @@ def bicubic(pixels: Tensor, max_bits: float) -> Baseline | None:
 
     Both are bicubic; None if not even one pixel fits.
     """
-    original = to_image(pixels)
-    num_pixels = int(max_bits // 24)
+    original, num_pixels = to_image(pixels), int(max_bits // 24)
     if num_pixels < 1:
         return None
     scale = min(1.0, math.sqrt(num_pixels / (original.width * original.height)))

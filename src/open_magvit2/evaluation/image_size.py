@@ -8,11 +8,7 @@ ImageSize = tuple[int, int]  # (height, width)
 
 
 def from_plain(value: int | Sequence[int]) -> ImageSize:
-    """(height, width) of a side, [side] or [height, width].
-
-    Raises:
-        ValueError: for another number of sides, or a side below 1.
-    """
+    """(height, width) of a side, [side] or [height, width]; a ValueError for more sides, or a side below 1."""
     at_least(1, image_size=value)
     sides = [value] if isinstance(value, int) else list(value)
     if len(sides) > 2:
@@ -22,9 +18,7 @@ def from_plain(value: int | Sequence[int]) -> ImageSize:
 
 def to_plain(size: ImageSize | None) -> int | list[int] | None:
     """One side of a square, else [height, width]; None stays None."""
-    if size is None:
-        return None
-    return size[0] if size[0] == size[1] else list(size)
+    return size if size is None else size[0] if size[0] == size[1] else list(size)
 
 
 def text(size: Sequence[int]) -> str:

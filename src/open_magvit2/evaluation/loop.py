@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -17,12 +17,12 @@ from tqdm import tqdm
 from open_magvit2.common.distributed import all_gather_object, all_reduce_sum, rank
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import float32
-from open_magvit2.evaluation.batch_invariance import image_by_image
+from open_magvit2.evaluation.pixels import image_by_image
 from open_magvit2.evaluation.sanity import Sanity, SanityError, check_first_batch, check_metrics, check_utilization
 from open_magvit2.protocols import EvaluationBatch, Metric, Sample, Tokenizer
 
 Check = Literal["stop", "record", "off"]
-_NUM_CHECKED = 16  # images of each rank that are checked before the long run
+_NUM_CHECKED = 16  # images of each rank, enough to tell a mistake from a difficult picture before the long run
 
 
 @dataclass
@@ -60,9 +60,7 @@ def evaluate(
         loader: this rank's batches of Samples: image uint8 [B, 3, H, W], index [B]. The indices of all ranks
             together must be 0 .. N-1, each once; ranks may hold different numbers of images.
         metrics: by name; they are reset first.
-        device: where images are made float.
         tf32: allow TF32 on the GPU.
-        progress: draw a progress bar on rank 0.
         check: what to do when the first batch shows a known mistake (`sanity.check_first_batch`): stop with an error,
             record it in the result and go on, or do not look.
 
@@ -75,7 +73,9 @@ def evaluate(
     with float32(device.type, tf32):
         batches = iter(loader)
         if check != "off":
-            first = _first_images(batches)
+            first: list[Sample] = []
+            while sum(len(b["image"]) for b in first) < _NUM_CHECKED and (batch := next(batches, None)) is not None:
+                first.append(batch)
             sanity = _check(tokenizer, first, metrics, device, stop=check == "stop")
             batches = itertools.chain(first, batches)
         total = len(loader) if isinstance(loader, Sized) else None
@@ -98,16 +98,15 @@ def measure(
     """Let metrics see batches on a device, and compute their figures over all ranks; a collective call under DDP.
 
     Args:
-        batches: this rank's, each with the path of its first image for error messages.
+        batches: this rank's, on `device`, each with the path of its first image for error messages.
         metrics: by name; they are reset first.
-        device: that the batches are on.
         begin: `time.perf_counter()` at the start of the run; by default now.
     """
     result = Evaluation()
-    begin = time.perf_counter() if begin is None else begin
+    begin = begin or time.perf_counter()
     for metric in metrics.values():
         metric.reset()
-    shapes: set[tuple[tuple[int, ...], tuple[int, ...] | None]] = set()
+    shapes: set[tuple[tuple[int, ...], tuple[int, ...] | None]] = set()  # of images, and of their tokens
     num_images = 0
     for batch, path in batches:
         try:
@@ -120,9 +119,20 @@ def measure(
         shapes.add((tuple(batch.output.shape[2:]), tokens))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    result.num_images = _total(num_images, device)
+    # The sum over ranks also makes their clocks stop together.
+    result.num_images = int(all_reduce_sum(torch.tensor(num_images, device=device)))
     result.seconds = time.perf_counter() - begin
-    _compute(metrics, result)
+    for name, metric in metrics.items():  # in the same order on all ranks
+        figures = metric.compute()
+        if repeated := figures.keys() & result.metrics.keys():
+            raise ValueError(f"metric {name} gives {sorted(repeated)}, which another metric gives already")
+        result.metrics |= figures
+        # Beyond the protocol a metric may offer rows, standard errors and details; a report shows what there is.
+        result.rows |= getattr(metric, "rows", {})
+        if hasattr(metric, "standard_errors"):
+            result.standard_errors |= metric.standard_errors()
+        if getattr(metric, "details", None):
+            result.details[name] = metric.details
     result.compute_seconds = time.perf_counter() - begin - result.seconds
     result.images_per_s = result.num_images / result.seconds
     result.token_axes = next((len(tokens) for _, tokens in shapes if tokens is not None), None)
@@ -142,14 +152,6 @@ def _reconstructions(
         yield EvaluationBatch(reconstruction.to(torch.float32), index, image, indices), batch["path"][0]
 
 
-def _first_images(batches: Iterator[Sample]) -> list[Sample]:
-    """The first batches, until there are enough images to tell a mistake from a difficult picture."""
-    first: list[Sample] = []
-    while sum(len(batch["image"]) for batch in first) < _NUM_CHECKED and (batch := next(batches, None)) is not None:
-        first.append(batch)
-    return first
-
-
 def _check(
     tokenizer: Tokenizer, batches: list[Sample], metrics: dict[str, Metric], device: torch.device, stop: bool
 ) -> dict[str, Any]:
@@ -164,24 +166,4 @@ def _check(
     errors = list(dict.fromkeys(error for errors in all_gather_object(sanity.errors) for error in errors))
     if errors and stop:
         raise SanityError("the first batch looks wrong:\n  " + "\n  ".join(errors))
-    return {**sanity.as_dict(), "errors": errors}
-
-
-def _compute(metrics: dict[str, Metric], result: Evaluation) -> None:
-    """Ask every metric for its figures, in the same order on all ranks."""
-    for name, metric in metrics.items():
-        figures = metric.compute()
-        if repeated := figures.keys() & result.metrics.keys():
-            raise ValueError(f"metric {name} gives {sorted(repeated)}, which another metric gives already")
-        result.metrics |= figures
-        # Beyond the protocol a metric may offer rows, standard errors and details; a report shows what there is.
-        result.rows |= getattr(metric, "rows", {})
-        if hasattr(metric, "standard_errors"):
-            result.standard_errors |= metric.standard_errors()
-        if getattr(metric, "details", None):
-            result.details[name] = metric.details
-
-
-def _total(number: int, device: torch.device) -> int:
-    """The sum of a count over all ranks; it also makes the ranks' clocks stop together."""
-    return int(all_reduce_sum(torch.tensor(number, dtype=torch.int64, device=device)))
+    return {**asdict(sanity), "errors": errors}

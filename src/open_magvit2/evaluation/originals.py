@@ -15,44 +15,47 @@ from torch import Tensor
 
 from open_magvit2.data.transforms import Picture, resized_size
 from open_magvit2.evaluation.image_size import ImageSize, from_plain
-from open_magvit2.evaluation.pillow import from_image, to_image
+from open_magvit2.evaluation.pixels import from_image, to_image
+
+Resizer = Callable[[Image.Image, ImageSize], Image.Image]  # until the image covers (height, width)
 
 
-def bilinear(image: Image.Image, size: ImageSize) -> Image.Image:
-    """Open-MAGVIT2's: Pillow's antialiased bilinear filter, torchvision's rule for the longer side."""
-    return image.resize(resized_size(*image.size, size), Image.Resampling.BILINEAR)
+def _pillow(kernel: Image.Resampling) -> Resizer:
+    """Pillow's antialiased filters, with torchvision's rule for the longer side."""
+    return lambda image, size: image.resize(resized_size(*image.size, size), kernel)
 
 
-def bicubic(image: Image.Image, size: ImageSize) -> Image.Image:
-    """1d-tokenizer's (TiTok): Pillow's antialiased bicubic filter."""
-    return image.resize(resized_size(*image.size, size), Image.Resampling.BICUBIC)
-
-
-def adm(image: Image.Image, size: ImageSize) -> Image.Image:
-    """guided-diffusion's, which LlamaGen uses: halved by averaging while it is twice too large, then bicubic."""
+def _adm(image: Image.Image, size: ImageSize) -> Image.Image:
+    """Halved by averaging while it is twice too large, then bicubic."""
     while image.height >= 2 * size[0] and image.width >= 2 * size[1]:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     return image.resize(_longer_rounded(image, size), Image.Resampling.BICUBIC)
 
 
-def no_antialias(image: Image.Image, size: ImageSize) -> Image.Image:
-    """taming-transformers' and IBQ's: OpenCV's bilinear interpolation, which skips pixels when it shrinks.
+def _no_antialias(image: Image.Image, size: ImageSize) -> Image.Image:
+    """OpenCV's bilinear interpolation, which skips pixels when it shrinks.
 
     Computed in float32 and rounded; OpenCV's fixed-point arithmetic may differ by one level.
     """
     width, height = _longer_rounded(image, size)
     if (width, height) == image.size:
         return image
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(torch.float32)
+    pixels = from_image(image)[None].to(torch.float32)
     resized = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)
-    return Image.fromarray(resized[0].round().to(torch.uint8).permute(1, 2, 0).numpy())
+    return to_image(resized[0].round().to(torch.uint8))
 
 
-RESIZERS: dict[str, Callable[[Image.Image, ImageSize], Image.Image]] = {
-    "bilinear": bilinear,
-    "bicubic": bicubic,
-    "adm": adm,
-    "no_antialias": no_antialias,
+def _longer_rounded(image: Image.Image, size: ImageSize) -> tuple[int, int]:
+    """New (width, height) that covers the size, the longer side rounded."""
+    scale = max(size[0] / image.height, size[1] / image.width)
+    return round(image.width * scale), round(image.height * scale)
+
+
+RESIZERS: dict[str, Resizer] = {
+    "bilinear": _pillow(Image.Resampling.BILINEAR),  # Open-MAGVIT2
+    "bicubic": _pillow(Image.Resampling.BICUBIC),  # 1d-tokenizer (TiTok)
+    "adm": _adm,  # guided-diffusion, which LlamaGen uses
+    "no_antialias": _no_antialias,  # taming-transformers and IBQ
 }
 
 
@@ -62,9 +65,6 @@ def make_transform(resize: str, size: int | ImageSize | None) -> Callable[[Image
     Args:
         resize: a key of `RESIZERS`, or "none" for the image's own size.
         size: (height, width) of the crop, or the side of a square; None with "none".
-
-    Returns:
-        a function of an RGB image and an ignored random generator, which can be sent to loader processes.
 
     Raises:
         ValueError: for an unknown resize, a missing size, or one that "none" has no use for.
@@ -95,9 +95,3 @@ def _own_size(image: Picture, generator: object) -> Tensor:
 
 def _as_image(image: Picture) -> Image.Image:
     return image if isinstance(image, Image.Image) else to_image(torch.from_numpy(np.array(image)))
-
-
-def _longer_rounded(image: Image.Image, size: ImageSize) -> tuple[int, int]:
-    """New (width, height) that covers the size, the longer side rounded."""
-    scale = max(size[0] / image.height, size[1] / image.width)
-    return round(image.width * scale), round(image.height * scale)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from open_magvit2.common import images
 from open_magvit2.evaluation.baselines import BASELINES, psnr, token_bits
-from open_magvit2.evaluation.pillow import from_image, to_image
+from open_magvit2.evaluation.pixels import from_image, to_image
 from open_magvit2.evaluation.tiling import Reconstruction
 
 _TITLES = {"jpeg": "JPEG", "bicubic": "bicubic down and up"}

@@ -22,34 +22,22 @@ _QUOTED = ("rfid", "psnr", "ssim")  # fields that name a figure
 
 @dataclass(frozen=True)
 class Protocol:
-    """How images are made, which weights are used and which figures are quoted; `configs/evaluation/<name>.yaml`.
+    """How images are made, which weights are used and which figures are quoted; `configs/evaluation/<name>.yaml`."""
 
-    Attributes:
-        name: "custom" once a field has been changed; never set.
-        resize: of the originals, a key of `originals.RESIZERS`, or "none": each image in its own size, padded to one
-            that the tokenizer takes and cropped back.
-        weights: "ema" or "raw"; a family without moving averages gives raw ones, and results say so.
-        metrics: names as `evaluation.metrics` takes them.
-        rfid, psnr, ssim: which figures the protocol's authors quote under these names; None: not given by them.
-        tf32: allow TF32 in the tokenizer; metric networks never use it.
-        precision: of the tokenizer's networks: "fp32", or "bf16" autocast; metrics and pixels are always in float32.
-        num_images: number of images of the protocol.
-        version: of the definition; a figure belongs to one version.
-        changes: changed field -> [protocol's value, value used].
-    """
-
-    name: str
+    name: str  # "custom" once a field has been changed; never set
+    # Of the originals, a key of `originals.RESIZERS`, or "none": each image in its own size, padded to one that the
+    # tokenizer takes and cropped back.
     resize: str = "bilinear"
-    weights: Weights = "ema"
-    metrics: tuple[str, ...] = ()
-    rfid: str | None = "rfid"
+    weights: Weights = "ema"  # a family without moving averages gives raw ones, and results say so
+    metrics: tuple[str, ...] = ()  # names as `evaluation.metrics` takes them
+    rfid: str | None = "rfid"  # which figures the authors quote under these three names; None: not given by them
     psnr: str | None = "psnr_image"
     ssim: str | None = "ssim_image"
-    tf32: bool = False
-    precision: Precision = "fp32"
-    num_images: int = 50_000
-    version: int = 1
-    changes: dict[str, list[Any]] = field(default_factory=dict)
+    tf32: bool = False  # allow TF32 in the tokenizer; metric networks never use it
+    precision: Precision = "fp32"  # of the tokenizer's networks; metrics and pixels are always in float32
+    num_images: int = 50_000  # of the protocol
+    version: int = 1  # of the definition; a figure belongs to one version
+    changes: dict[str, list[Any]] = field(default_factory=dict)  # changed field -> [protocol's value, value used]
 
     def changed(self, **values: Any) -> "Protocol":
         """The protocol with other values; if one differs, its name becomes "custom" and the difference is listed.
@@ -146,31 +134,28 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     """The values of fields, metrics as a tuple; unknown fields and invalid values are refused."""
     if unknown := [str(name) for name in values if name not in ("name", *_FIELDS)]:
         raise ValueError(f"a protocol has no field {', '.join(unknown)}; its fields: name, {', '.join(_FIELDS)}")
+    figures = _figures(metric_table.available())
+    choices = {"resize": ("none", *RESIZERS), "weights": get_args(Weights), "precision": get_args(Precision)}
+    choices |= {name: (None, *(figure for figure in figures if figure.startswith(name))) for name in _QUOTED}
     for name, value in values.items():
-        is_valid, expected = _rule(name, value)
+        if name == "name":
+            is_valid, expected = isinstance(value, str) and value not in ("", "custom"), "a name other than custom"
+        elif name == "metrics":
+            is_list = isinstance(value, list | tuple) and len(value) > 0
+            is_valid, expected = is_list and all(isinstance(item, str) for item in value), "a list of metrics"
+        elif name == "tf32":
+            is_valid, expected = isinstance(value, bool), "true or false"
+        elif name in choices:
+            words = ("null" if choice is None else choice for choice in choices[name])
+            is_valid, expected = value in choices[name], f"one of {', '.join(words)}"
+        else:
+            is_valid, expected = type(value) is int and value > 0, "a whole number above 0"
         if not is_valid:
             raise ValueError(f"{name}: expected {expected}, got {value!r}")
-    if "metrics" in values:
-        metric_table.check(values["metrics"])
-        return {**values, "metrics": tuple(values["metrics"])}
-    return values
-
-
-def _rule(name: str, value: Any) -> tuple[bool, str]:
-    """Whether a field may have a value, and what it may have."""
-    if name == "name":
-        return isinstance(value, str) and value not in ("", "custom"), "a name other than custom"
-    if name == "metrics":
-        is_list = isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(item, str) for item in value)
-        return is_list, "a list of metrics"
-    if name == "tf32":
-        return isinstance(value, bool), "true or false"
-    if name in ("num_images", "version"):
-        return type(value) is int and value > 0, "a whole number above 0"
-    quotable = (None, *(figure for figure in _figures(metric_table.available()) if figure.startswith(name)))
-    choices = {"resize": ("none", *RESIZERS), "weights": get_args(Weights), "precision": get_args(Precision)}
-    choices = choices.get(name, quotable)
-    return value in choices, f"one of {', '.join('null' if choice is None else choice for choice in choices)}"
+    if "metrics" not in values:
+        return values
+    metric_table.check(values["metrics"])
+    return {**values, "metrics": tuple(values["metrics"])}
 
 
 def _figures(metrics: Iterable[str]) -> list[str]:

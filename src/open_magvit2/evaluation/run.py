@@ -29,7 +29,7 @@ _FEWEST_SIZES = 8  # images of one size that are no coincidence
 
 @dataclass(frozen=True)
 class Setting:
-    """On what and where tokenizers are evaluated, whichever they are."""
+    """On what and where tokenizers are evaluated."""
 
     images: ImageSource  # its facts must name the content: moments of the images are kept under them
     device: torch.device
@@ -44,7 +44,7 @@ class Setting:
 
 @dataclass
 class Run:
-    """One evaluation: the record of results.json, and what a page draws beside it."""
+    """One evaluation: the record of results.json, and what a page draws besides."""
 
     record: dict[str, Any]
     evaluation: Evaluation
@@ -65,13 +65,12 @@ def evaluate_checkpoint(
     """Evaluate the tokenizer in a file under a protocol; a collective call under DDP.
 
     Args:
-        checkpoint: the file.
+        checkpoint, method, train_data: see `provenance.model`.
         family: a name or a module path, see `evaluation.tokenizers`.
         protocol: what to measure and how, and which weights of the file.
         image_size: of the images; None: the size the tokenizer was trained at, where its file tells it, or, under a
             protocol that keeps them, the images' own sizes.
         setting: images, device and loading.
-        method, train_data: see `provenance.model`.
 
     Raises:
         ValueError, FileNotFoundError: no such family or file, or one that does not load; no image size, or another
@@ -90,20 +89,13 @@ def evaluate_checkpoint(
 def evaluate_tokenizer(
     tokenizer: Tokenizer, model: dict[str, Any], protocol: Protocol, image_size: ImageSize | None, setting: Setting
 ) -> Run:
-    """Evaluate a tokenizer under a protocol; a collective call under DDP.
+    """Evaluate a tokenizer, with the protocol's weights on `setting.device`; a collective call under DDP.
 
-    Args:
-        tokenizer: with the protocol's weights, on `setting.device`.
-        model: its facts, as `provenance.model` gives them.
-        protocol: what to measure and how.
-        image_size: of the images; None in their own sizes.
-        setting: images, device and loading.
+    Args: as above; `model` is what `provenance.model` gives.
     """
     dataset, facts = setting.images(protocol.resize, image_size)
-    limit = setting.limit if setting.limit is not None and setting.limit < len(dataset) else None
-    warnings = _model_warnings(model, protocol) + _data_warnings(protocol, facts, limit or len(dataset), limit)
-    if setting.limit is not None and setting.limit > len(dataset):
-        warnings.append(f"{setting.limit:,} images were asked for, there are {len(dataset):,}: all were evaluated")
+    total = len(dataset)
+    limit = setting.limit if setting.limit is not None and setting.limit < total else None
     dataset = dataset if limit is None else EvenSubset(dataset, limit)
     batch_size = setting.batch_size
     if protocol.resize == "none":
@@ -111,16 +103,18 @@ def evaluate_tokenizer(
     if protocol.precision == "bf16":
         tokenizer = Bfloat16Tokenizer(tokenizer)
     pixels = provenance.pixel_fingerprint(dataset)
+    # Under this key rFID keeps the moments of the originals.
     transform = (protocol.resize, sizes.to_plain(image_size), limit, len(dataset))
     key = repr((facts["fingerprint"], facts["fingerprint_mode"], pixels, transform))
-    context = MetricContext(tokenizer.codebook_size, len(dataset), key)
-    chosen, absent = metric_table.create(protocol.metrics, context)
+    chosen, absent = metric_table.create(protocol.metrics, MetricContext(tokenizer.codebook_size, len(dataset), key))
     for name, reason in absent.items():
         logger.warning("%s is left out: %s", name, reason)
     loader = make_loader(dataset, batch_size, setting.num_workers)
     result = evaluate(tokenizer, loader, chosen, setting.device, protocol.tf32, setting.progress, setting.check)
     sanity = dict(result.sanity)
-    warnings = sanity.pop("warnings", []) + warnings + _size_warnings(model, result)
+    warnings = [*sanity.pop("warnings", []), *_warnings(model, protocol, facts, len(dataset), limit, result)]
+    if setting.limit is not None and setting.limit > total:
+        warnings.append(f"{setting.limit:,} images were asked for, there are {total:,}: all were evaluated")
     suffix = subset_suffix(limit) if limit else ""
     trained = model.get("train_image_size")
     record = {
@@ -154,19 +148,13 @@ def evaluate_tokenizer(
         },
         "sanity": sanity,
     }
-    if rank() == 0:
-        for warning in [*record["errors"], *warnings]:
-            logger.warning("%s", warning)
+    for warning in [*record["errors"], *warnings] if rank() == 0 else []:
+        logger.warning("%s", warning)
     return Run(record, result, dataset, tokenizer, setting.device)
 
 
 def check_image_size(tokenizer: Tokenizer, image_size: ImageSize | None, allow_cross_resolution: bool) -> ImageSize:
-    """The size to evaluate at: never a default, and another than the training's only on request.
-
-    Args:
-        tokenizer: may know the size it was trained at, see `protocols.CheckpointFacts`.
-        image_size: asked for; None: the training's.
-        allow_cross_resolution: the request.
+    """The size to evaluate at: the one asked for, or the training's; another than the training's only on request.
 
     Raises:
         ValueError: with the numbers of tokens of both sizes, or for a size that the tokenizer does not take.
@@ -201,9 +189,14 @@ def _transform_in_words(protocol: Protocol, size: ImageSize | None) -> str:
     return f"{side} ({protocol.resize}), centre crop {sizes.text(size)}"
 
 
-def _data_warnings(protocol: Protocol, facts: dict[str, Any], number: int, limit: int | None) -> list[str]:
-    """What a reader must know of the images."""
-    warnings = []
+def _warnings(
+    model: dict[str, Any], protocol: Protocol, facts: dict[str, Any], number: int, limit: int | None, result: Evaluation
+) -> list[str]:
+    """What a reader of the figures must know of the checkpoint, the images, the protocol and the image size."""
+    warnings = [f"checkpoint: {warning}" for warning in model.get("warnings", [])]
+    used = model.get("weights_used", protocol.weights)
+    if used != protocol.weights:
+        warnings.append(f"{used} weights: the tokenizer has no {protocol.weights} weights, which the protocol asks for")
     if skipped := facts.get("skipped"):
         warnings.append(f"{len(skipped):,} files could not be read and were left out: see dataset.skipped")
     if number != protocol.num_images:
@@ -223,23 +216,11 @@ def _data_warnings(protocol: Protocol, facts: dict[str, Any], number: int, limit
     if protocol.changes:
         changes = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in protocol.changes.items() if name != "name")
         warnings.append(f"not the protocol {protocol.changes['name'][0]}: {changes}")
-    return warnings
-
-
-def _model_warnings(model: dict[str, Any], protocol: Protocol) -> list[str]:
-    """What a reader must know of the checkpoint."""
-    warnings = [f"checkpoint: {warning}" for warning in model.get("warnings", [])]
-    used = model.get("weights_used", protocol.weights)
-    if used != protocol.weights:
-        warnings.append(f"{used} weights: the tokenizer has no {protocol.weights} weights, which the protocol asks for")
-    return warnings
-
-
-def _size_warnings(model: dict[str, Any], result: Evaluation) -> list[str]:
-    """That the tokenizer was trained at another size."""
     trained = model.get("train_image_size")
-    if trained is None or result.image_size == list(sizes.from_plain(trained)):
-        return []
-    size = sizes.text(result.image_size) if result.image_size else "their own sizes"
-    grid = f", {sizes.text(result.tokens_per_image)} tokens an image" if result.tokens_per_image else ""
-    return [f"cross-resolution: trained at {sizes.text(sizes.from_plain(trained))}, evaluated at {size}{grid}"]
+    if trained is not None and result.image_size != list(sizes.from_plain(trained)):
+        size = sizes.text(result.image_size) if result.image_size else "their own sizes"
+        grid = f", {sizes.text(result.tokens_per_image)} tokens an image" if result.tokens_per_image else ""
+        warnings.append(
+            f"cross-resolution: trained at {sizes.text(sizes.from_plain(trained))}, evaluated at {size}{grid}"
+        )
+    return warnings

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from open_magvit2.common.distributed import rank, world_size
 from open_magvit2.data.checking import leave_out_broken
-from open_magvit2.data.dataset import Source, TransformedDataset, source_paths
+from open_magvit2.data.dataset import TransformedDataset, source_paths
 from open_magvit2.data.sources.by_class_path import load_source
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.sources.synthetic import SyntheticImages
@@ -25,36 +26,28 @@ _BUILT_IN_SIDE = 128  # where a protocol keeps the images' own sizes
 
 
 def image_source(args: argparse.Namespace) -> ImageSource | None:
-    """The images that a command line names, or None if it names none; a collective call under DDP.
-
-    Args:
-        args: `images` (with `file_list`, `fingerprint`, `skip_broken`, `num_workers`), `source` (with `source_args`),
-            or `built_in`.
+    """The images that a command line (`command_line.parse_evaluate`) names, or None; a collective call under DDP.
 
     Raises:
         ValueError: for a source that cannot be built.
     """
     if args.images:
-        folder = ImageFolder(args.images, args.file_list)
-        facts = provenance.folder(args.images, folder.relative_paths(), args.file_list, args.fingerprint == "full")
-        facts["skipped"] = leave_out_broken(folder, args.num_workers) if args.skip_broken else {}
-        return _transformed(folder, facts)
-    if args.source:
+        source = ImageFolder(args.images, args.file_list)
+        facts = provenance.folder(args.images, source.relative_paths(), args.file_list, args.fingerprint == "full")
+        facts["skipped"] = leave_out_broken(source, args.num_workers) if args.skip_broken else {}
+    elif args.source:
         source = with_length(load_source(args.source, args.source_args))
-        return _transformed(
-            source, provenance.described(" ".join([args.source, *args.source_args]), source_paths(source))
-        )
-    return None if args.built_in is None else lambda resize, size: _drawn(args.built_in, resize, size)
-
-
-def _transformed(source: Source, facts: dict[str, Any]) -> ImageSource:
+        facts = provenance.described(" ".join([args.source, *args.source_args]), source_paths(source))
+    else:
+        return None if args.built_in is None else partial(_drawn, args.built_in)
     return lambda resize, size: (TransformedDataset(source, make_transform(resize, size)), facts)
 
 
 def _drawn(number: int, resize: str, size: ImageSize | None) -> tuple[Dataset[Sample], dict[str, Any]]:
     side = max(size) if size else _BUILT_IN_SIDE
+    source = SyntheticImages(number, side, split="validation")
     facts = provenance.drawn(f"SyntheticImages validation {side}", number)
-    return _transformed(SyntheticImages(number, side, split="validation"), facts)(resize, size)
+    return TransformedDataset(source, make_transform(resize, size)), facts
 
 
 class EvenSubset(Dataset[Sample]):

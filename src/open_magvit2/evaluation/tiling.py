@@ -1,8 +1,7 @@
 """One image of any size through a tokenizer: whole, or in overlapping tiles where it is too large for memory.
 
 Group norms take their statistics over everything the network sees: a tile is not reconstructed as the same pixels are
-within the whole image, however wide the overlap. Blending hides the steps between tiles; `measure_seams` measures what
-tiles cost.
+within the whole image, for any overlap. Blending hides the steps between tiles; `measure_seams` measures their cost.
 """
 
 import itertools
@@ -27,23 +26,15 @@ class Reconstruction(NamedTuple):
 
 
 class SeamError(NamedTuple):
-    """How a reconstruction in tiles differs from the whole one; differences in levels of 0 .. 255."""
+    """PSNR in dB of a reconstruction in tiles against the whole one; infinite where they are equal."""
 
-    psnr: float  # of one against the other, dB; infinite where they are equal
-    psnr_near: float  # the same near seams: where tiles are blended, and one token around
-    psnr_elsewhere: float  # and where one tile alone counts; nan where there is no such pixel, here and below
-    largest_near: float
-    largest_elsewhere: float
-    psnr_whole: float  # of the whole reconstruction against the original
-    psnr_tiled: float  # of the tiled one against the original
+    everywhere: float
+    near: float  # near seams: where tiles are blended, and one token around
+    elsewhere: float  # where one tile alone counts; nan if there is no such pixel
 
     def __str__(self) -> str:
-        return (
-            f"tiles against whole {self.psnr:.2f} dB (near seams {self.psnr_near:.2f} dB, elsewhere "
-            f"{self.psnr_elsewhere:.2f} dB; largest difference {self.largest_near:.0f} and "
-            f"{self.largest_elsewhere:.0f} levels); against the original {self.psnr_whole:.2f} dB whole, "
-            f"{self.psnr_tiled:.2f} dB in tiles"
-        )
+        everywhere, near, elsewhere = (f"{psnr:.2f} dB" for psnr in self)
+        return f"tiles against whole {everywhere} (near seams {near}, elsewhere {elsewhere})"
 
 
 @torch.inference_mode()
@@ -73,18 +64,24 @@ def reconstruct(
     """
     if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.dtype != torch.uint8 or not pixels.numel():
         raise ValueError(f"expected one image uint8 [3, H, W], got {pixels.dtype} {tuple(pixels.shape)}")
+    device = torch.device(device)
     rows, columns = _tiles(tokenizer, pixels, tile, overlap)
     height, width = pixels.shape[1:]
     result = torch.empty(pixels.shape, dtype=torch.uint8)
     band = torch.zeros(3, rows.tile, width)  # the sum so far in the rows of pixels that more tiles will reach
     num_tokens = 0
-    for (top, row), bottom in zip(rows.placed(), [*rows.starts[1:], height], strict=True):
-        for left, column in columns.placed():
+    for top, bottom, row in zip(rows.starts, [*rows.starts[1:], height], rows.weights, strict=True):
+        for left, column in zip(columns.starts, columns.weights, strict=True):
             part = pixels[:, top : top + rows.tile, left : left + columns.tile]
-            piece, indices = _through_tokenizer(tokenizer, part, torch.device(device))
-            num_tokens += indices.numel()
             high, wide = part.shape[1:]
-            band[:, :high, left : left + wide] += piece.cpu() * (row[:high, None] * column[:wide])
+            padded = tokenizer.size_rule.padded((high, wide))
+            margins = (0, padded[1] - wide, 0, padded[0] - high)
+            image = F.pad(images.to_float(part.to(device))[None], margins, mode="replicate")
+            with float32(device.type):
+                output, indices = tokenizer.reconstruct(image)
+            piece = output[0, :, :high, :wide].to("cpu", torch.float32)
+            band[:, :high, left : left + wide] += piece * (row[:high, None] * column[:wide])
+            num_tokens += indices.numel()
         result[:, top:bottom] = images.to_uint8(band[:, : bottom - top])
         band = torch.cat([band[:, bottom - top :], torch.zeros(3, bottom - top, width)], dim=1)
     return Reconstruction(result, num_tokens)
@@ -93,32 +90,20 @@ def reconstruct(
 def measure_seams(
     tokenizer: Tokenizer, pixels: Tensor, tile: int, overlap: int | None = None, device: torch.device | str = "cpu"
 ) -> SeamError | None:
-    """Reconstruct an image that fits memory both ways and compare; None if it fits one tile and has no seams.
-
-    Arguments and errors are those of `reconstruct`.
-    """
+    """Compare both ways to `reconstruct` an image that fits memory; None if it fits one tile and has no seams."""
     near = seams(tokenizer, pixels, tile, overlap)
     if not near.any():
         return None
-    whole = reconstruct(tokenizer, pixels, device=device).pixels.to(torch.float64)
-    tiled = reconstruct(tokenizer, pixels, tile, overlap, device).pixels.to(torch.float64)
-    difference = (whole - tiled).abs()
-    at_seams, elsewhere = difference[:, near], difference[:, ~near]
-    return SeamError(
-        psnr=_psnr(difference),
-        psnr_near=_psnr(at_seams),
-        psnr_elsewhere=_psnr(elsewhere),
-        largest_near=at_seams.max().item(),
-        largest_elsewhere=elsewhere.max().item() if elsewhere.numel() else math.nan,
-        psnr_whole=_psnr(whole - pixels.cpu()),
-        psnr_tiled=_psnr(tiled - pixels.cpu()),
-    )
+    whole = reconstruct(tokenizer, pixels, device=device).pixels
+    tiled = reconstruct(tokenizer, pixels, tile, overlap, device).pixels
+    errors = (whole.to(torch.float64) - tiled).square()
+    return SeamError(*(decibels(part.mean()).item() for part in (errors, errors[:, near], errors[:, ~near])))
 
 
 def seams(tokenizer: Tokenizer, pixels: Tensor, tile: int, overlap: int | None = None) -> Tensor:
-    """Which pixels of an image lie near a seam: blended of several tiles, or within one token of such; bool [H, W]."""
-    axes = _tiles(tokenizer, pixels, tile, overlap)
+    """Which pixels lie near a seam: blended of several tiles, or within one token of such; bool [H, W]."""
     near = [torch.zeros(length, dtype=torch.bool) for length in pixels.shape[1:]]
+    axes = _tiles(tokenizer, pixels, tile, overlap)
     for along, axis, token in zip(near, axes, tokenizer.size_rule.multiple, strict=True):
         for previous, start in itertools.pairwise(axis.starts):
             along[start - token : previous + axis.tile + token] = True
@@ -131,10 +116,6 @@ class Axis(NamedTuple):
     starts: list[int]  # ascending, in whole tokens
     tile: int  # length of every tile; the last may reach beyond the image, into its padding
     weights: Tensor  # float32 [tiles, tile] > 0, adding up to 1 at every pixel
-
-    def placed(self) -> list[tuple[int, Tensor]]:
-        """(start, weights) of every tile."""
-        return list(zip(self.starts, self.weights, strict=True))
 
 
 def tiles_along(length: int, multiple: int, tile: int, overlap: int) -> Axis:
@@ -167,13 +148,12 @@ def check_tiles(tokenizer: Tokenizer, tile: int, overlap: int | None = None) -> 
     """The overlap to use: the one given, or a quarter of the tile in whole tokens.
 
     Raises:
-        ValueError: for a tokenizer whose tokens are no grid that grows with the image, and for a tile or an overlap
-            that does not hold whole tokens, or an overlap that is negative or not smaller than the tile.
+        ValueError: for a tokenizer whose tokens are no grid that grows with the image, a tile or an overlap of no whole
+            tokens, and an overlap that is negative or not smaller than the tile.
     """
     rule = tokenizer.size_rule
-    grows = rule.fixed is None and not any(rule.offset) and len(rule.multiple) == 2
-    if not grows or len(tokenizer.token_shape(rule.multiple)) < 2:
-        tokens = tokenizer.token_shape(rule.padded((1,) * len(rule.multiple)))
+    tokens = tokenizer.token_shape(rule.padded((1,) * len(rule.multiple)))
+    if rule.fixed is not None or any(rule.offset) or len(rule.multiple) != 2 or len(tokens) < 2:
         raise ValueError(
             "tiles need a tokenizer with a grid of tokens that grows with the image; this one takes sizes of "
             f"{rule} and gives {tokens} tokens: reconstruct whole images"
@@ -198,18 +178,3 @@ def _tiles(tokenizer: Tokenizer, pixels: Tensor, tile: int | None, overlap: int 
         return [Axis([0], side, torch.ones(1, side)) for side in rule.padded(sides)]
     overlap = check_tiles(tokenizer, tile, overlap)
     return [tiles_along(side, multiple, tile, overlap) for side, multiple in zip(sides, rule.multiple, strict=True)]
-
-
-def _through_tokenizer(tokenizer: Tokenizer, pixels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Reconstruction float32 [3, H, W] of pixels uint8 [3, H, W], not clamped, and the indices."""
-    height, width = pixels.shape[1:]
-    below, right = (p - s for p, s in zip(tokenizer.size_rule.padded((height, width)), (height, width), strict=True))
-    image = F.pad(images.to_float(pixels.to(device))[None], (0, right, 0, below), mode="replicate")
-    with float32(device.type):
-        reconstruction, indices = tokenizer.reconstruct(image)
-    return reconstruction[0, :, :height, :width].to(torch.float32), indices[0]
-
-
-def _psnr(difference: Tensor) -> float:
-    """PSNR of a difference of 8-bit pixels, float64 of any shape; nan of no pixels."""
-    return decibels(difference.square().mean()).item()

@@ -25,14 +25,12 @@ class ValidationMetrics:
     """
 
     def __init__(self, names: Sequence[str], codebook_size: int | None = None) -> None:
-        self.names, self.codebook_size = list(names), codebook_size
-        self.metrics, self.absent = metrics.create(self.names, MetricContext(codebook_size))
+        self.metrics, self.absent = metrics.create(names, MetricContext(codebook_size))
         if self.absent:
             reasons = "; ".join(dict.fromkeys(self.absent.values()))
             _warn("validation goes without %s: %s", ", ".join(self.absent), reasons)
 
     def update(self, batch: EvaluationBatch) -> None:
-        """Accumulate one batch."""
         for metric in self.metrics.values():
             metric.update(batch)
 
@@ -50,6 +48,4 @@ class ValidationMetrics:
             metric.reset()
 
 
-@rank_zero_only
-def _warn(message: str, *values: str) -> None:
-    logger.warning(message, *values)
+_warn = rank_zero_only(logger.warning)

@@ -4,7 +4,6 @@ The network is Szegedy et al.'s Inception v3 as FID uses it (Heusel et al. 2017)
 pixels and the quantisation before it, which moves rFID by more than two good tokenizers differ.
 """
 
-from collections import deque
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,27 +19,6 @@ from open_magvit2.common.precision import float32
 Preprocessing = Literal["paper", "u8", "tf"]
 NUM_FEATURES = 2048
 _INPUT_SIZE = 299
-_LAYERS = [
-    "Conv2d_1a_3x3",
-    "Conv2d_2a_3x3",
-    "Conv2d_2b_3x3",
-    "MaxPool_1",
-    "Conv2d_3b_1x1",
-    "Conv2d_4a_3x3",
-    "MaxPool_2",
-    "Mixed_5b",
-    "Mixed_5c",
-    "Mixed_5d",
-    "Mixed_6a",
-    "Mixed_6b",
-    "Mixed_6c",
-    "Mixed_6d",
-    "Mixed_6e",
-    "Mixed_7a",
-    "Mixed_7b",
-    "Mixed_7c",
-    "AvgPool",
-]
 
 
 class InceptionOutput(NamedTuple):
@@ -51,10 +29,9 @@ class InceptionOutput(NamedTuple):
 
 
 class Inception:
-    """The network, frozen. It keeps its last outputs, since rFID, its variants and rIS look at the same images.
+    """The network, frozen, from its verified weight file.
 
-    Args:
-        path: the verified weight file.
+    It keeps its last outputs, since rFID, its variants and rIS look at the same images.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,9 +41,8 @@ class Inception:
         self.network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
         )
-        self._outputs: deque[tuple[Tensor, str, InceptionOutput]] = deque(maxlen=4)
+        self._kept = lru_cache(maxsize=4)(self._run)
 
-    @torch.no_grad()
     def __call__(self, image: Tensor, preprocessing: Preprocessing = "paper") -> InceptionOutput:
         """Features of images float [B, 3, H, W] in [-1, 1] (clamped if beyond), in float32.
 
@@ -77,16 +53,11 @@ class Inception:
             tf: 8-bit pixels, TensorFlow 1's corner-aligned resize, (x - 128) / 128: torch-fidelity and the ADM
                 evaluator, for comparison with LlamaGen, TiTok and VQGAN.
         """
-        for seen, how, output in self._outputs:
-            if seen is image and how == preprocessing:
-                return output
-        self.network.to(image.device)
-        with float32(image.device.type):
-            output = self._run(image, preprocessing)
-        self._outputs.append((image, preprocessing, output))
-        return output
+        with torch.no_grad(), float32(image.device.type):
+            return self._kept(image, preprocessing)
 
     def _run(self, image: Tensor, preprocessing: Preprocessing) -> InceptionOutput:
+        self.network.to(image.device)
         if preprocessing == "tf":
             return InceptionOutput(*self.network(to_uint8(image)))
         if preprocessing == "paper":
@@ -97,10 +68,11 @@ class Inception:
             raise ValueError(f"preprocessing must be paper, u8 or tf, got {preprocessing!r}")
         x = F.interpolate(unit, size=(_INPUT_SIZE, _INPUT_SIZE), mode="bilinear", align_corners=False)
         x = 2.0 * x - 1.0
-        for layer in _LAYERS:
-            x = getattr(self.network, layer)(x)
+        *layers, classifier = self.network.children()  # in the order they are applied
+        for layer in layers:
+            x = layer(x)
         features = x.flatten(1)
-        return InceptionOutput(features, features @ self.network.fc.weight.T)
+        return InceptionOutput(features, features @ classifier.weight.T)
 
 
 def load() -> Inception:

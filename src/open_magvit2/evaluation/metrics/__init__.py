@@ -26,17 +26,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class MetricContext:
-    """What a metric may ask for before the first batch.
+    """What a metric may ask for before the first batch."""
 
-    Attributes:
-        codebook_size: of the tokenizer; None where there is none.
-        num_images: how many images all ranks will see together; None if unknown.
-        dataset_key: names the content of the dataset and its preprocessing, so that figures of the originals can be
-            kept between runs (the moments of rFID); empty: keep nothing.
-    """
-
-    codebook_size: int | None = None
-    num_images: int | None = None
+    codebook_size: int | None = None  # of the tokenizer; None where there is none
+    num_images: int | None = None  # how many images all ranks will see together; None if unknown
+    # Names the content of the dataset and its preprocessing, so that figures of the originals can be kept between runs
+    # (the moments of rFID); empty: keep nothing.
     dataset_key: str = ""
 
 
@@ -46,16 +41,10 @@ def available() -> list[str]:
 
 
 def check(names: Sequence[str]) -> None:
-    """Refuse unknown and repeated names.
-
-    Raises:
-        ValueError: with those names.
-    """
-    unknown = [name for name in names if name not in available() and "." not in name]
-    if unknown:
+    """Refuse unknown and repeated names with a ValueError."""
+    if unknown := [name for name in names if name not in available() and "." not in name]:
         raise ValueError(f"no metric is called {', '.join(unknown)}; available: {', '.join(available())}")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"given more than once: {', '.join(repeated)}; name each metric once")
     for name in names:
         _metric_class(name)
@@ -76,26 +65,21 @@ def create(names: Sequence[str], context: MetricContext) -> tuple[dict[str, Metr
     absent: dict[str, str] = {}
     columns: dict[str, str] = {}
     for name in names:
+        kind, arguments = _metric_class(name)
+        parameters = inspect.signature(kind).parameters
+        known = {field: value for field, value in asdict(context).items() if field in parameters}
+        for field, value in known.items():
+            if value is None and parameters[field].default is inspect.Parameter.empty:
+                raise ValueError(f"the metric {name} needs {field}, which is not known here")
         try:
-            metrics[name] = _build(name, context)
+            metrics[name] = kind(**arguments, **known)
         except WeightsUnavailable as error:
             absent[name] = str(error)
             continue
         for column in getattr(metrics[name], "columns", ()):
-            if column in columns:
+            if columns.setdefault(column, name) != name:
                 raise ValueError(f"{column} would come from {columns[column]} and from {name}: leave one out")
-            columns[column] = name
     return metrics, absent
-
-
-def _build(name: str, context: MetricContext) -> Metric:
-    kind, arguments = _metric_class(name)
-    parameters = inspect.signature(kind).parameters
-    known = {field: value for field, value in asdict(context).items() if field in parameters}
-    for field, value in known.items():
-        if value is None and parameters[field].default is inspect.Parameter.empty:
-            raise ValueError(f"the metric {name} needs {field}, which is not known here")
-    return kind(**arguments, **known)
 
 
 def _metric_class(name: str) -> tuple[type, dict[str, Any]]:
@@ -106,12 +90,13 @@ def _metric_class(name: str) -> tuple[type, dict[str, Any]]:
         module = importlib.import_module(path or f"{__name__}.{module_name}")
     except ImportError as error:
         raise ValueError(f"cannot import the metric {name}: {error}") from error
-    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and _is_metric(kind)]
-    kinds = [kind for kind in kinds if (kind.__name__ == wanted if path else kind.__module__ == module.__name__)]
+    kinds = [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type)
+        and (kind.__name__ == wanted if path else kind.__module__ == module.__name__)
+        and all(callable(getattr(kind, method, None)) for method in ("update", "compute", "reset"))
+    ]
     if len(kinds) != 1:
         raise ValueError(f"expected one class with update, compute and reset at {name}, found {len(kinds)}")
     return kinds[0], arguments
-
-
-def _is_metric(kind: type) -> bool:
-    return all(callable(getattr(kind, method, None)) for method in ("update", "compute", "reset"))

@@ -19,6 +19,5 @@ class BitsPerPixel(PerImageMetric):
         self.bits_per_token = math.log2(codebook_size)
 
     def measure(self, batch: EvaluationBatch) -> dict[str, Tensor]:
-        number, _, height, width = batch.output.shape
-        bits = batch.indices[0].numel() * self.bits_per_token / (height * width)
-        return {"bits_per_pixel": torch.full((number,), bits, dtype=torch.float64, device=batch.output.device)}
+        bits = batch.indices[0].numel() * self.bits_per_token / batch.output[0, 0].numel()
+        return {"bits_per_pixel": torch.full_like(batch.index, bits, dtype=torch.float64)}

@@ -1,10 +1,9 @@
 """How much of the decoder's output lies outside [-1, 1] before it is clamped: a diagnostic of wrong ranges."""
 
-import torch
 from torch import Tensor
 
-from open_magvit2.evaluation.batch_invariance import image_by_image
 from open_magvit2.evaluation.per_image_metric import PerImageMetric
+from open_magvit2.evaluation.pixels import image_by_image
 from open_magvit2.protocols import EvaluationBatch
 
 
@@ -15,4 +14,4 @@ class ClampFraction(PerImageMetric):
 
     def measure(self, batch: EvaluationBatch) -> dict[str, Tensor]:
         (number,) = image_by_image(lambda x: ((x.abs() > 1.0).flatten(1).count_nonzero(dim=1),), batch.output)
-        return {"clamp_fraction": number.to(torch.float64) / batch.output[0].numel()}
+        return {"clamp_fraction": number.double() / batch.output[0].numel()}

@@ -35,13 +35,9 @@ class CodebookUsage:
         """The figures over all ranks; a collective call under DDP."""
         size = self.histogram.codebook_size
         codes, counts = self.histogram.merged()
+        names = {"utilization": "utilization", "used": "used", "entropy_bits": "entropy", "perplexity": "perplexity"}
         figures = usage(counts, size)
-        result = {
-            "codebook_utilization": figures["utilization"],
-            "codebook_used": figures["used"],
-            "codebook_entropy": figures["entropy_bits"],
-            "codebook_perplexity": figures["perplexity"],
-        }
+        result = {f"codebook_{names[name]}": figures[name] for name in names}
         self.details = {"sorted_counts": counts.sort(descending=True).values}
         num_bits = size.bit_length() - 1
         if size == 2**num_bits and num_bits > 0 and counts.numel():

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from open_magvit2.evaluation.batch_invariance import image_by_image
 from open_magvit2.evaluation.per_image_metric import PerImageMetric
+from open_magvit2.evaluation.pixels import image_by_image
 from open_magvit2.protocols import EvaluationBatch
 
 
@@ -18,7 +18,7 @@ class L1(PerImageMetric):
 
 
 def _errors(image: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-    difference = (image.to(torch.float32) - output.to(torch.float32).clamp(-1.0, 1.0)).flatten(1)
+    difference = (image.float() - output.float().clamp(-1.0, 1.0)).flatten(1)
     number = difference.shape[1]
     l1 = difference.abs_().sum(dim=1, dtype=torch.float64) / number
     return l1, difference.square_().sum(dim=1, dtype=torch.float64) / number

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from open_magvit2.common import weights
 from open_magvit2.common.precision import float32
-from open_magvit2.evaluation.batch_invariance import image_by_image
 from open_magvit2.evaluation.per_image_metric import PerImageMetric
+from open_magvit2.evaluation.pixels import image_by_image
 from open_magvit2.losses.perceptual import Network, load_lpips
 from open_magvit2.protocols import EvaluationBatch
 
@@ -17,24 +17,19 @@ _WEIGHTS = {"alex": (weights.ALEXNET, weights.LPIPS_ALEX), "vgg": (weights.VGG16
 
 
 class LPIPS(PerImageMetric):
-    """`lpips_alex` or `lpips_vgg`, or both.
-
-    Args:
-        networks: which of "alex" and "vgg". VGG costs thirty times as much as AlexNet.
-    """
+    """`lpips_alex` or `lpips_vgg`, or both. VGG costs thirty times as much time as AlexNet."""
 
     def __init__(self, networks: tuple[Network, ...] = ("alex", "vgg")) -> None:
+        super().__init__()
         self.networks = {f"lpips_{network}": load_lpips(network) for network in networks}
         self.columns = tuple(self.networks)
         self.weight_files = tuple(name for network in networks for name in _WEIGHTS[network])
-        super().__init__()
 
     def measure(self, batch: EvaluationBatch) -> dict[str, Tensor]:
         output = batch.output.clamp(-1.0, 1.0)
-        distances = {}
+
+        def distances(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+            return tuple(network.to(x.device)(x, y).flatten() for network in self.networks.values())
+
         with float32(output.device.type):
-            for name, network in self.networks.items():
-                network.to(output.device)
-                (distance,) = image_by_image(lambda x, y, network=network: (network(x, y),), batch.image, output)
-                distances[name] = distance.flatten()
-        return distances
+            return dict(zip(self.columns, image_by_image(distances, batch.image, output), strict=True))

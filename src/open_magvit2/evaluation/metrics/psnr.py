@@ -9,7 +9,6 @@ from torch import Tensor
 
 from open_magvit2.common.images import psnr
 from open_magvit2.evaluation import pixels
-from open_magvit2.evaluation.batch_invariance import image_by_image
 from open_magvit2.evaluation.per_image_metric import PerImageMetric
 from open_magvit2.protocols import EvaluationBatch
 
@@ -20,7 +19,7 @@ class PSNR(PerImageMetric):
     - psnr_image: mean of the images' PSNR, rounded pixels. The one to quote.
     - psnr_image_trunc: the same on truncated pixels (of original and reconstruction).
     - psnr_batch4, psnr_batch8: the paper's: truncated pixels, one MSE per group of 4 or 8 consecutive images of the
-      sorted dataset, mean of the groups' PSNR; the last group may be smaller and counts as much.
+      sorted dataset, mean of the groups' PSNR; a smaller last group has the same weight.
     - psnr_global: PSNR of the mean of all images' MSE, rounded pixels.
 
     An identical image has infinite PSNR, as in scikit-image. Images are meant to be of one size.
@@ -31,26 +30,20 @@ class PSNR(PerImageMetric):
     def measure(self, batch: EvaluationBatch) -> dict[str, Tensor]:
         rounded = mean_squared_error(*pixels.rounded(batch.image, batch.output))
         truncated = mean_squared_error(*pixels.truncated(batch.image, batch.output))
-        return {
-            "psnr_image": decibels(rounded),
-            "psnr_image_trunc": decibels(truncated),
-            "mse_rounded": rounded,
-            "mse_truncated": truncated,
-        }
+        return dict(zip(self.columns, (decibels(rounded), decibels(truncated), rounded, truncated), strict=True))
 
     def summarize(self, rows: dict[str, Tensor]) -> dict[str, float]:
-        return {
-            "psnr_image": rows["psnr_image"].mean().item(),
-            "psnr_image_trunc": rows["psnr_image_trunc"].mean().item(),
-            "psnr_batch4": psnr_of_groups(rows["mse_truncated"], 4),
-            "psnr_batch8": psnr_of_groups(rows["mse_truncated"], 8),
-            "psnr_global": decibels(rows["mse_rounded"].mean()).item(),
-        }
+        figures = {name: rows[name].mean() for name in ("psnr_image", "psnr_image_trunc")}
+        for size in (4, 8):
+            groups = [decibels(group.mean()) for group in rows["mse_truncated"].split(size)]
+            figures[f"psnr_batch{size}"] = torch.stack(groups).mean()
+        figures["psnr_global"] = decibels(rows["mse_rounded"].mean())
+        return {name: figure.item() for name, figure in figures.items()}
 
 
 def mean_squared_error(first: Tensor, second: Tensor) -> Tensor:
     """Per-image mean squared difference, float64 [B], of uint8 images [B, 3, H, W]; exact, a sum of integers."""
-    (sums,) = image_by_image(_sum_of_squares, first, second)
+    (sums,) = pixels.image_by_image(_sum_of_squares, first, second)
     return sums / first[0].numel()
 
 
@@ -63,13 +56,3 @@ def _sum_of_squares(first: Tensor, second: Tensor) -> tuple[Tensor]:
 def decibels(error: Tensor) -> Tensor:
     """PSNR of a mean squared error of 8-bit pixels; infinite where it is 0."""
     return psnr(error, 255.0)
-
-
-def psnr_of_groups(errors: Tensor, size: int) -> float:
-    """Mean PSNR of groups of `size` consecutive images, each group's PSNR being that of its mean error.
-
-    Args:
-        errors: float64 [N], mean squared errors of 8-bit pixels in the dataset's order.
-        size: images a group.
-    """
-    return torch.stack([decibels(group.mean()) for group in errors.split(size)]).mean().item()

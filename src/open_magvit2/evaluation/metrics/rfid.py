@@ -4,7 +4,6 @@ Heusel et al. (2017), with the preprocessing of Open-MAGVIT2's published figures
 images themselves, in the same crop.
 """
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -12,10 +11,9 @@ import torch
 
 from open_magvit2.common import weights
 from open_magvit2.common.distributed import all_gather_object, rank
-from open_magvit2.common.files import atomic_writer
+from open_magvit2.common.files import atomic_writer, sha256
 from open_magvit2.evaluation.features import inception
 from open_magvit2.evaluation.features.frechet import Gaussian, Moments, frechet_distance
-from open_magvit2.evaluation.features.inception import NUM_FEATURES, Preprocessing
 from open_magvit2.protocols import EvaluationBatch
 
 logger = logging.getLogger(__name__)
@@ -33,12 +31,11 @@ class ReconstructionFID:
 
     weight_files = (weights.INCEPTION,)
 
-    def __init__(self, preprocessing: Preprocessing = "paper", dataset_key: str = "") -> None:
+    def __init__(self, preprocessing: inception.Preprocessing = "paper", dataset_key: str = "") -> None:
         self.name = "rfid" if preprocessing == "paper" else f"rfid_{preprocessing}"
-        self.preprocessing: Preprocessing = preprocessing
+        self.preprocessing = preprocessing
         self.network = inception.load()
-        self._originals = Moments(NUM_FEATURES)
-        self._outputs = Moments(NUM_FEATURES)
+        self._originals, self._outputs = (Moments(inception.NUM_FEATURES) for _ in range(2))
         self._path = _moments_path(dataset_key, preprocessing) if dataset_key else None
         kept = _read(self._path) if self._path else None
         # All ranks use the file, or none does: one that computes while another reads would wait for it forever.
@@ -76,8 +73,8 @@ class ReconstructionFID:
 
 
 def _moments_path(dataset_key: str, preprocessing: str) -> Path:
-    parts = (dataset_key, preprocessing, weights.KNOWN[weights.INCEPTION].sha256)
-    return weights.cache_folder() / "moments" / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.pt"
+    key = repr((dataset_key, preprocessing, weights.KNOWN[weights.INCEPTION].sha256))
+    return weights.cache_folder() / "moments" / f"{sha256(key.encode())[:32]}.pt"
 
 
 def _read(path: Path) -> Gaussian | None:

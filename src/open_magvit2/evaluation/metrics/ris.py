@@ -1,8 +1,7 @@
 """Inception score of the reconstructions: exp(mean KL(p(class | image) || p(class))), Salimans et al. 2016.
 
-torch-fidelity's convention: 8-bit pixels, TensorFlow's resize, ten splits in a fixed random order, mean and
-deviation over the splits.
-(In the dataset's order, sorted by class, the same images score a fifth lower.)
+torch-fidelity's convention: 8-bit pixels, TensorFlow's resize, ten splits in a fixed random order, mean and deviation
+over the splits. In the dataset's order, sorted by class, the same images score a fifth lower.
 """
 
 import numpy as np
@@ -22,19 +21,17 @@ _NUM_CLASSES = 1008
 class ReconstructionInceptionScore:
     """`ris` and `ris_std`, in constant memory: per split only the sums of p and of p log p are kept.
 
-    Args:
-        num_images: how many images there will be, which decides which of them share a split.
+    The number of images decides which of them share a split.
     """
 
     weight_files = (weights.INCEPTION,)
 
     def __init__(self, num_images: int) -> None:
         self.network = inception.load()
-        order = np.random.RandomState(_SEED).permutation(num_images)
-        self._split = torch.empty(num_images, dtype=torch.int64)
-        for s in range(_NUM_SPLITS):
-            begin, end = s * num_images // _NUM_SPLITS, (s + 1) * num_images // _NUM_SPLITS
-            self._split[torch.from_numpy(order[begin:end])] = s
+        order = torch.from_numpy(np.random.RandomState(_SEED).permutation(num_images))
+        ends = torch.arange(1, _NUM_SPLITS + 1) * num_images // _NUM_SPLITS  # of the splits, in that order
+        self._split = torch.empty_like(order)  # int64 [N], of each image
+        self._split[order] = torch.bucketize(torch.arange(num_images), ends, right=True)
         self.reset()
 
     def reset(self) -> None:
@@ -44,8 +41,7 @@ class ReconstructionInceptionScore:
     @torch.no_grad()
     def update(self, batch: EvaluationBatch) -> None:
         """Accumulate the class probabilities of a batch."""
-        logits = self.network(batch.output, "tf").logits.to(torch.float64)
-        log_p = logits.log_softmax(dim=1)
+        log_p = self.network(batch.output, "tf").logits.to(torch.float64).log_softmax(dim=1)
         p = log_p.exp()
         rows = torch.cat([p, (p * log_p).sum(dim=1, keepdim=True)], dim=1)
         if self._sums is None:

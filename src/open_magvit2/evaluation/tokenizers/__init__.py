@@ -23,11 +23,7 @@ def available() -> list[str]:
 
 
 def family_module(family: str) -> ModuleType:
-    """The module of a family.
-
-    Raises:
-        ValueError: if there is none, or it has no `load`.
-    """
+    """The module of a family; a ValueError if there is none, or it has no `load`."""
     if family not in available() and "." not in family:
         raise ValueError(f"no tokenizer family is called {family!r}; available: {', '.join(available())}")
     try:
@@ -40,13 +36,7 @@ def family_module(family: str) -> ModuleType:
 
 
 def load(family: str, checkpoint: str | Path, device: str | torch.device = "cpu", **options: Any) -> Tokenizer:
-    """Load a tokenizer of a family onto a device.
-
-    Args:
-        family: a name in `available()`, or the path of a module.
-        checkpoint: the file.
-        device: where to put it.
-        options: weights, allowed_modules; the family gets those that its `load` declares.
+    """Load a tokenizer onto a device; the family's `load` gets those of the options that it declares.
 
     Raises:
         ValueError: for a family without a module, or a tokenizer that does not fulfil the protocol.
