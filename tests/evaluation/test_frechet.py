@@ -48,7 +48,7 @@ def test_closed_form_of_commuting_covariances():
 
 @pytest.mark.parametrize(("first_number", "second_number"), [(30, 40), (2, 3), (300, 20)])
 def test_deficient_rank_is_exact(first_number, second_number):
-    """tr (C1 C2)^(1/2) is the nuclear norm of the product of the centred features, whatever their rank."""
+    """tr (C1 C2)^(1/2) is the nuclear norm of the product of the centred features, at any rank."""
     first, second = draw(first_number, 128, seed=1), draw(second_number, 128, seed=2)
     a, b = (x.numpy() - x.numpy().mean(axis=0) for x in (first, second))
     nuclear = np.linalg.norm(a @ b.T, "nuc") / np.sqrt((len(a) - 1) * (len(b) - 1))

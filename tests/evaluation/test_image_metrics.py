@@ -70,7 +70,7 @@ def test_psnr_of_groups_is_the_papers_definition(pair, size):
     figures = run(PSNR(), image, reconstruction)
     first, second = (x.double().numpy() / 255 for x in pixels.truncated(image, reconstruction))
     groups = []
-    for start in range(0, NUMBER, size):  # the last group is smaller and counts as much
+    for start in range(0, NUMBER, size):  # the last group is smaller and has the same weight
         error = ((first[start : start + size] - second[start : start + size]) ** 2).mean()
         groups.append(10 * np.log10(1 / error))
     assert figures[f"psnr_batch{size}"] == pytest.approx(np.mean(groups), abs=1e-9)

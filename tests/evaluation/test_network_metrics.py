@@ -34,7 +34,7 @@ def run(names, batch_size=5, indices=None, dataset_key="", images=None):
 
 
 def test_features_are_bit_for_bit_torch_fidelitys(random_networks):
-    """The same layers on the same 299 x 299 input, whatever comes before them."""
+    """The same layers on the same 299 x 299 input, after any preprocessing."""
     path = weights.find(weights.INCEPTION)
     network = FeatureExtractorInceptionV3("x", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path))
     pixels = make_images(2, size=299)  # at this size no resize changes anything

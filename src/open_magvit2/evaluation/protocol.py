@@ -40,11 +40,7 @@ class Protocol:
     changes: dict[str, list[Any]] = field(default_factory=dict)  # changed field -> [protocol's value, value used]
 
     def changed(self, **values: Any) -> "Protocol":
-        """The protocol with other values; if one differs, its name becomes "custom" and the difference is listed.
-
-        Raises:
-            ValueError: for an unknown field, the name, or a value that its field cannot have.
-        """
+        """The protocol with other values; if one differs, its name becomes "custom" and the difference is listed."""
         if "name" in values:
             raise ValueError(f"name={values['name']}: a name cannot be set; a changed protocol is called custom")
         values = _checked(values)
@@ -63,8 +59,7 @@ class Protocol:
             metrics: comma-separated names. Leaving some out or adding some changes no figure, nor the protocol's name.
 
         Raises:
-            ValueError: as `changed`; for a change without "=", for unknown or repeated metrics, and for a change that
-                quotes a figure which no metric yields.
+            ValueError: for a field or value that cannot be, and a figure quoted that no metric yields.
         """
         values = {}
         for change in changes:
@@ -94,8 +89,7 @@ def load(name: str | Path, folder: str | Path) -> Protocol:
 
     Raises:
         FileNotFoundError: naming the protocols in the folder.
-        ValueError: naming the file, for an unknown or a missing field, a value that its field cannot have, or a quoted
-            figure that no metric of the protocol yields.
+        ValueError: naming the file and the mistake in it.
     """
     path = Path(name) if Path(name).suffix == ".yaml" else Path(folder) / f"{name}.yaml"
     loaded = _read(path)

@@ -17,7 +17,7 @@ _WEIGHTS = {"alex": (weights.ALEXNET, weights.LPIPS_ALEX), "vgg": (weights.VGG16
 
 
 class LPIPS(PerImageMetric):
-    """`lpips_alex` or `lpips_vgg`, or both. VGG costs thirty times as much time as AlexNet."""
+    """`lpips_alex` or `lpips_vgg`, or both. VGG takes thirty times as long as AlexNet."""
 
     def __init__(self, networks: tuple[Network, ...] = ("alex", "vgg")) -> None:
         super().__init__()
