@@ -23,16 +23,14 @@ logger = logging.getLogger(__name__)
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's plugin for checkpoint files, on `write` and `open_magvit2.common.checkpoints.read`."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """See `write`; there are no storage options."""
         if storage_options is not None:
             raise ValueError(f"checkpoints are local files, which take no storage_options, got {storage_options}")
         write(checkpoint, Path(path))
 
     def load_checkpoint(
-        self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """The content on the CPU. No code from the file is executed unless `weights_only=False` allows that."""
         if weights_only is False:
@@ -61,9 +59,7 @@ def alias(path: Path, name: str) -> None:
     try:
         try:
             os.link(path, partial)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-                raise
+        except OSError:
             shutil.copyfile(path, partial)
         os.replace(partial, target)
     except OSError as error:
@@ -84,7 +80,7 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint file, or None for a whole one.
 
     A `.ckpt` is a zip archive: its directory is at the end, missing from a file cut short, and holds a CRC-32 of every
-    part. All are checked; this reads the file once and needs no memory. PyTorch's own reader checks the directory too.
+    part. All are checked, which reads the file once. PyTorch's own reader checks the directory too.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -94,11 +90,17 @@ def damage(path: Path) -> str | None:
         torch.load(path, map_location="meta", weights_only=True, mmap=True)  # reads the directory and no weights
     except pickle.UnpicklingError:
         return None  # whole; `checkpoints.read` judges the content
-    # A flipped bit in a name is no UTF-8 (ValueError), in a flag asks for a password or another version of the format
-    # (RuntimeError), in a length points beyond the file (EOFError, OSError).
+    # A flipped bit in a name is no UTF-8 (ValueError), in a flag asks for a password (RuntimeError), in a length points
+    # beyond the file (EOFError, OSError).
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
         return f"{type(error).__name__}: {error}".partition("\n")[0]
     return None
+
+
+def newest_first(paths: Iterable[Path]) -> list[Path]:
+    """Checkpoint files from the newest to the oldest; of links to one file the last name, step_*.ckpt."""
+    files = {(path.stat().st_dev, path.stat().st_ino): path for path in sorted(paths) if path.is_file()}
+    return sorted(files.values(), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 
 
 def newest_whole(paths: Iterable[Path]) -> Path | None:
@@ -107,20 +109,15 @@ def newest_whole(paths: Iterable[Path]) -> Path | None:
     Raises:
         ValueError: if there are files, and all are damaged.
     """
-    files: dict[tuple[int, int], Path] = {}
-    for path in sorted(paths):
-        if path.is_file():
-            status = path.stat()
-            files[status.st_dev, status.st_ino] = path  # links of one file: the last name, step_*.ckpt, stays
-    newest_first = sorted(files.values(), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
-    for path in newest_first:
+    files = newest_first(paths)
+    for path in files:
         problem = damage(path)
         if problem is None:
             return path
         logger.warning("%s is damaged (%s): skipping it for the next older checkpoint", path, problem)
-    if newest_first:
+    if files:
         raise ValueError(
-            f"all {len(newest_first)} checkpoint(s) are damaged, the newest is {newest_first[0]}. Give another one by "
+            f"all {len(files)} checkpoint(s) are damaged, the newest is {files[0]}. Give another one by "
             "--ckpt_path FILE, or move them away to begin anew"
         )
     return None
@@ -131,10 +128,9 @@ def _failure(error: BaseException, path: Path) -> OSError:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
-    number = cause.errno if isinstance(cause, OSError) and cause.errno is not None else errno.EIO
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
     return OSError(
-        number,
+        getattr(cause, "errno", None) or errno.EIO,
         f"the checkpoint {path} could not be written ({cause or error}); {free:,} bytes are free there. Earlier "
         "checkpoints are whole: free some space, and continue with --ckpt_path last",
     )
