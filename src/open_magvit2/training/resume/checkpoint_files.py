@@ -1,15 +1,19 @@
 """Checkpoint files are whole or not there: written atomically, linked by name, and checked before use."""
 
 import errno
+import fcntl
 import logging
 import os
 import pickle
+import re
 import shutil
+import socket
 import zipfile
 import zlib
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -18,6 +22,11 @@ from open_magvit2.common import checkpoints
 from open_magvit2.common.files import PARTIAL, atomic_writer, partial_path, sync_folder
 
 logger = logging.getLogger(__name__)
+
+STOPPED = "stopped-at-"  # begins the name of a file that a training wrote when it ended itself
+# A flipped bit in a name is no UTF-8 (ValueError), in a flag asks for a password (RuntimeError), in a length points
+# beyond the file (EOFError, OSError).
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -69,6 +78,31 @@ def alias(path: Path, name: str) -> None:
     sync_folder(path.parent)
 
 
+def claim(folder: Path) -> IO[str]:
+    """Lock a folder for this process, until the returned file is closed or the process ends in whatever way.
+
+    Raises:
+        ValueError: naming the process that has it, its host and since when.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - stays open
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by forked workers
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            logger.warning("%s cannot be locked (%s): nothing keeps a second run out", folder, error)
+            return file
+        file.seek(0)
+        raise ValueError(
+            f"{folder} belongs to {file.read()}, which still runs: end it, or name another folder by "
+            "checkpoint.dirpath or by the logger's version"
+        ) from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()} (since {datetime.now():%Y-%m-%d %H:%M:%S})")
+    file.flush()
+    return file
+
+
 def remove_partial_files(folder: Path) -> None:
     """Delete the half-written files of killed processes."""
     for path in folder.glob(f".*.ckpt*{PARTIAL}"):
@@ -87,20 +121,30 @@ def damage(path: Path) -> str | None:
             broken = archive.testzip()
         if broken is not None:
             return f"wrong checksum of {broken}"
-        torch.load(path, map_location="meta", weights_only=True, mmap=True)  # reads the directory and no weights
+        _without_weights(path)
     except pickle.UnpicklingError:
         return None  # whole; `checkpoints.read` judges the content
-    # A flipped bit in a name is no UTF-8 (ValueError), in a flag asks for a password (RuntimeError), in a length points
-    # beyond the file (EOFError, OSError).
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+    except _DAMAGED as error:
         return f"{type(error).__name__}: {error}".partition("\n")[0]
     return None
 
 
-def newest_first(paths: Iterable[Path]) -> list[Path]:
-    """Checkpoint files from the newest to the oldest; of links to one file the last name, step_*.ckpt."""
-    files = {(path.stat().st_dev, path.stat().st_ino): path for path in sorted(paths) if path.is_file()}
-    return sorted(files.values(), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+def recency(path: Path) -> tuple[bool, int, int, str]:
+    """A key by which the newest of several checkpoint files is the largest.
+
+    The training step in the file decides, since clocks and copies change times, which only break ties. A file of a
+    training that stopped itself ranks below all others: its weights may be ruined.
+    """
+    try:
+        step = _without_weights(path)["global_step"]
+    except (*_DAMAGED, pickle.UnpicklingError, KeyError, TypeError):
+        number = re.search(r"(\d+)$", path.stem)
+        step = int(number[1]) if number else -1
+    return not path.name.startswith(STOPPED), step, path.stat().st_mtime_ns, path.name
+
+
+def _without_weights(path: Path) -> Any:
+    return torch.load(path, map_location="meta", weights_only=True, mmap=True)
 
 
 def newest_whole(paths: Iterable[Path]) -> Path | None:
@@ -109,7 +153,8 @@ def newest_whole(paths: Iterable[Path]) -> Path | None:
     Raises:
         ValueError: if there are files, and all are damaged.
     """
-    files = newest_first(paths)
+    names = {(path.stat().st_dev, path.stat().st_ino): path for path in sorted(paths) if path.is_file()}
+    files = sorted(names.values(), key=recency, reverse=True)  # of links to one file the last name, step_*.ckpt
     for path in files:
         problem = damage(path)
         if problem is None:

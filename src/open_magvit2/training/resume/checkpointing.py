@@ -43,7 +43,8 @@ class TrainingCheckpoint(Checkpoint):
         signals: on these, on any rank, save at the end of the training step and leave with exit code 75.
 
     Raises:
-        ValueError: for a setting out of range; at the first validation, for a figure that is not logged.
+        ValueError: for a setting out of range; in `setup`, for a folder in which another run still writes; at the
+            first validation, for a figure that is not logged.
     """
 
     def __init__(
@@ -79,11 +80,16 @@ class TrainingCheckpoint(Checkpoint):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = checkpoint_files.AtomicCheckpointIO()
         if trainer.is_global_zero:
+            self._claim = checkpoint_files.claim(Path(self.dirpath))  # until the process ends
             checkpoint_files.remove_partial_files(Path(self.dirpath))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._agreement = Agreement(lightning_internals.collective_timeout(trainer))
         self._last_time = time.monotonic()
+        present = f"step_{trainer.global_step:09d}.ckpt"
+        later = [file for file in sorted(Path(self.dirpath).glob("step_*.ckpt")) if file.name > present]
+        if later and trainer.is_global_zero:
+            logger.warning("%s is of a later step: `last` takes it unless you move it away", later[-1])
         if self._watch.start() and signal.SIGTERM in self._watch.signals:
             lightning_internals.skip_agreement_on_sigterm(trainer)  # this callback has its own
 
@@ -137,7 +143,8 @@ class TrainingCheckpoint(Checkpoint):
         self._saved_step, self._last_time = trainer.global_step, time.monotonic()
         if trainer.is_global_zero:
             checkpoint_files.alias(path, LAST)
-            for old in checkpoint_files.newest_first(path.parent.glob("step_*.ckpt"))[self.keep_last :]:
+            files = sorted(path.parent.glob("step_*.ckpt"), reverse=True)
+            for old in [file for file in files if file.name <= path.name][self.keep_last :]:
                 old.unlink()
         return path
 
@@ -188,7 +195,7 @@ def save_and_stop(trainer: pl.Trainer, reason: str) -> NoReturn:
     """
     callback = trainer.checkpoint_callback
     folder = Path((callback and callback.dirpath) or trainer.default_root_dir)
-    path = folder / f"stopped-at-{trainer.global_step}.ckpt"
+    path = folder / f"{checkpoint_files.STOPPED}{trainer.global_step}.ckpt"
     trainer.save_checkpoint(path)
     raise TrainingStopped(
         f"training stopped at step {trainer.global_step}: {reason}.\n"

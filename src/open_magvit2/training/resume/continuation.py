@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import Namespace
 
 from open_magvit2.common import checkpoints
-from open_magvit2.training.resume.checkpoint_files import newest_whole
+from open_magvit2.training.resume.checkpoint_files import newest_whole, recency
 from open_magvit2.training.resume.checkpointing import BEST
 
 logger = logging.getLogger(__name__)
@@ -24,9 +24,9 @@ _NOT_A_CHANGE = ("ckpt_path", "trainer.logger.init_args.version")  # how to cont
 def resolve(config: Namespace, subcommand: str, described: str) -> None:
     """Replace the word `last` or `best` in `ckpt_path` by a file; a path stays.
 
-    `last` is the newest whole checkpoint in checkpoint.dirpath, or in the folders of the logger's name; the run goes on
-    in its folder. Where there is none, `fit` begins. `best` is the newest best.ckpt; a training that goes back to it
-    gets a new folder, as from any file.
+    `last` is the whole checkpoint of the latest step in checkpoint.dirpath, or in the folders of the logger's name; the
+    run goes on in its folder. Where there is none, `fit` begins. `best` is the newest best.ckpt; a training that goes
+    back to it gets a new folder, as from any file.
 
     Args:
         config: of the subcommand, fit or validate; ckpt_path and the logger's version are set.
@@ -64,7 +64,7 @@ def resolve(config: Namespace, subcommand: str, described: str) -> None:
                 f"all of one run: they differ in {', '.join(_THE_RUN[:-1])} or {_THE_RUN[-1]}. Say which one is meant "
                 "by checkpoint.dirpath, by the logger's version, or by --ckpt_path FILE"
             )
-    run, path = max(newest.items(), key=lambda item: item[1].stat().st_mtime_ns)
+    run, path = max(newest.items(), key=lambda item: recency(item[1]))
     config.ckpt_path = str(path)
     logger.warning("continuing from %s", path)
     if word == "last" and run != root and "version" in arguments and arguments["version"] is None:
