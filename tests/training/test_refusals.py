@@ -97,7 +97,7 @@ class Hostile:
 
 @pytest.fixture(params=["zip", "legacy", "plain pickle"])
 def hostile(request, tmp_path) -> Path:
-    """A checkpoint that runs code when it is unpickled; `ran` beside it would be the proof."""
+    """A checkpoint that runs code when it is unpickled; `ran` next to it would be the proof."""
     content, path = {"state_dict": {}, "x": Hostile(tmp_path / "ran")}, tmp_path / "hostile.ckpt"
     if request.param == "plain pickle":
         path.write_bytes(pickle.dumps(content))

@@ -46,7 +46,7 @@ def training(rank: int, kind: str, *flags: str) -> list[str]:
 
 def train(folder: Path, words: list[str], launcher: bool = True):
     """Run a training by launch.py, or by Lightning's own launcher; returns when all processes have ended."""
-    command = [sys.executable, LAUNCH, "--processes", "2"] if launcher else []
+    command = [sys.executable, LAUNCH, "--processes", "2", "--grace-seconds", "2"] if launcher else []
     return run(*command, *words, folder=folder, check=False, PYTHONPATH=f"{ROOT / 'src'}:{ROOT / 'tests'}")
 
 
@@ -182,7 +182,7 @@ def test_processes_that_cannot_connect_are_refused_with_what_to_set(tmp_path):
     ],
 )
 def test_every_other_end_of_a_process(tmp_path, rank, kind, shown):
-    result = train(tmp_path, training(rank, kind, "--ddp.timeout_minutes", "0.5"))
+    result = train(tmp_path, training(rank, kind, "--ddp.timeout_minutes", "0.25"))
     assert result.returncode not in (0, EXIT_CODE)
     assert shown in result.stderr
 

@@ -13,8 +13,9 @@ from small_run import OneNumber, data, make_images, trainer
 
 from open_magvit2.data.decoding import UnreadableImageError
 from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.training.resume.checkpointing import TrainingStopped
 from open_magvit2.training.resume.state import ExactResumption
-from open_magvit2.training.skipped_images import FILE_NAME, SkippedImages, TooManySkippedError
+from open_magvit2.training.skipped_images import FILE_NAME, SkippedImages
 
 BROKEN = {0, 7, 21, 40}
 
@@ -104,7 +105,7 @@ def test_a_run_that_ends_before_its_first_log_step_names_them_as_well(folder, tm
 
 
 def test_too_many_end_the_training_with_the_way_out(folder, tmp_path):
-    with pytest.raises(TooManySkippedError) as caught:
+    with pytest.raises(TrainingStopped) as caught:
         trainer(tmp_path).fit(OneNumber(), datamodule=data(folder, max_skipped_share=0.03))
     message = str(caught.value)
     assert torch.load(next(tmp_path.rglob("stopped-at-*.ckpt")), weights_only=True)["global_step"] > 0

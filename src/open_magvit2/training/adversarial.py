@@ -8,7 +8,7 @@ covers both.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -44,16 +44,14 @@ class AdversarialTraining(pl.LightningModule, ABC):
 
     Args:
         adversary: None trains without a GAN term.
-        micro_batch_size: samples that pass the networks at once on a device. A rank's share of the global batch is
-            split into pieces of this size, and must be a multiple of it if it is larger. BatchNorm and losses that look
-            at a batch as a whole see one micro-batch: 8, the published batch of a device, keeps the recipe on any
-            number of devices.
-        learning_rate: of both Adam optimizers.
-        betas: of both.
+        micro_batch_size: samples that pass the networks at once on a device. A larger share of the global batch must
+            be a multiple of it. BatchNorm and losses over a batch see one micro-batch: 8, the published batch of a
+            device, keeps the recipe on any number of devices.
+        learning_rate, betas: of both Adam optimizers.
         schedule: factor on the learning rate by training step; constant by default.
         gradient_clip_norm: largest norm of each network's gradient; None does not clip.
-        channels_last: keep convolution weights, and so activations, with channels innermost. For half precision on a
-            GPU with compiled networks: PyTorch's own group norm copies such activations there and back.
+        channels_last: keep convolution weights and activations with channels innermost, for half precision on a GPU
+            with compiled networks (PyTorch's own group norm copies such activations there and back).
 
     Raises:
         ValueError: for a number out of range.
@@ -72,13 +70,9 @@ class AdversarialTraining(pl.LightningModule, ABC):
         super().__init__()
         at_least(1, micro_batch_size=micro_batch_size)
         self.automatic_optimization = False
-        self.adversary = adversary
-        self.micro_batch_size = micro_batch_size
-        self.learning_rate = learning_rate
-        self.betas = tuple(betas)
-        self.schedule = Constant() if schedule is None else schedule
-        self.gradient_clip_norm = gradient_clip_norm
-        self.channels_last = channels_last
+        self.adversary, self.micro_batch_size = adversary, micro_batch_size
+        self.learning_rate, self.betas, self.schedule = learning_rate, tuple(betas), schedule or Constant()
+        self.gradient_clip_norm, self.channels_last = gradient_clip_norm, channels_last
         self.record = TrainingRecord(unit="images", shown={"loss": "generator/total", "PSNR": "psnr"})
 
     @property
@@ -96,7 +90,7 @@ class AdversarialTraining(pl.LightningModule, ABC):
         """Run the generator on a micro-batch float [B, C, *size] in [-1, 1]."""
 
     def step_figures(self, step: int) -> dict[str, float]:
-        """Further figures to log after a step, by their whole names; the same on all ranks. None by default."""
+        """Further figures to log after a step, by their whole names; the same on all ranks."""
         return {}
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -106,11 +100,10 @@ class AdversarialTraining(pl.LightningModule, ABC):
 
     def on_fit_start(self) -> None:
         """Refuse a global batch that the devices cannot split, before the first sample is read."""
-        global_batch_size = getattr(self.trainer.datamodule, "global_batch_size", None)
-        if global_batch_size is None:
+        if (global_batch_size := getattr(self.trainer.datamodule, "global_batch_size", None)) is None:
             return
         share = global_batch_size // self.trainer.world_size
-        check_share(share, self.micro_batch_size)
+        split(torch.empty(share), self.micro_batch_size)
         if share < self.micro_batch_size:
             rank_zero_warn(
                 f"each device gets {share} samples a step, fewer than micro_batch_size {self.micro_batch_size}: the "
@@ -118,11 +111,11 @@ class AdversarialTraining(pl.LightningModule, ABC):
             )
 
     def training_step(self, batch: Sample, batch_idx: int) -> None:
-        """One training step on this rank's share of the global batch: uint8 [B, C, *size]."""
+        """One training step on this rank's share of the global batch."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        wrapped = self.optimizers()
-        wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
-        self._log(self.train_on(batch["image"], wrapped, self.manual_backward, self._gradient_sync, scaler))
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        self._log(self.train_on(batch["image"], optimizers, self.manual_backward, self._gradient_sync, scaler))
 
     def train_on(
         self,
@@ -132,14 +125,9 @@ class AdversarialTraining(pl.LightningModule, ABC):
         gradient_sync: Callable[[bool], AbstractContextManager[Any]] = nullcontext,
         scaler: torch.amp.GradScaler | None = None,
     ) -> dict[str, Any]:
-        """The work of a training step. Without a Trainer it runs on these defaults, as benchmarks do.
+        """The work of a training step on a batch uint8 [B, C, *size]; without a Trainer on these defaults.
 
-        Args:
-            pixels: uint8 [B, C, *size].
-            optimizers: of `configure_optimizers`, or what Lightning wrapped around them.
-            backward: computes the gradients of a total.
-            gradient_sync: context of a micro-batch's backward pass, from whether it is the last.
-            scaler: of the losses in fp16.
+        `gradient_sync` is the context of a micro-batch's backward pass, from whether it is the last one.
 
         Returns:
             the terms of the objectives, scalars on the device, as <network>/<term>; the learning rate.
@@ -150,10 +138,9 @@ class AdversarialTraining(pl.LightningModule, ABC):
             terms = self.accumulate_gradients(split(pixels, self.micro_batch_size), backward, gradient_sync)
         # The learning rate is a function of the step and no state: a run continued with another schedule follows it.
         learning_rate = self.learning_rate * self.schedule(self.global_step)
-        norms = step_all(optimizers, learning_rate, self.gradient_clip_norm, scaler)
-        self.record.gradient_norms = norms
-        terms["learning_rate"] = learning_rate
-        return terms | {f"{name}/gradient_norm": norm for name, norm in norms.items()}
+        self.record.gradient_norms = step_all(optimizers, learning_rate, self.gradient_clip_norm, scaler)
+        norms = {f"{name}/gradient_norm": norm for name, norm in self.record.gradient_norms.items()}
+        return {**terms, "learning_rate": learning_rate, **norms}
 
     def accumulate_gradients(
         self,
@@ -174,11 +161,7 @@ class AdversarialTraining(pl.LightningModule, ABC):
         return terms
 
     def losses(self, real: Tensor, fraction: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum of both objectives on a micro-batch.
-
-        Args:
-            real: float [B, C, *size] in [-1, 1].
-            fraction: share of the step's batch that this is.
+        """Sum of both objectives on a micro-batch float [B, C, *size] in [-1, 1], a fraction of the step's batch.
 
         Returns:
             (total, terms): a scalar with graph, and detached scalars as <network>/<term>.
@@ -208,42 +191,28 @@ class AdversarialTraining(pl.LightningModule, ABC):
         return model.no_sync() if isinstance(model, DistributedDataParallel) and not is_last else nullcontext()
 
     def _log(self, terms: dict[str, Any]) -> None:
-        """Write means over ranks to the loggers at Lightning's interval, at the number of the training step.
+        """Log means over ranks at Lightning's interval; in between nothing waits for the device.
 
-        In between nothing waits for the device. Not through `self.log`: with manual optimization its step axis counts
-        batches from 0, and its own interval would drop the figures of a window that ends in between.
+        `self.log` would count batches from 0, and drop the figures of a window that ends between two intervals.
         """
         step = self.global_step
         scalars = self.step_figures(step)
-        if step % self.trainer.log_every_n_steps == 0:
-            scalars |= {f"train/{name}": value for name, value in self._means(terms).items()}
+        if step % self.trainer.log_every_n_steps == 0:  # all leave the device in one transfer
+            names = [name for name, term in terms.items() if isinstance(term, Tensor) and term.device == self.device]
+            values = torch.stack([terms[name].to(torch.float32) for name in names])
+            means = dict(zip(names, distributed.all_reduce_mean(values).tolist(), strict=True))
+            scalars |= {f"train/{name}": float(means.get(name, term)) for name, term in terms.items()}
         self.record.latest, self.record.logged = terms, scalars
-        if scalars:
-            for logger in self.loggers:
-                logger.log_metrics(scalars, step=step)
-
-    def _means(self, terms: Mapping[str, Any]) -> dict[str, float]:
-        """Terms averaged over ranks, which leave the device in one transfer; numbers of the host as they are."""
-        names = [name for name, term in terms.items() if isinstance(term, Tensor) and term.device == self.device]
-        values = torch.stack([terms[name].to(torch.float32) for name in names])
-        means = dict(zip(names, distributed.all_reduce_mean(values).tolist(), strict=True))
-        return {name: means[name] if name in means else float(term) for name, term in terms.items()}
+        for logger in self.loggers if scalars else ():
+            logger.log_metrics(scalars, step=step)
 
 
 def split(pixels: Tensor, micro_batch_size: int) -> Sequence[Tensor]:
-    """A batch [B, ...] in pieces of micro_batch_size, or in one if it is smaller.
-
-    Raises:
-        ValueError: if the last piece would be smaller than the others.
-    """
-    check_share(len(pixels), micro_batch_size)
-    return pixels.split(min(micro_batch_size, len(pixels)))
-
-
-def check_share(num_samples: int, micro_batch_size: int) -> None:
-    """Refuse, with a ValueError, a number of samples that cannot be split into equal micro-batches."""
+    """A batch [B, ...] in pieces of micro_batch_size, or in one if it is smaller; ValueError for a smaller last one."""
+    num_samples = len(pixels)
     if num_samples > micro_batch_size and num_samples % micro_batch_size:
         raise ValueError(
             f"each device gets {num_samples} samples a step, which is no multiple of micro_batch_size "
             f"{micro_batch_size}: change data.global_batch_size, micro_batch_size or the number of devices"
         )
+    return pixels.split(min(micro_batch_size, num_samples))

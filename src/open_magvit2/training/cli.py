@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -16,16 +16,17 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from open_magvit2.common import environment
+from open_magvit2.training import lightning_internals
 from open_magvit2.training.command_messages import essential, message
 from open_magvit2.training.data_parallel import lost_another_process, register_ddp
 from open_magvit2.training.ema import ExponentialMovingAverage
-from open_magvit2.training.health import TrainingHealth, TrainingStopped
+from open_magvit2.training.health import TrainingHealth
 from open_magvit2.training.image_grid import ImageGrid
 from open_magvit2.training.progress import TrainingProgress
-from open_magvit2.training.resume import continuation, lightning_internals
-from open_magvit2.training.resume.checkpointing import TrainingCheckpoint
+from open_magvit2.training.resume import continuation
+from open_magvit2.training.resume.checkpointing import TrainingCheckpoint, TrainingStopped
 from open_magvit2.training.resume.state import ExactResumption
-from open_magvit2.training.skipped_images import SkippedImages, TooManySkippedError
+from open_magvit2.training.skipped_images import SkippedImages
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +43,8 @@ CALLBACKS = {
     "images": ImageGrid,
     "skipped_images": SkippedImages,
 }
-_TRACEBACK_VARIABLE = "OPEN_MAGVIT2_TRACEBACK"  # set: every error comes with its stack trace
 _MISTAKES = (ValueError, OSError, pickle.UnpicklingError, MisconfigurationException)
-_RANK_0_FIRST_SECONDS = 2.0  # other ranks that fail alike wait for the first one, which ends them
-
-
+_HELP = "\nAll options: scripts/train.py fit --help"
 _LOGGER = {  # Lightning's own default, said: a continued run then gets its version, and so its folder
     "class_path": "pytorch_lightning.loggers.TensorBoardLogger",
     "init_args": {"save_dir": ".", "name": "lightning_logs"},
@@ -57,11 +55,11 @@ class _Parser(LightningArgumentParser):
     """Says what is wrong with a value in a few lines, not in pages of usage and configuration."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        self.exit(MISTAKE, f"error: {essential(message)}\nAll options: scripts/train.py fit --help\n")
+        self.exit(MISTAKE, f"error: {essential(message)}{_HELP}\n")
 
 
 class _SaveConfig(SaveConfigCallback):
-    """Writes config.yaml beside the logs, and into every checkpoint the configuration and the program it ran in."""
+    """Writes config.yaml to the logs, and into every checkpoint the configuration and the program it ran in."""
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._provenance = {
@@ -71,15 +69,11 @@ class _SaveConfig(SaveConfigCallback):
             "command": environment.command(),
         }
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         if trainer.is_global_zero:  # the rank that writes the file
             checkpoint[continuation.PROVENANCE_KEY] = self._provenance
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         """Report what a continued training does differently; only the user knows whether that was meant."""
         before = checkpoint.get(continuation.PROVENANCE_KEY)
         if before is None or trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
@@ -98,7 +92,7 @@ class _FirstStep(Callback):
         self.has_stepped = True
 
 
-class TrainingCLI(LightningCLI):
+class TrainingCLI(lightning_internals.CommandLine):
     """`fit` and `validate` of any LightningModule and LightningDataModule named in the configuration.
 
     The callbacks in `CALLBACKS` are sections of their own, so that a file or a flag changes one value of one of them;
@@ -107,34 +101,35 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name, kind in CALLBACKS.items():
-            parser.add_argument(
-                f"--{name}", type=kind | None, default=None, help=(kind.__doc__ or "").partition("\n")[0]
-            )
+            parser.add_argument(f"--{name}", type=kind | None, default=None, help=kind.__doc__.partition("\n")[0])
         parser.add_function_arguments(register_ddp, "ddp")
+
+    def _section(self, config: Namespace) -> Namespace:
+        return config if self.subcommand is None else config[self.subcommand]
 
     def instantiate_trainer(self, **options: Any) -> pl.Trainer:
         """Build the trainer with the callbacks whose sections are there, after those of trainer.callbacks."""
-        described = self._get(self.config_init, "trainer").get("callbacks") or []
+        config = self._section(self.config_init)
+        described = config.trainer.get("callbacks") or []
         described = described if isinstance(described, list) else [described]
-        sections = [self._get(self.config_init, name) for name in CALLBACKS]
-        callbacks = [*described, *(section for section in sections if section is not None)]
         self._first_step = _FirstStep()
-        return super().instantiate_trainer(callbacks=[*callbacks, self._first_step], **options)
+        ours = [config[name] for name in CALLBACKS if config[name] is not None]
+        return super().instantiate_trainer(callbacks=[*described, *ours, self._first_step], **options)
 
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses ends the program with that one message, not a stack trace."""
         try:
             if self.subcommand is not None:
-                config = self.config[self.subcommand]
-                described = self._parser(self.subcommand).dump(config, skip_none=False)
+                config = self._section(self.config)
+                described = self.subcommand_parser().dump(config, skip_none=False)
                 continuation.resolve(config, self.subcommand, described)
             super().instantiate_classes()
         except _MISTAKES as error:
-            self._refuse(error)
+            self._end(error, MISTAKE)
 
     def before_instantiate_classes(self) -> None:
         """Read a checkpoint to continue from without executing code, unless the user says otherwise."""
-        config = self.config if self.subcommand is None else self.config[self.subcommand]
+        config = self._section(self.config)
         if self.subcommand is not None and config.weights_only is None:
             config.weights_only = True
         register_ddp(**config.ddp)
@@ -143,42 +138,41 @@ class TrainingCLI(LightningCLI):
         """Let matrix products use TF32, as cuDNN's convolutions do by themselves; entropies and metrics do not."""
         torch.set_float32_matmul_precision("high")
 
-    def _run_subcommand(self, subcommand: str) -> None:
+    def run_subcommand(self, subcommand: str) -> None:
         """Run it; what is refused before the first training step ends the program with that one message as well."""
         try:
-            super()._run_subcommand(subcommand)
+            super().run_subcommand(subcommand)
         except BaseException as error:
-            self._before_end(error)
-            if isinstance(error, (TrainingStopped, TooManySkippedError)):
+            self._leave_processes(error)
+            if isinstance(error, TrainingStopped):
                 self._end(error, STOPPED)
             if isinstance(error, _MISTAKES) and not self._first_step.has_stepped:
-                self._refuse(error)
+                self._end(error, MISTAKE)
             raise
 
-    def _before_end(self, error: BaseException) -> None:
+    def _leave_processes(self, error: BaseException) -> None:
         """Let this process end in its own time, and the others that Lightning's own launcher has started with it."""
         lightning_internals.keep_process_groups_at_exit()
+        others = lightning_internals.started_processes(self.trainer)
         if isinstance(error, SystemExit):  # all processes leave after a signal
-            lightning_internals.started_processes(self.trainer).clear()
+            others.clear()
         elif lost_another_process(error):
             logger.error(
                 "another process is gone, or did not answer within ddp.timeout_minutes (%g): look for its message, or "
                 "for one that hangs",
-                self._get(self.config, "ddp").timeout_minutes,
+                self._section(self.config).ddp.timeout_minutes,
             )
         else:
-            lightning_internals.kill_started_processes(self.trainer)
+            for process in others:  # under NCCL they would wait for this one
+                process.kill()
 
-    def _refuse(self, error: BaseException) -> NoReturn:
-        self._end(error, MISTAKE, "\nAll options: scripts/train.py fit --help")
-
-    def _end(self, error: BaseException, code: int, advice: str = "") -> NoReturn:
+    def _end(self, error: BaseException, code: int) -> NoReturn:
         """End the program with an error's message, once for all ranks that fail alike; a trace only if asked for."""
         if int(os.environ.get("LOCAL_RANK", 0)):
-            time.sleep(_RANK_0_FIRST_SECONDS)
-        if os.environ.get(_TRACEBACK_VARIABLE):
+            time.sleep(2.0)  # the first rank ends this one
+        if os.environ.get("OPEN_MAGVIT2_TRACEBACK"):
             raise error
-        self.parser.exit(code, f"error: {message(error)}{advice}\n")
+        self.parser.exit(code, f"error: {message(error)}{_HELP if code == MISTAKE else ''}\n")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a `${...}` that refers to nothing is refused like any other value."""
@@ -186,9 +180,6 @@ class TrainingCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except OmegaConfBaseException as error:
             parser.error(str(error))
-
-    def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning would read the whole file for hyperparameters, which ours do not hold."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -199,12 +190,7 @@ class TrainingCLI(LightningCLI):
 def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
     """Parse a command line (sys.argv by default), build trainer, model and data, and run the subcommand.
 
-    Args:
-        args: the words after the program's name.
-        run: False stops after building `trainer`, `model` and `datamodule`; args then have no subcommand.
-
-    Returns:
-        the command line with what it built.
+    `run=False` stops after building `trainer`, `model` and `datamodule`; args then have no subcommand.
     """
     register_ddp()
     # Sections of callbacks hold arguments alone, no class path; `${a.b}` is the same key with and without a subcommand.

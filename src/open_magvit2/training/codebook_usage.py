@@ -10,15 +10,7 @@ from open_magvit2.common.codebook import CodeHistogram
 
 
 class CodebookUsage:
-    """Counts the codes of all ranks on the device; their utilization and entropy are known at the end of a window.
-
-    Args:
-        codebook_size: number of codes.
-        window: training steps between two results.
-
-    Raises:
-        ValueError: for a window below 1.
-    """
+    """Counts the codes of all ranks on the device; their utilization and entropy are known every `window` steps."""
 
     def __init__(self, codebook_size: int, window: int) -> None:
         at_least(1, usage_window=window)
@@ -43,9 +35,7 @@ class CodebookUsage:
 
     def state_dict(self) -> dict[str, Any]:
         """The counts of all ranks; a collective call under DDP."""
-        if self._saved is not None:
-            return self._saved
-        return dict(zip(("codes", "counts"), self._histogram.merged(), strict=True))
+        return self._saved or dict(zip(("codes", "counts"), self._histogram.merged(), strict=True))
 
     def load_state_dict(self, state_dict: dict[str, Any] | None) -> None:
         """Go on from counts; from none for a checkpoint that has none."""

@@ -4,8 +4,9 @@ import importlib
 import inspect
 import re
 
+from open_magvit2 import protocols
+
 _NOISE = ("Does not validate against any", "Subtypes:", "Errors:", "<class 'NoneType'>", "Given value")
-_PROTOCOL = re.compile(r"Import path ([\w.]+) does not implement protocol (\w+)")
 
 
 def message(error: BaseException) -> str:
@@ -17,23 +18,19 @@ def message(error: BaseException) -> str:
 def essential(text: str) -> str:
     """A message without the types that a value could have had and the whole configuration; protocols are explained."""
     lines = [line for line in text.splitlines() if not any(words in line for words in _NOISE)]
-    found = _PROTOCOL.search(text)
-    return "\n".join(lines + (_unfulfilled(*found.groups()) if found else [])).strip().removeprefix("- ")
+    unfulfilled = re.search(r"Import path ([\w.]+)\.(\w+) does not implement protocol (\w+)", text)
+    return "\n".join(lines + (_differences(*unfulfilled.groups()) if unfulfilled else [])).strip().removeprefix("- ")
 
 
-def _unfulfilled(path: str, protocol_name: str) -> list[str]:
+def _differences(module: str, name: str, protocol: str) -> list[str]:
     """A line for each method of a protocol that a class lacks, or has with another signature."""
-    from open_magvit2 import protocols
-
-    module, _, name = path.rpartition(".")
-    kind = getattr(importlib.import_module(module), name)
-    lines = []
-    for method, expected in vars(getattr(protocols, protocol_name, object)).items():
+    kind, lines = getattr(importlib.import_module(module), name), []
+    for method, expected in vars(getattr(protocols, protocol, object)).items():
         if method.startswith("_") or not inspect.isfunction(expected):
             continue
-        if not callable(getattr(kind, method, None)):
-            lines.append(f"{name} has no method {method}{inspect.signature(expected)}")
-        elif inspect.signature(getattr(kind, method)) != inspect.signature(expected):
-            got = inspect.signature(getattr(kind, method))
-            lines.append(f"{name}.{method} is {got}, expected {inspect.signature(expected)}, annotations included")
+        wanted, found = inspect.signature(expected), getattr(kind, method, None)
+        if not callable(found):
+            lines.append(f"{name} has no method {method}{wanted}")
+        elif inspect.signature(found) != wanted:
+            lines.append(f"{name}.{method} is {inspect.signature(found)}, expected {wanted}, annotations included")
     return lines

@@ -3,32 +3,26 @@
 import torch
 from torch import Tensor, nn
 
-_MOST_GRAPHS = 64
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def compile_networks(*networks: nn.Module | None, backend: str = "inductor") -> None:
     """Compile networks in place, each as one graph; names of weights stay, and deep copies are not compiled.
 
-    Weights enter a compiled network as inputs: if their values are exchanged, as validation on EMA weights does, the
-    results are those of the new ones. Changes three settings of the whole process, see the comments.
-
-    A network is compiled at its first pass, and again for another kind of pass: other sizes, precision, recomputation,
-    gradients or none. Training has one kind. Validation and pictures, whose batches come in other sizes, therefore run
-    uncompiled, inside `torch.compiler.set_stance("force_eager")`.
+    Weights enter a compiled network as inputs, so that validation may exchange them for EMA weights. A network is
+    compiled at its first pass and again for another kind of pass (other sizes, precision, recomputation, no
+    gradients): validation and pictures therefore run uncompiled, in `torch.compiler.set_stance("force_eager")`.
 
     Args:
-        networks: None is left out, for a loss or a network that a training is without. Their classes must not be
-            PyTorch's own, such as `nn.Sequential`, which `torch.compile` ignores silently.
+        networks: None is left out. PyTorch's own classes, such as `nn.Sequential`, are ignored by `torch.compile`.
         backend: of `torch.compile`.
     """
-    # Graphs split at the borders of DDP's buckets: refused where a network recomputes. Each network is one graph.
+    # Graphs split at the borders of DDP's buckets: refused where a network recomputes.
     torch._dynamo.config.optimize_ddp = False
     # Saved tensors overwritten by the backward pass: refused where a graph runs twice (adaptive adversarial weight).
     torch._functorch.config.donated_buffer = False
-    # Graphs are counted by class, for all networks of the process, and one too many ends it: 8 by default are few for a
-    # notebook that tries several architectures.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
+    # Graphs are counted by class over the whole process; the default 8 are few for a notebook of several architectures.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     for network in networks:
         if network is not None:
             network.compile(fullgraph=True, backend=backend)

@@ -13,14 +13,13 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from open_magvit2.common.arguments import at_least, within
+from open_magvit2.training import lightning_internals
 
 
 class ExponentialMovingAverage(WeightAveraging):
-    """average <- decay * average + (1 - decay) * weights after every training step.
+    """average <- decay * average + (1 - decay) * weights after every training step, on the training device.
 
-    Lightning's callback swaps, saves and restores the averages. This class keeps them on the training device and
-    updates them in a few fused kernels that the host does not wait for. Buffers (BatchNorm's statistics, LeCAM's
-    averages) are copied, not averaged.
+    Buffers (BatchNorm's statistics, LeCAM's averages) are copied, not averaged.
 
     Args:
         decay: 0.999 in the published recipe.
@@ -34,14 +33,14 @@ class ExponentialMovingAverage(WeightAveraging):
         within(0, 1, decay=decay)
         at_least(0, start_step=start_step)
         super().__init__(use_buffers=False)
-        self.decay = decay
-        self.start_step = start_step
+        self.decay, self.start_step = decay, start_step
+        self._latest_step = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._device = trainer.strategy.root_device  # the module itself is still on the CPU
         super().setup(trainer, pl_module, stage)
-        if self._average_model is None:  # nothing is trained
+        if stage != "fit":
             return
+        self.average_module.to(trainer.strategy.root_device)
         average = trainer.precision_plugin.convert_module(self.average_module)  # as it will convert the module
         dtype = next(average.parameters()).dtype
         if self.decay and torch.finfo(dtype).bits < 32:
@@ -54,13 +53,11 @@ class ExponentialMovingAverage(WeightAveraging):
     @property
     def average_module(self) -> nn.Module:
         """The copy of the LightningModule that holds the averages, during a fit."""
-        return self._average_model.module
+        return lightning_internals.average_module(self)
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step <= self._latest_update_step:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.global_step <= self._latest_step:
             return
         averages, weights = list(self.average_module.parameters()), list(pl_module.parameters())
         if trainer.global_step <= max(1, self.start_step):
@@ -68,7 +65,7 @@ class ExponentialMovingAverage(WeightAveraging):
         else:
             move_averages(averages, weights, self.decay)
         self.copy_buffers(pl_module)
-        self._latest_update_step = trainer.global_step
+        self._latest_step = trainer.global_step
 
     @torch.no_grad()
     def copy_buffers(self, pl_module: pl.LightningModule) -> None:
@@ -81,6 +78,12 @@ class ExponentialMovingAverage(WeightAveraging):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing: Lightning would overwrite the raw weights, and a checkpoint written later would lose them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"latest_update_step": self._latest_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._latest_step = state_dict["latest_update_step"]
 
 
 def move_averages(averages: Sequence[Tensor], weights: Sequence[Tensor], decay: float) -> None:

@@ -1,7 +1,7 @@
 """Keep what is not finite out of a training's state, without making the host wait for the device.
 
-A loss that is not finite makes its network's whole gradient NaN. Gradients are summed over the ranks, so every rank
-sees the same NaN in the gradient's norm, and every rank skips that network's step, on the device.
+A loss that is not finite makes its network's whole gradient NaN. Gradients are summed over the ranks, so that every
+rank sees the same NaN in the gradient's norm and skips that network's step, on the device.
 """
 
 from collections.abc import Iterator
@@ -12,23 +12,18 @@ from torch import Tensor, nn
 
 
 def nan_unless_finite(loss: Tensor) -> Tensor:
-    """A scalar loss as it is, value and gradient; NaN in both where it is infinite or NaN.
+    """A scalar loss, value and gradient as they are; both NaN where it is infinite or NaN.
 
-    An infinite loss can have a finite gradient, and the absolute value of a NaN has the gradient 0: without this,
-    the ranks that do not see the loss itself would step.
+    An infinite loss can have a finite gradient, and the absolute value of a NaN has the gradient 0.
     """
     return loss * torch.where(loss.detach().isfinite(), 1.0, float("nan"))
 
 
 def skip_unless_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> None:
-    """Let the optimizer's next step change neither weights nor moments unless the gradient's norm is finite.
+    """Let a fused optimizer's next step change neither weights nor moments unless the gradient's norm is finite.
 
-    The flag is the one that a loss scaler sets for fused optimizers, which read it in their kernels. With a loss
-    scaler this function is not needed: it sets the flag itself.
-
-    Args:
-        optimizer: a fused one; others ignore the flag or refuse it.
-        gradient_norm: scalar, the same on all ranks. A norm too large for its dtype counts as not finite.
+    It sets the flag that a loss scaler sets: fused kernels read it on the device. The norm is a scalar, the same on
+    all ranks.
     """
     optimizer.found_inf = (~gradient_norm.isfinite()).float()
 

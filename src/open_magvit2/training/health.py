@@ -1,27 +1,23 @@
 """Watches a training's numbers: steps that were skipped because they were not finite, and a codebook that collapses.
 
-`finite.py` does the skipping and needs no callback. This callback counts on the device and reads the counts at the
-trainer's log steps, where the host waits for the device anyway. Its decisions are the same on every rank, because it
-only looks at values that are.
+`finite.py` skips the steps and needs no callback. This callback counts them on the device and reads the counts at the
+trainer's log steps, where the host waits for the device anyway. All values it looks at are the same on every rank.
 """
 
 import logging
 import math
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
 from open_magvit2.common.arguments import at_least, within
-from open_magvit2.training.record import record_of
-from open_magvit2.training.resume.checkpointing import save_before_stopping
+from open_magvit2.training.record import TrainingRecord, record_of
+from open_magvit2.training.resume.checkpointing import TrainingStopped as TrainingStopped
+from open_magvit2.training.resume.checkpointing import save_and_stop
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingStopped(RuntimeError):  # noqa: N818 - the user asked for it, it is not always a mistake
-    """The training stopped because of its numbers; the message says why, and where its state is saved."""
 
 
 class TrainingHealth(Callback):
@@ -54,10 +50,8 @@ class TrainingHealth(Callback):
         shares = {"health.lowest_utilization": lowest_utilization, "health.lowest_entropy": lowest_entropy}
         within(0, 1, include_high=True, **shares)
         self.stop_after_skipped = stop_after_skipped
-        self.lowest_utilization = lowest_utilization
-        self.lowest_entropy = lowest_entropy
-        self.codebook_from_step = codebook_from_step
-        self.on_collapse = on_collapse
+        self.lowest_utilization, self.lowest_entropy = lowest_utilization, lowest_entropy
+        self.codebook_from_step, self.on_collapse = codebook_from_step, on_collapse
         self.totals = {"skipped_steps": 0, "overflows": 0}  # as last read
         self._total: torch.Tensor | int = 0  # of this precision's kind; on the device between two readings
         self._in_a_row: torch.Tensor | int = 0
@@ -66,27 +60,27 @@ class TrainingHealth(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         self._kind = "overflows" if is_scaled else "skipped_steps"
-        start = (self.totals[self._kind], int(self._in_a_row))
-        self._total, self._in_a_row = torch.tensor(start, device=pl_module.device).unbind()
+        # A run that continues from where this callback stopped it has another chance.
+        in_a_row = 0 if self._in_a_row >= self.stop_after_skipped else int(self._in_a_row)
+        self._total, self._in_a_row = torch.tensor((self.totals[self._kind], in_a_row), device=pl_module.device)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         record = record_of(pl_module)
         if record.gradient_norms:
             skipped = torch.stack(list(record.gradient_norms.values())).isfinite().all().logical_not()
             self._total = self._total + skipped
             self._in_a_row = (self._in_a_row + 1) * skipped
             if trainer.global_step % trainer.log_every_n_steps == 0:
-                self._read_skipped(trainer, pl_module)
+                self._read_skipped(trainer, record)
         is_known = record.codebook_size is not None and "train/codebook_utilization" in record.logged
         if is_known and trainer.global_step >= self.codebook_from_step:
-            self._check_codebook(trainer, pl_module)
+            self._check_codebook(trainer, record)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A run may end between two log steps."""
-        if record_of(pl_module).gradient_norms and trainer.global_step % trainer.log_every_n_steps:
-            self._read_skipped(trainer, pl_module)
+        record = record_of(pl_module)
+        if record.gradient_norms and trainer.global_step % trainer.log_every_n_steps:
+            self._read_skipped(trainer, record)
 
     def state_dict(self) -> dict[str, Any]:
         if torch.is_tensor(self._total):
@@ -94,58 +88,44 @@ class TrainingHealth(Callback):
         return {"totals": dict(self.totals), "in_a_row": int(self._in_a_row)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.totals = dict(state_dict["totals"])
-        self._in_a_row = state_dict["in_a_row"]
+        self.totals, self._in_a_row = dict(state_dict["totals"]), state_dict["in_a_row"]
 
-    def _read_skipped(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _read_skipped(self, trainer: pl.Trainer, record: TrainingRecord) -> None:
         before = self.totals[self._kind]
         total, in_a_row = torch.stack([self._total, self._in_a_row]).tolist()
         self.totals[self._kind] = total
         for run_logger in trainer.loggers:
             run_logger.log_metrics({f"train/{self._kind}": total}, step=trainer.global_step)
         if in_a_row >= self.stop_after_skipped:
-            norms = record_of(pl_module).gradient_norms
-            networks = [name for name, norm in norms.items() if not norm.isfinite()]
-            self._stop(
+            networks = [name for name, norm in record.gradient_norms.items() if not norm.isfinite()]
+            save_and_stop(
                 trainer,
                 f"the loss or the gradient was not finite in the last {in_a_row} steps (in the last one: of the "
                 f"{' and the '.join(networks)}). The weights are those from before. Try a lower "
                 "model.init_args.learning_rate, model.init_args.gradient_clip_norm 1.0, or trainer.precision "
                 "bf16-mixed or 32-true",
             )
-        if total > before and self._kind == "skipped_steps":
-            self._warn(
-                trainer,
-                f"{total - before} step(s) since the last log were skipped: a loss or gradient was not finite "
-                f"({total} in all). {self.stop_after_skipped} in a row stop the training (health.stop_after_skipped)",
+        if total > before and self._kind == "skipped_steps" and trainer.is_global_zero:
+            logger.warning(
+                "step %d: %d step(s) since the last log were skipped: a loss or gradient was not finite (%d in all). "
+                "%d in a row stop the training (health.stop_after_skipped)",
+                *(trainer.global_step, total - before, total, self.stop_after_skipped),
             )
 
-    def _check_codebook(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _check_codebook(self, trainer: pl.Trainer, record: TrainingRecord) -> None:
         """Warn once, and again only after a recovery; or stop."""
-        record = record_of(pl_module)
         used, entropy = record.logged["train/codebook_utilization"], record.logged["train/codebook_entropy_bits"]
-        most = math.log2(record.codebook_size)
-        was_collapsed = self._is_collapsed
+        most, was_collapsed = math.log2(record.codebook_size), self._is_collapsed
         self._is_collapsed = used < self.lowest_utilization or entropy < self.lowest_entropy * most
-        if not self._is_collapsed or (was_collapsed and self.on_collapse == "warn"):
+        if not self._is_collapsed:
             return
-        act = self._stop if self.on_collapse == "stop" else self._warn
-        act(
-            trainer,
+        message = (
             f"the codebook has collapsed: {used:.2%} of its {record.codebook_size:,} codes are in use, with an entropy "
             f"of {entropy:.2f} of {most:.2f} bits (health.lowest_utilization {self.lowest_utilization:.2%}, "
             f"health.lowest_entropy {self.lowest_entropy:.0%}). Try a weight of codebook_entropy further below 0, "
-            "entropy_annealing 3 over 2000 steps (generator_objective), or a lower learning rate",
+            "entropy_annealing 3 over 2000 steps (generator_objective), or a lower learning rate"
         )
-
-    def _warn(self, trainer: pl.Trainer, message: str) -> None:
-        if trainer.is_global_zero:
+        if self.on_collapse == "stop":
+            save_and_stop(trainer, message)
+        elif not was_collapsed and trainer.is_global_zero:
             logger.warning("step %d: %s", trainer.global_step, message)
-
-    def _stop(self, trainer: pl.Trainer, message: str) -> NoReturn:
-        """Save the state on all ranks, then end the program."""
-        path = save_before_stopping(trainer)
-        raise TrainingStopped(
-            f"training stopped at step {trainer.global_step}: {message}.\n"
-            f"The state is saved in {path}; --ckpt_path {path} continues from it."
-        )

@@ -11,26 +11,6 @@ from tqdm import tqdm
 from open_magvit2.training.record import num_samples, record_of
 
 
-class _Rate:
-    """Samples per second since the last `reset`."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self.start, self.samples = time.monotonic(), 0
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.start
-
-    def read(self) -> float:
-        """The rate, from which a new one begins."""
-        rate = self.samples / max(self.seconds, 1e-9)
-        self.reset()
-        return rate
-
-
 class TrainingProgress(ProgressBar):
     """A tqdm bar over all training steps; logs train/<unit>_per_second over all devices at the trainer's log steps.
 
@@ -48,7 +28,6 @@ class TrainingProgress(ProgressBar):
         self.interval = refresh_seconds if sys.stderr.isatty() else log_seconds
         self._bar: tqdm | None = None
         self._enabled = True
-        self._shown, self._logged = _Rate(), _Rate()
 
     def disable(self) -> None:
         """Lightning calls this on all ranks but the first."""
@@ -74,31 +53,31 @@ class TrainingProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        samples = num_samples(batch) * trainer.world_size
-        unit = record_of(pl_module).unit
-        for rate in (self._shown, self._logged):
-            rate.samples += samples
-        if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.global_step > self._bar.n:
-            rate = self._logged.read()
+        step, unit, now = trainer.global_step, record_of(pl_module).unit, time.monotonic()
+        self._samples += num_samples(batch) * trainer.world_size
+        if step % trainer.log_every_n_steps == 0 and step > self._bar.n:
             for logger in trainer.loggers:
-                logger.log_metrics({f"train/{unit}_per_second": rate}, step=trainer.global_step)
-        if self._shown.seconds >= self.interval or trainer.global_step == self._bar.total:
-            values = {label: f"{value:.3g}" for label, value in _values(trainer, pl_module).items()}
-            self._bar.set_postfix({**values, f"{unit}/s": f"{self._shown.read():.1f}"}, refresh=False)
-        self._bar.update(trainer.global_step - self._bar.n)
+                logger.log_metrics({f"train/{unit}_per_second": self._rate(self._logged)}, step=step)
+            self._logged = now, self._samples
+        if now - self._shown[0] >= self.interval or step == self._bar.total:
+            values = {label: f"{value:.3g}" for label, value in _shown_values(trainer, pl_module).items()}
+            self._bar.set_postfix({**values, f"{unit}/s": f"{self._rate(self._shown):.1f}"}, refresh=False)
+            self._shown = now, self._samples
+        self._bar.update(step - self._bar.n)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restart()
         figures = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val")}
-        if self._enabled and figures and not trainer.sanity_checking:
+        if figures and not trainer.sanity_checking:
             texts = (f"{name.removeprefix('validation/')} {float(value):.4g}" for name, value in figures.items())
-            tqdm.write(f"validation at step {trainer.global_step}: {'  '.join(texts)}", file=sys.stderr)
+            self.print(f"validation at step {trainer.global_step}: {'  '.join(texts)}")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._close()
+        self._bar.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._close()
+        if self._bar is not None:
+            self._bar.close()
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Lightning's `self.print`: above the bar."""
@@ -106,17 +85,15 @@ class TrainingProgress(ProgressBar):
             tqdm.write(" ".join(map(str, args)), file=sys.stderr)
 
     def _restart(self) -> None:
-        self._shown.reset()
-        self._logged.reset()
+        """Begin to count anew; each reading of the rate begins at its own (time, samples)."""
+        self._samples = 0
+        self._shown = self._logged = time.monotonic(), 0
 
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    def _rate(self, since: tuple[float, int]) -> float:
+        return (self._samples - since[1]) / max(time.monotonic() - since[0], 1e-9)
 
 
-def _values(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
-    """What the bar shows beside the rate."""
+def _shown_values(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
     record = record_of(pl_module)
     if record.shown:
         return {label: float(record.latest[name]) for label, name in record.shown.items() if name in record.latest}

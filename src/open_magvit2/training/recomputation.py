@@ -1,13 +1,11 @@
 """Memory for time: the backward pass computes parts of a network again instead of keeping their activations.
 
-(Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.) The levels are applied to a network from outside,
-on PyTorch's checkpoints that do not re-enter autograd. A checkpoint saves the tensors that enter a function, and when
-the backward pass asks for one saved inside, runs the function again up to that tensor. A convolution is the last
-operation in all of ours and saves its input before it runs: it is never computed twice, only what comes before it. The
-numbers are the same to the last bit.
+(Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.) Applied to a network from outside, on PyTorch's
+checkpoints that do not re-enter autograd: a function runs again up to the tensor that the backward pass asks for. A
+convolution is the last operation in all of ours and is never computed twice. The numbers are the same to the last bit.
 
-`set_recomputation` replaces methods of single instances by bound methods, which `copy.deepcopy`, used by EMA, binds to
-the copy. They read the level when they run: a compiled network then notices that it has changed.
+Methods of single instances are replaced by bound methods, which `copy.deepcopy`, used by EMA, binds to the copy. They
+read the level when they run: a compiled network then notices that it has changed.
 """
 
 from collections.abc import Callable
@@ -28,9 +26,8 @@ Recomputation = Literal["none", "activations", "blocks"]
 def set_recomputation(module: nn.Module, level: Recomputation) -> None:
     """Set the level of every block in a network; it may be changed later.
 
-    A decoder's `head` is recomputed at every level: the losses' networks come on top of the decoder's activations, so
-    that memory is fullest just before those of the head, the largest of all, are needed; and the head is one of some
-    fifty convolutions.
+    A decoder's `head` is recomputed at every level: its activations are the largest, and are needed when memory is
+    fullest, with the losses' networks on top of the decoder's activations.
 
     Args:
         module: a network with `ResidualBlock`s, `AdaptiveGroupNorm`s and methods `head`.
@@ -61,7 +58,7 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 def _methods(part: nn.Module) -> list[Callable[..., Tensor]]:
     """What replaces the methods of a part."""
     if isinstance(part, ResidualBlock):
-        return [_again("residual", "blocks"), first, second]
+        return [_again("residual", "blocks"), _half("first", "conv1", "norm1"), _half("second", "conv2", "norm2")]
     if isinstance(part, AdaptiveGroupNorm):
         return [_again("forward", "activations", "blocks")]
     if hasattr(type(part), "head"):
@@ -82,23 +79,19 @@ def _again(name: str, *levels: Recomputation) -> Callable[..., Tensor]:
     return method
 
 
-def first(self: Any, features: Tensor) -> Tensor:
-    """First half of a residual block.
+def _half(name: str, convolution: str, norm: str) -> Callable[..., Tensor]:
+    """A half of a residual block, norm, SiLU, convolution.
 
     Within a residual that is computed again as a whole, the convolution's input exists when it is needed, and only the
     norm is repeated once more, after the convolution's backward pass: that is the fullest moment.
     """
-    if self.recomputation == "activations":
-        return recomputed(lambda features: type(self).first(self, features), features)
-    if self.recomputation == "blocks":
-        return self.conv1(recomputed(lambda features: F.silu(self.norm1(features)), features))
-    return type(self).first(self, features)
+    whole = _again(name, "activations")
 
+    def method(self: Any, features: Tensor) -> Tensor:
+        if self.recomputation == "blocks":
+            activated = recomputed(lambda features: F.silu(getattr(self, norm)(features)), features)
+            return getattr(self, convolution)(activated)
+        return whole(self, features)
 
-def second(self: Any, features: Tensor) -> Tensor:
-    """Second half of a residual block, likewise."""
-    if self.recomputation == "activations":
-        return recomputed(lambda features: type(self).second(self, features), features)
-    if self.recomputation == "blocks":
-        return self.conv2(recomputed(lambda features: F.silu(self.norm2(features)), features))
-    return type(self).second(self, features)
+    method.__name__ = name
+    return method

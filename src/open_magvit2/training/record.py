@@ -1,17 +1,10 @@
 """What a LightningModule may tell the callbacks of this package about its training.
 
-A module that has an attribute `record: TrainingRecord` and keeps it up to date after every training step gets more from
-the progress bar, the health checks and the log. Every field is optional, and a module without a record trains as well:
+A module with an attribute `record: TrainingRecord` that it keeps up to date after every training step gets more from
+the progress bar, the health checks and the log. Every field, and the record itself, is optional:
 
-    class Mine(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.record = TrainingRecord(unit="clips", shown={"loss": "loss"})
-
-        def training_step(self, batch, batch_idx):
-            loss = ...
-            self.record.latest = {"loss": loss.detach()}  # stays on the device: the progress bar reads it seldom
-            return loss
+    self.record = TrainingRecord(unit="clips", shown={"loss": "loss"})  # in __init__
+    self.record.latest = {"loss": loss.detach()}  # in training_step; stays on the device: the bar reads it seldom
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,9 +20,7 @@ class TrainingRecord:
     """State of a training after its last step, as callbacks read it in `on_train_batch_end`."""
 
     unit: str = "samples"  # plural; the throughput is logged as train/<unit>_per_second
-    latest: Mapping[str, Tensor | float] = field(
-        default_factory=dict
-    )  # scalars of this rank's last step, on the device
+    latest: Mapping[str, Tensor | float] = field(default_factory=dict)  # this rank's last step, on the device
     shown: Mapping[str, str] = field(default_factory=dict)  # label in the progress bar -> name in `latest`
     logged: Mapping[str, float] = field(default_factory=dict)  # what the last step logged, over all ranks; often empty
     # Norm of each network's gradient, by the network's name: scalars on the device, equal on all ranks, and not finite

@@ -1,6 +1,6 @@
 """Training images that could not be read and were replaced: named in the run's folder, counted, limited.
 
-Each batch carries the names (`protocols.Sample`). The count then depends on the batches that were trained on, not on
+Each batch carries the names (`protocols.Sample`), so that the count depends on the batches that were trained on, not on
 what a worker process had loaded ahead: a resumed run counts what an uninterrupted one does.
 """
 
@@ -14,15 +14,12 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from open_magvit2.common import distributed
-from open_magvit2.training.resume.checkpointing import save_before_stopping
+from open_magvit2.common.files import write_atomically
+from open_magvit2.training.resume.checkpointing import save_and_stop
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "skipped_images.txt"
-
-
-class TooManySkippedError(RuntimeError):
-    """More training images are unreadable than the data module's max_skipped_share allows."""
 
 
 class SkippedImages(Callback):
@@ -30,7 +27,7 @@ class SkippedImages(Callback):
 
     At the trainer's log steps it logs data/skipped, the number of different files skipped so far over all ranks and
     epochs, and adds new ones to skipped_images.txt in the run's folder, a line each: path, tab, cause. Once they are
-    more than `max_skipped_share` of the images, it saves the state and raises `TooManySkippedError` on all ranks.
+    more than `max_skipped_share` of the images, it saves the state and stops the training on all ranks.
 
     It works with any data module that has `max_skipped_share`, `replace_unreadable` and a `train` with a length, and
     whose batches have "skipped"; it does nothing with others.
@@ -55,7 +52,7 @@ class SkippedImages(Callback):
         """Write the names from before the interruption: a continued run has a folder and a file of its own."""
         self._path = Path(trainer.log_dir or trainer.default_root_dir) / FILE_NAME
         if self._causes and trainer.is_global_zero:
-            self._write(self._causes, "w")
+            self._write()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -95,7 +92,7 @@ class SkippedImages(Callback):
         self._new = {}
         self._causes |= met
         if distributed.rank() == 0:
-            self._write(met, "a" if len(self._causes) > len(met) else "w")
+            self._write()
             path, cause = next(iter(met.items()))
             others = f" and {len(met) - 1} more" if len(met) > 1 else ""
             logger.warning("skipped %s (%s)%s; %s: %s", path, cause, others, self._so_far(), self._path)
@@ -106,17 +103,13 @@ class SkippedImages(Callback):
 
     def _check_share(self, trainer: pl.Trainer) -> None:
         if len(self._causes) > self._max_share * self._num_images:
-            saved = save_before_stopping(trainer)
-            path, cause = next(iter(self._causes.items()))
-            raise TooManySkippedError(
+            save_and_stop(
+                trainer,
                 f"too many training images cannot be read: {self._so_far()}, more than max_skipped_share "
-                f"{self._max_share:g} allows. The first is {path} ({cause}), all are in {self._path}. "
-                "Replace the files, or leave them out with `exclude` (scripts/check_dataset.py finds all of them and "
-                "writes the list), or raise data.init_args.max_skipped_share; --ckpt_path "
-                f"{saved} continues from here"
+                f"{self._max_share:g} allows; {self._path} has their names. Replace the files, or leave them out with "
+                "`exclude` (scripts/check_dataset.py finds all of them and writes the list), or raise "
+                "data.init_args.max_skipped_share",
             )
 
-    def _write(self, causes: dict[str, str], mode: str) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path, mode, encoding="utf-8", errors="surrogateescape") as file:
-            file.writelines(f"{path}\t{cause}\n" for path, cause in causes.items())
+    def _write(self) -> None:
+        write_atomically(self._path, "".join(f"{path}\t{cause}\n" for path, cause in self._causes.items()))

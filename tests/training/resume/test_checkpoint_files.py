@@ -139,6 +139,16 @@ def test_a_damaged_newest_file_is_skipped_with_a_warning_that_names_it(tmp_path,
     assert f"{newest} is damaged" in caplog.text
 
 
+def test_the_step_in_the_file_decides_which_one_is_the_newest(tmp_path):
+    """Not the time, which a clock that is behind or a copy changes, nor a name; a training's own stop comes last."""
+    save(tmp_path / "best.ckpt", 12)
+    save(tmp_path / "stopped-at-99.ckpt", 99)
+    newest = save(tmp_path / "last.ckpt", 40, age=7200)
+    save(tmp_path / "step_39.ckpt", 39, age=-3600)
+    assert newest_whole(tmp_path.glob("*.ckpt")) == newest
+    assert newest_whole(tmp_path.glob("stopped*.ckpt")).name == "stopped-at-99.ckpt"
+
+
 def test_only_damaged_files_are_refused_and_no_file_is_none(tmp_path):
     assert newest_whole(tmp_path.glob("*.ckpt")) is None
     path = save(tmp_path / "step_3.ckpt", 3)

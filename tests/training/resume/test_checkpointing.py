@@ -1,15 +1,19 @@
 """When a training is saved, which files stay, and how it leaves on a signal."""
 
 import logging
+import multiprocessing
 import os
 import signal
+import socket
 import threading
+import time
 
 import pytest
 from interruptions import Crash, CrashAt, Record, content, fit
 from pytorch_lightning.callbacks import Callback
 
 from open_magvit2.common import checkpoints
+from open_magvit2.training.resume.checkpoint_files import claim, newest_whole
 from open_magvit2.training.resume.checkpointing import TrainingCheckpoint
 from open_magvit2.training.resume.preemption import EXIT_CODE
 
@@ -57,6 +61,43 @@ def test_the_newest_files_stay_and_the_best_by_the_named_figure(tmp_path):
     assert step_of(tmp_path / "last.ckpt") == 10
     figures = {step: value for (name, step), value in record.scalars.items() if name == "validation/codebook_used"}
     assert step_of(tmp_path / "best.ckpt") == min(figures, key=figures.get)  # the first of equals
+
+
+def test_files_from_the_future_do_not_displace_what_is_written(tmp_path, caplog):
+    fit(tmp_path, Record(), max_steps=4)
+    later = time.time() + 3600
+    for path in tmp_path.glob("*.ckpt"):
+        os.utime(path, (later, later))
+    fit(tmp_path, Record(), continued=True, max_steps=6)
+    assert files(tmp_path) == ["best.ckpt", "last.ckpt", "step_000000005.ckpt", "step_000000006.ckpt"]
+    assert newest_whole(tmp_path.glob("*.ckpt")).name == "step_000000006.ckpt"
+    assert "later step" not in caplog.text
+    fit(tmp_path, Record(), max_steps=2)  # another run in the same folder
+    assert f"{tmp_path / 'step_000000006.ckpt'} is of a later step" in caplog.text
+    assert files(tmp_path)[-4:] == [f"step_{step:09d}.ckpt" for step in (1, 2, 5, 6)]
+
+
+def _claim_and_wait(folder, reached):
+    claimed = claim(folder)
+    reached.touch()
+    time.sleep(3600)
+    claimed.close()
+
+
+def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_gone(tmp_path):
+    folder, reached = tmp_path / "run", tmp_path / "reached"
+    process = multiprocessing.get_context("fork").Process(target=_claim_and_wait, args=(folder, reached))
+    process.start()
+    while not reached.exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    expected = rf"{folder} belongs to process {process.pid} on {socket.gethostname()} \(since 20"
+    with pytest.raises(ValueError, match=expected):
+        fit(folder, Record(), max_steps=1)
+    process.kill()
+    process.join()
+    fit(folder, Record(), max_steps=1)
+    assert step_of(folder / "last.ckpt") == 1
 
 
 def test_a_figure_that_is_not_logged_is_refused(tmp_path):

@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
 from open_magvit2.common import checkpoints
-from open_magvit2.training.resume import lightning_internals
+from open_magvit2.training import lightning_internals
 from open_magvit2.training.resume.checkpointing import TrainingCheckpoint
 from open_magvit2.training.resume.state import ExactResumption
 

@@ -1,15 +1,19 @@
 """Checkpoint files are whole or not there: written atomically, linked by name, and checked before use."""
 
 import errno
+import fcntl
 import logging
 import os
 import pickle
+import re
 import shutil
+import socket
 import zipfile
 import zlib
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -19,20 +23,23 @@ from open_magvit2.common.files import PARTIAL, atomic_writer, partial_path, sync
 
 logger = logging.getLogger(__name__)
 
+STOPPED = "stopped-at-"  # begins the name of a file that a training wrote when it ended itself
+# A flipped bit in a name is no UTF-8 (ValueError), in a flag asks for a password (RuntimeError), in a length points
+# beyond the file (EOFError, OSError).
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's plugin for checkpoint files, on `write` and `open_magvit2.common.checkpoints.read`."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """See `write`; there are no storage options."""
         if storage_options is not None:
             raise ValueError(f"checkpoints are local files, which take no storage_options, got {storage_options}")
         write(checkpoint, Path(path))
 
     def load_checkpoint(
-        self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """The content on the CPU. No code from the file is executed unless `weights_only=False` allows that."""
         if weights_only is False:
@@ -61,9 +68,7 @@ def alias(path: Path, name: str) -> None:
     try:
         try:
             os.link(path, partial)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-                raise
+        except OSError:
             shutil.copyfile(path, partial)
         os.replace(partial, target)
     except OSError as error:
@@ -71,6 +76,31 @@ def alias(path: Path, name: str) -> None:
     finally:
         partial.unlink(missing_ok=True)  # to move a link onto another link of the same file leaves both
     sync_folder(path.parent)
+
+
+def claim(folder: Path) -> IO[str]:
+    """Lock a folder for this process, until the returned file is closed or the process ends in whatever way.
+
+    Raises:
+        ValueError: naming the process that has it, its host and since when.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - stays open
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by forked workers
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            logger.warning("%s cannot be locked (%s): nothing keeps a second run out", folder, error)
+            return file
+        file.seek(0)
+        raise ValueError(
+            f"{folder} belongs to {file.read()}, which still runs: end it, or name another folder by "
+            "checkpoint.dirpath or by the logger's version"
+        ) from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()} (since {datetime.now():%Y-%m-%d %H:%M:%S})")
+    file.flush()
+    return file
 
 
 def remove_partial_files(folder: Path) -> None:
@@ -84,21 +114,37 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint file, or None for a whole one.
 
     A `.ckpt` is a zip archive: its directory is at the end, missing from a file cut short, and holds a CRC-32 of every
-    part. All are checked; this reads the file once and needs no memory. PyTorch's own reader checks the directory too.
+    part. All are checked, which reads the file once. PyTorch's own reader checks the directory too.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         if broken is not None:
             return f"wrong checksum of {broken}"
-        torch.load(path, map_location="meta", weights_only=True, mmap=True)  # reads the directory and no weights
+        _without_weights(path)
     except pickle.UnpicklingError:
         return None  # whole; `checkpoints.read` judges the content
-    # A flipped bit in a name is no UTF-8 (ValueError), in a flag asks for a password or another version of the format
-    # (RuntimeError), in a length points beyond the file (EOFError, OSError).
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+    except _DAMAGED as error:
         return f"{type(error).__name__}: {error}".partition("\n")[0]
     return None
+
+
+def recency(path: Path) -> tuple[bool, int, int, str]:
+    """A key by which the newest of several checkpoint files is the largest.
+
+    The training step in the file decides, since clocks and copies change times, which only break ties. A file of a
+    training that stopped itself ranks below all others: its weights may be ruined.
+    """
+    try:
+        step = _without_weights(path)["global_step"]
+    except (*_DAMAGED, pickle.UnpicklingError, KeyError, TypeError):
+        number = re.search(r"(\d+)$", path.stem)
+        step = int(number[1]) if number else -1
+    return not path.name.startswith(STOPPED), step, path.stat().st_mtime_ns, path.name
+
+
+def _without_weights(path: Path) -> Any:
+    return torch.load(path, map_location="meta", weights_only=True, mmap=True)
 
 
 def newest_whole(paths: Iterable[Path]) -> Path | None:
@@ -107,20 +153,16 @@ def newest_whole(paths: Iterable[Path]) -> Path | None:
     Raises:
         ValueError: if there are files, and all are damaged.
     """
-    files: dict[tuple[int, int], Path] = {}
-    for path in sorted(paths):
-        if path.is_file():
-            status = path.stat()
-            files[status.st_dev, status.st_ino] = path  # links of one file: the last name, step_*.ckpt, stays
-    newest_first = sorted(files.values(), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
-    for path in newest_first:
+    names = {(path.stat().st_dev, path.stat().st_ino): path for path in sorted(paths) if path.is_file()}
+    files = sorted(names.values(), key=recency, reverse=True)  # of links to one file the last name, step_*.ckpt
+    for path in files:
         problem = damage(path)
         if problem is None:
             return path
         logger.warning("%s is damaged (%s): skipping it for the next older checkpoint", path, problem)
-    if newest_first:
+    if files:
         raise ValueError(
-            f"all {len(newest_first)} checkpoint(s) are damaged, the newest is {newest_first[0]}. Give another one by "
+            f"all {len(files)} checkpoint(s) are damaged, the newest is {files[0]}. Give another one by "
             "--ckpt_path FILE, or move them away to begin anew"
         )
     return None
@@ -131,10 +173,9 @@ def _failure(error: BaseException, path: Path) -> OSError:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
-    number = cause.errno if isinstance(cause, OSError) and cause.errno is not None else errno.EIO
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
     return OSError(
-        number,
+        getattr(cause, "errno", None) or errno.EIO,
         f"the checkpoint {path} could not be written ({cause or error}); {free:,} bytes are free there. Earlier "
         "checkpoints are whole: free some space, and continue with --ckpt_path last",
     )

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
@@ -14,13 +14,18 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
 from open_magvit2.common.arguments import at_least
-from open_magvit2.training.resume import checkpoint_files, lightning_internals
-from open_magvit2.training.resume.preemption import Agreement, Preempted, SignalWatch
+from open_magvit2.training import lightning_internals
+from open_magvit2.training.resume import checkpoint_files
+from open_magvit2.training.resume.preemption import EXIT_CODE, Agreement, SignalWatch
 
 logger = logging.getLogger(__name__)
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 _NOTHING, _SAVE, _STOP = range(3)  # what a rank asks for after a step; the largest of all ranks counts
+
+
+class TrainingStopped(RuntimeError):  # noqa: N818 - the user asked for it, it is not always a mistake
+    """The training stopped because of its numbers or data; the message says why, and where its state is saved."""
 
 
 class TrainingCheckpoint(Checkpoint):
@@ -38,7 +43,8 @@ class TrainingCheckpoint(Checkpoint):
         signals: on these, on any rank, save at the end of the training step and leave with exit code 75.
 
     Raises:
-        ValueError: for a setting out of range; at the first validation, for a figure that is not logged.
+        ValueError: for a setting out of range; in `setup`, for a folder in which another run still writes; at the
+            first validation, for a figure that is not logged.
     """
 
     def __init__(
@@ -59,11 +65,8 @@ class TrainingCheckpoint(Checkpoint):
         if mode not in ("min", "max"):
             raise ValueError(f"checkpoint.mode must be min or max, got {mode!r}")
         self.dirpath = dirpath  # the real folder after `setup`
-        self.every_steps = every_steps
-        self.every_minutes = every_minutes
-        self.keep_last = keep_last
-        self.monitor = monitor
-        self.mode = mode
+        self.every_steps, self.every_minutes, self.keep_last = every_steps, every_minutes, keep_last
+        self.monitor, self.mode = monitor, mode
         self.best_score: float | None = None
         self._watch = SignalWatch(signals)
         self._saved_step = 0  # nothing is saved before the first step
@@ -72,26 +75,30 @@ class TrainingCheckpoint(Checkpoint):
         """Choose the folder, and write atomically unless the trainer has another checkpoint plugin."""
         if stage != "fit":
             return
-        folder = Path(self.dirpath) if self.dirpath is not None else _default_folder(trainer)
+        folder = Path(self.dirpath) if self.dirpath is not None else _run_folder(trainer) / "checkpoints"
         self.dirpath = trainer.strategy.broadcast(str(folder.absolute()))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = checkpoint_files.AtomicCheckpointIO()
         if trainer.is_global_zero:
+            self._claim = checkpoint_files.claim(Path(self.dirpath))  # until the process ends
             checkpoint_files.remove_partial_files(Path(self.dirpath))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._agreement = Agreement(lightning_internals.collective_timeout(trainer))
         self._last_time = time.monotonic()
+        present = f"step_{trainer.global_step:09d}.ckpt"
+        later = [file for file in sorted(Path(self.dirpath).glob("step_*.ckpt")) if file.name > present]
+        if later and trainer.is_global_zero:
+            logger.warning("%s is of a later step: `last` takes it unless you move it away", later[-1])
         if self._watch.start() and signal.SIGTERM in self._watch.signals:
             lightning_internals.skip_agreement_on_sigterm(trainer)  # this callback has its own
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if lightning_internals.is_accumulating(trainer):
             return  # a checkpoint has no gradients
-        request = _STOP if self._watch.received else _SAVE if trainer.is_global_zero and self._is_time() else _NOTHING
-        request = self._agreement.largest(request)
+        minutes = (time.monotonic() - self._last_time) / 60
+        is_time = trainer.is_global_zero and self.every_minutes is not None and minutes >= self.every_minutes
+        request = self._agreement.largest(_STOP if self._watch.received else _SAVE if is_time else _NOTHING)
         by_steps = self.every_steps is not None and trainer.global_step % self.every_steps == 0
         if request != _NOTHING or by_steps or lightning_internals.validation_follows(trainer):
             self.save(trainer)
@@ -104,15 +111,8 @@ class TrainingCheckpoint(Checkpoint):
             numbers = [0 if math.isinf(number) else number for number in trainer.num_val_batches]
             self._shared_batches = [-self._agreement.largest(-int(number)) for number in numbers]
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *hook: Any) -> None:
+        _, _, batch_idx, dataloader_idx = (*hook, 0)[:4]
         if not _is_fitting(trainer) or batch_idx >= self._shared_batches[dataloader_idx]:
             return
         if self._agreement.largest(_STOP if self._watch.received else _NOTHING) == _STOP:
@@ -131,22 +131,20 @@ class TrainingCheckpoint(Checkpoint):
             self.save(trainer)
         self._watch.stop()  # not in `teardown`: Lightning restores its own handlers before that
 
-    def save(self, trainer: pl.Trainer) -> Path:
-        """Write the present state, between training steps; a collective call under DDP.
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._watch.stop()
 
-        Returns:
-            the file, which the first rank has written.
-        """
-        step = trainer.global_step
-        path = Path(self.dirpath) / f"step_{step:09d}.ckpt"
+    def save(self, trainer: pl.Trainer) -> Path:
+        """Write the present state, between training steps, on the first rank; a collective call under DDP."""
+        path = Path(self.dirpath) / f"step_{trainer.global_step:09d}.ckpt"
         for run_logger in trainer.loggers:
             run_logger.save()  # flush: a resumed run does not log earlier steps again
         trainer.save_checkpoint(path, weights_only=False)
-        self._saved_step, self._last_time = step, time.monotonic()
+        self._saved_step, self._last_time = trainer.global_step, time.monotonic()
         if trainer.is_global_zero:
             checkpoint_files.alias(path, LAST)
-            files = sorted(path.parent.glob("step_*.ckpt"), key=lambda file: (file.stat().st_mtime_ns, file.name))
-            for old in files[: -self.keep_last]:
+            files = sorted(path.parent.glob("step_*.ckpt"), reverse=True)
+            for old in [file for file in files if file.name <= path.name][self.keep_last :]:
                 old.unlink()
         return path
 
@@ -157,12 +155,6 @@ class TrainingCheckpoint(Checkpoint):
         """Another figure or another folder begins with no best.ckpt."""
         if {**state_dict, "best_score": None} == {**self.state_dict(), "best_score": None}:
             self.best_score = state_dict["best_score"]
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._watch.stop()
-
-    def _is_time(self) -> bool:
-        return self.every_minutes is not None and time.monotonic() - self._last_time >= 60 * self.every_minutes
 
     def _update_best(self, trainer: pl.Trainer) -> bool:
         """Whether this validation is the best so far; a figure that is not finite never is."""
@@ -178,13 +170,13 @@ class TrainingCheckpoint(Checkpoint):
         if not math.isfinite(score):
             logger.warning("%s is %s at step %d: no best checkpoint", self.monitor, score, trainer.global_step)
             return False
-        sign = 1.0 if self.mode == "max" else -1.0
-        improved = self.best_score is None or sign * score > sign * self.best_score
-        if improved:
-            self.best_score = score
-        return improved
+        better = max if self.mode == "max" else min
+        if self.best_score is not None and better(score, self.best_score) == self.best_score:
+            return False
+        self.best_score = score
+        return True
 
-    def _leave(self, trainer: pl.Trainer) -> None:
+    def _leave(self, trainer: pl.Trainer) -> NoReturn:
         if trainer.is_global_zero:
             name = self._watch.received.name if self._watch.received else "a signal on another rank"
             if self._saved_step:
@@ -192,22 +184,23 @@ class TrainingCheckpoint(Checkpoint):
             else:  # in the validation that a continued run makes up for
                 state = "nothing is new since the checkpoint it began from; the same command continues it"
             logger.warning("%s: stopping, %s", name, state)
-        raise Preempted
+        raise SystemExit(EXIT_CODE)
 
 
-def save_before_stopping(trainer: pl.Trainer) -> Path:
-    """Write stopped-at-<training step>.ckpt to the folder of checkpoints, for a training that is about to end itself.
+def save_and_stop(trainer: pl.Trainer, reason: str) -> NoReturn:
+    """Write stopped-at-<training step>.ckpt to the folder of checkpoints, and end; a collective call under DDP.
 
-    A collective call under DDP.
-
-    Returns:
-        the file, which the first rank has written.
+    Raises:
+        TrainingStopped: with the reason, and how to continue.
     """
     callback = trainer.checkpoint_callback
     folder = Path((callback and callback.dirpath) or trainer.default_root_dir)
-    path = folder / f"stopped-at-{trainer.global_step}.ckpt"
+    path = folder / f"{checkpoint_files.STOPPED}{trainer.global_step}.ckpt"
     trainer.save_checkpoint(path)
-    return path
+    raise TrainingStopped(
+        f"training stopped at step {trainer.global_step}: {reason}.\n"
+        f"The state is saved in {path}; --ckpt_path {path} continues from it."
+    )
 
 
 def _is_fitting(trainer: pl.Trainer) -> bool:
@@ -215,12 +208,10 @@ def _is_fitting(trainer: pl.Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
-def _default_folder(trainer: pl.Trainer) -> Path:
-    """checkpoints/ in the folder of the first logger's run."""
-    run_logger = trainer.logger
-    if run_logger is None:
-        return Path(trainer.default_root_dir) / "checkpoints"
-    folder = getattr(run_logger, "log_dir", None)
-    if folder is None:
-        folder = Path(run_logger.save_dir or trainer.default_root_dir) / str(run_logger.name) / str(run_logger.version)
-    return Path(folder) / "checkpoints"
+def _run_folder(trainer: pl.Trainer) -> Path:
+    """The folder of the first logger's run; W&B's has no log_dir."""
+    run = trainer.logger
+    if run is None:
+        return Path(trainer.default_root_dir)
+    folder = getattr(run, "log_dir", None)
+    return Path(folder or Path(run.save_dir or trainer.default_root_dir, str(run.name), str(run.version)))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 from jsonargparse import Namespace
 
 from open_magvit2.common import checkpoints
-from open_magvit2.training.resume.checkpoint_files import newest_whole
+from open_magvit2.training.resume.checkpoint_files import newest_whole, recency
 from open_magvit2.training.resume.checkpointing import BEST
 
 logger = logging.getLogger(__name__)
@@ -23,29 +24,30 @@ _NOT_A_CHANGE = ("ckpt_path", "trainer.logger.init_args.version")  # how to cont
 def resolve(config: Namespace, subcommand: str, described: str) -> None:
     """Replace the word `last` or `best` in `ckpt_path` by a file; a path stays.
 
-    `last` is the newest whole checkpoint in checkpoint.dirpath, or in the folders of the logger's name; the run goes on
-    in its folder. Where there is none, `fit` begins, so that one command both starts and continues a run. `best` is the
-    newest best.ckpt; a training that goes back to it gets a new folder, as from any file.
+    `last` is the whole checkpoint of the latest step in checkpoint.dirpath, or in the folders of the logger's name; the
+    run goes on in its folder. Where there is none, `fit` begins. `best` is the newest best.ckpt; a training that goes
+    back to it gets a new folder, as from any file.
 
     Args:
-        config: the subcommand's configuration; ckpt_path and the logger's version are set.
-        subcommand: fit or validate.
+        config: of the subcommand, fit or validate; ckpt_path and the logger's version are set.
         described: the same configuration as YAML, as checkpoints hold it.
 
     Raises:
         ValueError: if there is no such checkpoint, all of one run's are damaged, or they are of different runs.
     """
     word = config.ckpt_path
-    if word == "hpc" or (word is not None and word.lower().split(":")[0] == "registry"):
+    if word is not None and word.lower().split(":")[0] in ("hpc", "registry"):
         raise ValueError(f"--ckpt_path {word} is not supported; expected last, best, or a file")
     if word not in ("last", "best"):
         return
-    arguments = _logger_arguments(config)
+    run_logger = config.trainer.logger
+    run_logger = run_logger[0] if isinstance(run_logger, list) and run_logger else run_logger
+    arguments = run_logger.init_args if isinstance(run_logger, Namespace) else Namespace()
     root, pattern = _where(config, arguments, BEST if word == "best" else "*.ckpt")
-    runs: dict[Path, list[Path]] = {}
+    runs: dict[Path, list[Path]] = defaultdict(list)
     for path in sorted(root.glob(pattern)):
         parts = path.relative_to(root).parts
-        runs.setdefault(root / parts[0] if len(parts) > 1 else root, []).append(path)
+        runs[root / parts[0] if len(parts) > 1 else root].append(path)
     newest = {run: newest_whole(files) for run, files in runs.items()}
     if not newest:
         if subcommand != "fit" or word == "best":
@@ -53,9 +55,16 @@ def resolve(config: Namespace, subcommand: str, described: str) -> None:
         config.ckpt_path = None
         logger.warning("no checkpoint in %s: training begins", root / pattern)
         return
-    if len(newest) > 1:
-        _check_one_run(newest, word, described)
-    run, path = max(newest.items(), key=lambda item: item[1].stat().st_mtime_ns)
+    if len(newest) > 1:  # of one name
+        configs = [checkpoints.read(file).get(PROVENANCE_KEY, {}).get("config", "{}") for file in newest.values()]
+        first, *others = ([yaml.safe_load(text).get(name) for name in _THE_RUN] for text in (described, *configs))
+        if any(other != first for other in others):
+            raise ValueError(
+                f"--ckpt_path {word}: the checkpoints in {', '.join(map(str, newest))} and this configuration are not "
+                f"all of one run: they differ in {', '.join(_THE_RUN[:-1])} or {_THE_RUN[-1]}. Say which one is meant "
+                "by checkpoint.dirpath, by the logger's version, or by --ckpt_path FILE"
+            )
+    run, path = max(newest.items(), key=lambda item: recency(item[1]))
     config.ckpt_path = str(path)
     logger.warning("continuing from %s", path)
     if word == "last" and run != root and "version" in arguments and arguments["version"] is None:
@@ -72,31 +81,12 @@ def changes(before: str, now: str) -> list[str]:
     ]
 
 
-def _check_one_run(newest: Mapping[Path, Path], word: str, described: str) -> None:
-    """Refuse folders of different experiments, or of another one than the present."""
-    configs = [checkpoints.read(file).get(PROVENANCE_KEY, {}).get("config", "{}") for file in newest.values()]
-    first, *others = ([yaml.safe_load(text).get(name) for name in _THE_RUN] for text in (described, *configs))
-    if any(other != first for other in others):
-        raise ValueError(
-            f"--ckpt_path {word}: the checkpoints in {', '.join(map(str, newest))} and this configuration are not all "
-            f"of one run: they differ in {', '.join(_THE_RUN[:-1])} or {_THE_RUN[-1]}. Say which one is meant by "
-            "checkpoint.dirpath, by the logger's version, or by --ckpt_path FILE"
-        )
-
-
 def _leaves(section: Any, path: str = "") -> dict[str, str]:
     """Values by dotted key; a list is one value."""
     if not isinstance(section, Mapping) or not section:
         return {path: json.dumps(section, default=str)}
     parts = [_leaves(value, f"{path}.{key}" if path else str(key)) for key, value in section.items()]
     return {key: value for part in parts for key, value in part.items()}
-
-
-def _logger_arguments(config: Namespace) -> Namespace:
-    """The first logger's arguments; empty if the configuration leaves the logger to Lightning."""
-    described = config.trainer.logger
-    described = described[0] if isinstance(described, list) and described else described
-    return described.init_args if isinstance(described, Namespace) else Namespace()
 
 
 def _where(config: Namespace, arguments: Namespace, name: str) -> tuple[Path, str]:

@@ -18,22 +18,8 @@ logger = logging.getLogger(__name__)
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h, "try again later": stopped by a signal, the state is saved
 
 
-class Preempted(SystemExit):
-    """Ends the program with `EXIT_CODE` after the state has been saved."""
-
-    def __init__(self) -> None:
-        super().__init__(EXIT_CODE)
-
-
 class SignalWatch:
-    """Records a signal instead of ending the process, so that the training step can end first.
-
-    Args:
-        names: of signals, e.g. SIGTERM.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
+    """Records a signal, named as "SIGTERM", instead of ending the process, so that the training step can end first."""
 
     def __init__(self, names: Sequence[str]) -> None:
         unknown = [name for name in names if name not in signal.Signals.__members__]
@@ -65,10 +51,7 @@ class SignalWatch:
 class Agreement:
     """The largest of a number over all ranks, over gloo between the hosts: no device has to be waited for.
 
-    All ranks must build it, and ask it equally often.
-
-    Args:
-        timeout: longest wait for the other ranks; PyTorch's own if None.
+    All ranks must build it, and ask it equally often. `timeout` is the longest wait for the other ranks.
 
     Raises:
         ConnectionError: if gloo cannot connect the hosts, although the training's own process group (NCCL) is up.

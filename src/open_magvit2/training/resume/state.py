@@ -18,7 +18,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from open_magvit2.common import distributed
-from open_magvit2.training.resume import lightning_internals
+from open_magvit2.training import lightning_internals
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +28,15 @@ KEY = "resumption"  # of a checkpoint
 class ExactResumption(Checkpoint):
     """Saves and restores what Lightning does not, for any LightningModule and data.
 
-    It is a `Checkpoint`, because Lightning calls those after all other callbacks. A callback with a copy of the
-    module's buffers may offer `copy_buffers(module)`, which is called when this rank's buffers are restored.
+    It is a `Checkpoint`, because Lightning calls those last. A callback with a copy of the module's buffers may offer
+    `copy_buffers(module)`, which is called when this rank's buffers are restored.
     """
 
     def __init__(self) -> None:
         self._saved: dict[str, Any] | None = None
         self._max_steps: int | None = None
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         """Gather every rank's own state; a collective call under DDP."""
         batches = lightning_internals.batches_done(trainer)
         steps = trainer.global_step if pl_module.automatic_optimization else batches
@@ -51,13 +49,11 @@ class ExactResumption(Checkpoint):
             "validation_pending": lightning_internals.validation_follows(trainer),
             "devices": trainer.world_size,
             "ranks": distributed.all_gather_object(
-                {"random": _random_state(trainer), "buffers": _own_buffers(pl_module)}
+                {"random": _random_state(trainer.strategy.root_device), "buffers": _own_buffers(pl_module)}
             ),
         }
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
         if KEY not in checkpoint:
@@ -77,8 +73,10 @@ class ExactResumption(Checkpoint):
             # Lightning would leave a training that is over before `on_train_start`, which runs the validation.
             self._max_steps = max_steps
             lightning_internals.set_max_steps(trainer, checkpoint["global_step"] + 1)
-        if trainer.is_global_zero:
-            _hide_events_after(trainer, checkpoint["global_step"])
+        for run_logger in trainer.loggers:  # TensorBoard forgets what the interrupted run logged: it is logged again
+            if isinstance(run_logger, TensorBoardLogger) and trainer.is_global_zero:
+                restart = Event(step=checkpoint["global_step"] + 1, session_log=SessionLog(status=SessionLog.START))
+                run_logger.experiment.file_writer.add_event(restart)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse ranks that continue from different states."""
@@ -94,9 +92,12 @@ class ExactResumption(Checkpoint):
             return
         ranks = self._saved["ranks"]
         if len(ranks) == trainer.world_size:
-            _restore_random_state(trainer, ranks[trainer.global_rank]["random"])
+            mine, device = ranks[trainer.global_rank], trainer.strategy.root_device
+            torch.set_rng_state(mine["random"]["cpu"])
+            if "device" in mine["random"] and device.type == "cuda":
+                torch.cuda.set_rng_state(mine["random"]["device"], device)
             buffers = dict(pl_module.named_buffers())
-            for name, value in ranks[trainer.global_rank]["buffers"].items():
+            for name, value in mine["buffers"].items():
                 buffers[name].copy_(value)
         elif trainer.is_global_zero:
             logger.warning(
@@ -115,39 +116,19 @@ class ExactResumption(Checkpoint):
         if self._max_steps is not None:
             lightning_internals.set_max_steps(trainer, self._max_steps)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if self._saved is not None:
             lightning_internals.set_logging_step(trainer, self._saved["steps"])
             self._saved = None
 
 
-def _hide_events_after(trainer: pl.Trainer, step: int) -> None:
-    """Let TensorBoard forget what the interrupted run logged after this step: it is logged again."""
-    for run_logger in trainer.loggers:
-        if isinstance(run_logger, TensorBoardLogger):
-            restart = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
-            run_logger.experiment.file_writer.add_event(restart)
-
-
-def _random_state(trainer: pl.Trainer) -> dict[str, torch.Tensor]:
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """PyTorch's global generators, which e.g. dropout draws from."""
-    device = trainer.strategy.root_device
     on_device = {"device": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
     return {"cpu": torch.get_rng_state(), **on_device}
 
 
-def _restore_random_state(trainer: pl.Trainer, state: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    device = trainer.strategy.root_device
-    if "device" in state and device.type == "cuda":
-        torch.cuda.set_rng_state(state["device"], device)
-
-
 def _own_buffers(pl_module: pl.LightningModule) -> dict[str, torch.Tensor]:
     """Saved buffers, which DDP does not broadcast here; empty on one process, where `state_dict` has them all."""
-    if not distributed.is_distributed():
-        return {}
-    saved = pl_module.state_dict()
+    saved = pl_module.state_dict() if distributed.is_distributed() else {}
     return {name: buffer.detach().cpu().clone() for name, buffer in pl_module.named_buffers() if name in saved}

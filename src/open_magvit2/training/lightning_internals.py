@@ -1,17 +1,42 @@
 """Everything that this package uses of Lightning's internals, a function each.
 
-These names may change with any release of Lightning, for which reason pyproject.toml bounds its version. A test in
-tests/training/resume/test_lightning_internals.py shows for each function what it relies on.
+These names may change with any release of Lightning, whose version pyproject.toml therefore bounds. A test in
+tests/training/test_lightning_internals.py shows for each function what it relies on.
 """
 
 import atexit
-import signal
 import subprocess
 from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities import distributed as lightning_distributed
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from torch import nn
+
+
+class CommandLine(LightningCLI):
+    """LightningCLI whose private names have public ones."""
+
+    def subcommand_parser(self) -> LightningArgumentParser:
+        """The parser of the present subcommand's arguments."""
+        return self._parser(self.subcommand)
+
+    def run_subcommand(self, subcommand: str) -> None:
+        """Run it, hooks included; for subclasses to wrap."""
+        super()._run_subcommand(subcommand)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.run_subcommand(subcommand)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would read the whole file for hyperparameters, which ours do not hold."""
+
+
+def average_module(callback: WeightAveraging) -> nn.Module:
+    """The copy of the LightningModule that holds the averages, during a fit."""
+    return callback._average_model.module
 
 
 def batches_done(trainer: pl.Trainer) -> int:
@@ -42,19 +67,12 @@ def validation_follows(trainer: pl.Trainer) -> bool:
 def set_position(checkpoint: dict[str, Any], epoch: int, batch: int, batches: int, steps: int) -> None:
     """Make the counters in a checkpoint say that training is between two steps.
 
-    Lightning saves them as they are in the middle of its loop, and then repeats or skips parts of it.
-
-    Args:
-        checkpoint: changed in place.
-        epoch, batch: see `epoch_and_batch`.
-        batches: of the whole run.
-        steps: see `set_logging_step`.
+    Lightning saves them as they are in the middle of its loop, and then repeats or skips parts of it. `epoch`, `batch`
+    are those of `epoch_and_batch`, `batches` those of the whole run, `steps` that of `set_logging_step`.
     """
     epochs = _counts(epoch, epoch)
-    if batch > 0:
-        for counts in epochs.values():
-            counts["ready"] += 1
-            counts["started"] += 1
+    for counts in epochs.values() if batch > 0 else ():
+        counts |= {"ready": epoch + 1, "started": epoch + 1}
     checkpoint["epoch"] = epoch
     checkpoint["loops"]["fit_loop"] |= {
         "epoch_progress": epochs,
@@ -102,16 +120,9 @@ def keep_process_groups_at_exit() -> None:
 def started_processes(trainer: pl.Trainer) -> list[subprocess.Popen]:
     """The other ranks of this machine where Lightning's own launcher has started them, else an empty list.
 
-    Lightning watches this very list: it kills this process up to 5 s after one in the list has failed. Clear the list
-    to stop that.
+    Lightning watches this very list, and kills this process up to 5 s after one in it has failed, unless it is cleared.
     """
     return getattr(trainer.strategy.launcher, "procs", [])
-
-
-def kill_started_processes(trainer: pl.Trainer) -> None:
-    """Kill the other ranks that Lightning's own launcher has started; under NCCL they would wait for this one."""
-    for process in started_processes(trainer):
-        process.send_signal(signal.SIGKILL)
 
 
 def _counts(total: int, current: int) -> dict[str, dict[str, int]]:

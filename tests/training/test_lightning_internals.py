@@ -3,7 +3,6 @@
 import atexit
 import inspect
 import os
-import signal
 import subprocess
 from datetime import timedelta
 
@@ -17,7 +16,7 @@ from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.strategies import DDPStrategy
 
-from open_magvit2.training.resume import lightning_internals as internals
+from open_magvit2.training import lightning_internals as internals
 
 
 class Regression(pl.LightningModule):
@@ -195,14 +194,36 @@ def test_started_processes(launched):
     assert observer._run()  # and this process lives
 
 
-def test_kill_started_processes(launched):
-    run, process = launched
-    internals.kill_started_processes(run)
-    assert process.wait() == -signal.SIGKILL
+@pytest.fixture
+def command_line(monkeypatch, tmp_path):
+    """A command line that has validated, with a checkpoint that Lightning could not have read."""
+    calls = []
+
+    class Watched(internals.CommandLine):
+        def run_subcommand(self, subcommand):
+            calls.append(subcommand)
+
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    (tmp_path / "damaged.ckpt").write_bytes(b"no checkpoint")
+    words = ["validate", "--ckpt_path", str(tmp_path / "damaged.ckpt"), "--trainer.logger", "false"]
+    return Watched(Regression, args=words, save_config_callback=None, seed_everything_default=0), calls
 
 
-def test_the_names_that_subclasses_of_ours_override_or_read():
-    """`TrainingCLI` and `ExponentialMovingAverage`."""
-    for name in ("_run_subcommand", "_parse_ckpt_path", "_parser", "_get"):
-        assert callable(getattr(LightningCLI, name))
-    assert {"_average_model", "_latest_update_step"} <= set(vars(WeightAveraging()))
+def test_run_subcommand(command_line):
+    assert command_line[1] == ["validate"]
+
+
+def test_subcommand_parser(command_line):
+    cli, _ = command_line
+    assert "damaged.ckpt" in cli.subcommand_parser().dump(cli.config.validate)
+
+
+def test_lightning_does_not_read_the_checkpoint_while_it_parses(command_line):
+    assert command_line[0].config.validate.ckpt_path.endswith("damaged.ckpt")
+    assert "_parse_ckpt_path" in vars(LightningCLI)
+
+
+def test_average_module():
+    averaging = WeightAveraging()
+    fit(averaging, max_steps=1)
+    assert isinstance(internals.average_module(averaging), Regression)
