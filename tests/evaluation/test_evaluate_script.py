@@ -56,7 +56,7 @@ def evaluate(checkpoint, output, *flags, launcher=(), check=True):
 
 def test_two_processes_and_any_batch_size_give_the_same(checkpoint, folder, tmp_path):
     flags = ["--images", folder, "--image-size", "32", "--check", "record"]
-    one = evaluate(checkpoint, tmp_path / "one", *flags, "--batch-size", "1", launcher=(sys.executable,))
+    one = evaluate(checkpoint, tmp_path / "one", *flags, "--batch-size", "1")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
     two = evaluate(checkpoint, tmp_path / "two", *flags, "--batch-size", "16", launcher=torchrun)
     assert two["runtime"]["world_size"] == 2

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from open_magvit2.common import weights
 from open_magvit2.common.distributed import all_gather_object, rank
-from open_magvit2.common.files import sha256_of
+from open_magvit2.common.files import sha256, sha256_of
 from open_magvit2.protocols import Metric, Sample, Tokenizer
 
 _NUM_FINGERPRINT_IMAGES = 64
@@ -139,7 +139,7 @@ def drawn(description: str, number: int) -> dict[str, Any]:
         "num_files": number,
         "num_classes": 0,
         "per_class": [0, 0],
-        "fingerprint": hashlib.sha256(f"{description} {number}".encode()).hexdigest(),
+        "fingerprint": sha256(f"{description} {number}".encode()),
         "fingerprint_mode": "description",
         "known_as": "images drawn by code",
     }
@@ -147,10 +147,10 @@ def drawn(description: str, number: int) -> dict[str, Any]:
 
 def described(description: str, names: Sequence[str]) -> dict[str, Any]:
     """A dataset of a user's class: its class path and arguments, and a fingerprint over the names of its images."""
-    digest = hashlib.sha256("\n".join([description, *names]).encode("utf-8", "surrogateescape"))
+    content = "\n".join([description, *names]).encode("utf-8", "surrogateescape")
     return {
         **drawn(description, len(names)),
-        "fingerprint": digest.hexdigest(),
+        "fingerprint": sha256(content),
         "fingerprint_mode": "description and names",
         "known_as": None,
     }

@@ -4,7 +4,6 @@ The figures of a row are, in this order: those of an earlier results.json of the
 those of an evaluation now, where its file is here and can be loaded; the published ones.
 """
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass, fields, replace
@@ -13,7 +12,7 @@ from typing import Any
 
 from open_magvit2.common import weights
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
-from open_magvit2.common.files import sha256_of
+from open_magvit2.common.files import sha256, sha256_of
 from open_magvit2.evaluation import image_size as sizes
 from open_magvit2.evaluation import tokenizers
 from open_magvit2.evaluation.report import record as records
@@ -60,16 +59,15 @@ def compare(
     """
     folder = Path(folder)
     # Rank 0 decides for all: it alone writes, and the others must not look while it does.
-    plans = all_gather_object(_plan(rows, folder, Path(checkpoints), setting, kind) if rank() == 0 else None)[0]
+    plans = None
+    if rank() == 0:
+        earlier = _earlier_records(folder, kind)
+        plans = [_plan(row, earlier, folder, Path(checkpoints), setting) for row in rows]
+    plans = all_gather_object(plans)[0]
     return [_fill(row, plan, folder, setting, kind) for row, plan in zip(rows, plans, strict=True)]
 
 
-def _plan(rows: list[Row], folder: Path, checkpoints: Path, setting: Setting | None, kind: str) -> list[_Plan]:
-    earlier = _earlier_records(folder, kind)
-    return [_plan_row(row, earlier, folder, checkpoints, setting) for row in rows]
-
-
-def _plan_row(
+def _plan(
     row: Row, earlier: list[tuple[Path, dict[str, Any]]], folder: Path, checkpoints: Path, setting: Setting | None
 ) -> _Plan:
     if row.never_released:
@@ -95,7 +93,7 @@ def _plan_row(
         return _Plan("failed", str(error))
     if setting is None:
         return _Plan("published", "not evaluated: no images were given")
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+    digest = sha256(json.dumps(key, sort_keys=True).encode())[:8]
     size = "x".join(map(str, row.size)) if row.size else "native"
     name = f"{Path(row.checkpoint).stem}-{size}-{row.protocol.name}-{digest}"
     return _Plan("evaluated", results=folder / "rows" / name / "results.json", checkpoint=path)
@@ -210,7 +208,10 @@ def _add_measured(filled: dict[str, Any], record: dict[str, Any], kind: str) -> 
         if value is not None:
             published = filled["figures"][column.name]["value"]
             filled["figures"][column.name] = {
-                **{"value": value, "source": "measured", "name": full, "published": published}
+                "value": value,
+                "source": "measured",
+                "name": full,
+                "published": published,
             }
     for name, value in KINDS[kind].describe(record).items():
         if name != "train_data" and filled["facts"][name] != value:

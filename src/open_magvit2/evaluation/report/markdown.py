@@ -51,7 +51,10 @@ def comparison(kind: Kind, rows: list[dict[str, Any]]) -> str:
                 figures.append(f"{value} ({mark})" if mark else value)
             lines.append(_line([*plain_cells(kind, entry), *figures, checkpoint_cell(entry)]))
         known = [(entry, texts(entry)) for entry in group if texts(entry)]
-        notes = [f"- {', '.join([entry['method'], *_tokens(entry)])}: {'; '.join(words)}" for entry, words in known]
+        notes = [
+            f"- {', '.join(filter(None, [entry['method'], entry['facts'].get('tokens')]))}: {'; '.join(words)}"
+            for entry, words in known
+        ]
         parts += [f"## {size}", "\n".join(lines), "\n".join(notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -121,10 +124,6 @@ def texts(entry: dict[str, Any]) -> list[str]:
         ]
         words.append(f"{entry['state']} under the protocol {entry['protocol']} ({'; '.join(filter(None, made_from))})")
     return words + entry["notes"]
-
-
-def _tokens(entry: dict[str, Any]) -> list[str]:
-    return [entry["facts"]["tokens"]] if "tokens" in entry["facts"] else []
 
 
 def _in_brackets(*words: str | None) -> str:
