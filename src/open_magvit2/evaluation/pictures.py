@@ -35,7 +35,7 @@ def side_by_side(original: Tensor, reconstruction: Tensor) -> Tensor:
 def comparison(
     original: Tensor, reconstruction: Reconstruction, codebook_size: int, baselines: Sequence[str] = ()
 ) -> Tensor:
-    """The original beside its reconstruction; with baselines, labelled columns with bits per pixel and PSNR.
+    """The original next to its reconstruction; with baselines, labelled columns with bits per pixel and PSNR.
 
     Args:
         original: uint8 [3, H, W].
@@ -66,7 +66,7 @@ def comparison(
 
 
 def labelled_columns(columns: Sequence[Column]) -> Tensor:
-    """Images beside each other, titles above and figures below; small images enlarged by a whole factor.
+    """Images in one row, titles above and figures below; small images enlarged by a whole factor.
 
     Args:
         columns: at least one with an image; images of one size.

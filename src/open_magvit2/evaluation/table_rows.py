@@ -20,7 +20,7 @@ class Row:
     method: str
     image_size: ImageSize  # of the images that the figures are of; in the file a side or [height, width]
     protocol: Protocol  # to measure it by; in the file its name
-    facts: dict[str, Any]  # columns of the kind that hold no figure; in the file beside the other fields
+    facts: dict[str, Any]  # columns of the kind that hold no figure; in the file among the other fields
     published: dict[str, float | None] = field(default_factory=dict)  # figures by name; null: none was published
     remark: str = ""  # on the published figures
     checkpoint: str | None = None  # name of the file

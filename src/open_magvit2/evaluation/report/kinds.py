@@ -31,7 +31,7 @@ class Kind:
     table_title: str  # of a comparison
     facts: tuple[Column, ...]  # columns of what was evaluated
     figures: tuple[Column, ...]  # columns of figures, published or measured
-    cards: tuple[str, ...]  # figures that a page shows large besides those of the columns
+    cards: tuple[str, ...]  # further figures that a page shows large
     describe: Callable[[dict[str, Any]], dict[str, Any]]  # the values of `facts` that a record tells
 
     @property

@@ -1,4 +1,4 @@
-"""report.html and table.html: pages that open offline as one file, from the templates beside this module.
+"""report.html and table.html: pages that open offline as one file, from the files in `templates`.
 
 Everything is embedded: the style sheet, pictures as PNG, charts as SVG. jinja2 and matplotlib are imported when a page
 is written, because no other command needs them.
