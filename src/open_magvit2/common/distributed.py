@@ -46,6 +46,13 @@ def all_reduce_mean(tensor: Tensor) -> Tensor:
     return all_reduce_sum(tensor).div_(world_size())
 
 
+def broadcast(tensor: Tensor) -> Tensor:
+    """Rank 0's tensor on every rank, in place and returned; without gradient."""
+    if is_distributed():
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
 def all_gather_object(item: Any) -> list[Any]:
     """The items of all ranks in rank order; small, picklable ones."""
     if not is_distributed():
