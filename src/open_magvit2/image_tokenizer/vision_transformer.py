@@ -32,7 +32,7 @@ class _Transformer(nn.Module):
         features = grid.flatten(2).transpose(1, 2)
         number = features.shape[1]
         if row is not None:
-            features = torch.cat([features, row.expand(len(features), -1, -1)], dim=1)
+            features = torch.cat([features, row.expand(features.shape[0], -1, -1)], dim=1)
         rotary = self._table(tuple(grid.shape[2:]), features.shape[1] - number, grid.device)
         for block in self.blocks:
             features = block(features, rotary)
@@ -42,12 +42,16 @@ class _Transformer(nn.Module):
 
     def _table(self, grid: tuple[int, ...], num_further: int, device: torch.device) -> Tensor:
         """The rotary table of a grid, with the identity for further tokens; kept in float32, no buffer."""
-        key = (grid, num_further, device)
-        if key not in self._rotary:
-            table = axial_rotary_table(grid, self.head_width)
-            identity = torch.tensor([1.0, 0.0], dtype=table.dtype).expand(num_further, table.shape[1], 2)
-            self._rotary[key] = torch.cat([table, identity]).to(device, torch.float32)
-        return self._rotary[key]
+        exporting = torch.compiler.is_exporting()  # then the grid is a variable, and the graph computes the table
+        key = None if exporting else (grid, num_further, device)
+        if key in self._rotary:
+            return self._rotary[key]
+        table = axial_rotary_table(grid, self.head_width)
+        identity = torch.tensor([1.0, 0.0], dtype=table.dtype).expand(num_further, table.shape[1], 2)
+        table = torch.cat([table, identity]).to(device, torch.float32)
+        if not exporting:
+            self._rotary[key] = table
+        return table
 
 
 class TransformerEncoder(nn.Module):
@@ -149,7 +153,7 @@ class TransformerDecoder(nn.Module):
             grid, _ = self.transformer(embedded.movedim(-1, 1))
         else:
             patches = [side // self.patch for side in self.image_size]
-            mask = self.mask_token.expand(len(codes), -1, *patches)
+            mask = self.mask_token.expand(codes.shape[0], -1, *patches)
             grid, _ = self.transformer(mask, embedded + self.latent_positions)
         return self.conv_out(depth_to_space(self.to_pixels(grid), (self.patch, self.patch)))
 

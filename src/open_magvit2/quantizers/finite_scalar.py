@@ -66,7 +66,7 @@ class FiniteScalarQuantizer(nn.Module):
         half = self._half_width(indices)
         levels = torch.tensor(self.levels, device=indices.device)
         digits = (indices.to(torch.int64).unsqueeze(-1) // self._basis(indices)) % levels
-        return ((digits - half) / half).to(torch.float32).movedim(-1, 1)
+        return ((digits - half).to(torch.float32) / half).movedim(-1, 1)
 
     def _bound(self, vectors: Tensor) -> Tensor:
         """Squash [N, C] so that rounding gives levels[i] integers, -(L // 2) ... (L - 1) // 2."""

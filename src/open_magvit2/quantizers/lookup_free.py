@@ -12,6 +12,7 @@ from open_magvit2.common.arguments import above, at_least, within
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.protocols import QuantizerOutput
 from open_magvit2.quantizers import entropy
+from open_magvit2.quantizers.layout import check_indices, straight_through
 
 MAX_BITS = 36  # indices are int64, and a histogram of 2^36 codes is a list
 BitOrder = Literal["least_significant_first", "most_significant_first"]
@@ -84,7 +85,7 @@ class LookupFreeQuantizer(nn.Module):
         codes, indices = self.quantize(latent)
         losses = self.entropies(latent)
         losses["commitment"] = (at_least_float32(latent) - codes).square().mean()
-        return QuantizerOutput(latent + (codes - latent).detach(), indices, losses)
+        return QuantizerOutput(straight_through(latent, codes), indices, losses)
 
     def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Signs of a latent [B, K, ...] (+1 where > 0, else -1), without gradient, and their indices [B, ...]."""
@@ -116,19 +117,14 @@ class LookupFreeQuantizer(nn.Module):
 
         Indices outside the codebook would decode to a wrong picture: they are refused (this waits for the device).
         """
-        if indices.is_floating_point() or indices.dtype == torch.bool:
-            raise ValueError(f"expected integer indices, got {indices.dtype}")
-        if indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < self.codebook_size):
-            raise ValueError(
-                f"indices must lie in [0, {self.codebook_size}), got [{int(indices.min())}, {int(indices.max())}]"
-            )
+        check_indices(indices, self.codebook_size)
         shifts = self._shifts(indices.device).view(-1, *[1] * (indices.ndim - 1))
-        bits = (indices.to(torch.int64).unsqueeze(1) >> shifts) & 1
+        bits = torch.bitwise_right_shift(indices.to(torch.int64).unsqueeze(1), shifts) & 1
         return bits.to(torch.float32).mul_(2).sub_(1)
 
     def _bits_to_indices(self, bits: Tensor) -> Tensor:
         shifts = self._shifts(bits.device).view(-1, *[1] * (bits.ndim - 2))
-        return (bits.to(torch.int64) << shifts).sum(dim=1)
+        return torch.bitwise_left_shift(bits.to(torch.int64), shifts).sum(dim=1)
 
     def _shifts(self, device: torch.device) -> Tensor:
         """The power of two that each channel stands for, int64 [K]."""

@@ -1,0 +1,33 @@
+#!/usr/bin/env python
+"""A checkpoint as two graphs, tokenize and detokenize, that run without this package: ONNX or torch.export.
+
+python scripts/export.py --checkpoint imagenet_256_B.ckpt --output outputs/exported
+python scripts/export.py --checkpoint imagenet_256_B.ckpt --output outputs/exported --form torch
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from open_magvit2 import load_tokenizer
+from open_magvit2.common.errors import short_errors
+from open_magvit2.image_tokenizer.export import SUFFIX, export
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder; takes tokenize.* and detokenize.*")
+    parser.add_argument("--form", choices=sorted(SUFFIX), default="onnx", help="ONNX needs pip install '.[export]'")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    parser.add_argument("--allow-modules", nargs="*", default=(), help="packages whose classes the file may name")
+    args = parser.parse_args()
+    tokenizer = load_tokenizer(args.checkpoint, args.weights, "cpu", args.allow_modules)
+    result = export(tokenizer, args.output, args.form)
+    print(f"{result.tokenize}: {result.num_indices - result.num_different} of {result.num_indices} indices are equal")
+    print(f"{result.detokenize}: largest difference {result.largest_difference:.1e} in [-1, 1]")
+
+
+if __name__ == "__main__":
+    with short_errors(2):
+        sys.exit(main())
