@@ -46,7 +46,12 @@ def callbacks(cli) -> dict[str, pl.Callback]:
 
 @pytest.mark.parametrize(
     ("name", "generator", "size", "tokens", "max_steps"),
-    [("imagenet_B_128", 63_571_093, 128, 8, 750_000), ("imagenet_B_256", 65_490_709, 256, 16, 1_350_000)],
+    [
+        ("imagenet_B_128", 63_571_093, 128, 8, 750_000),
+        ("imagenet_B_256", 65_490_709, 256, 16, 1_350_000),
+        ("imagenet_L_128", 112_021_653, 128, 8, 1_750_000),
+        ("imagenet_L_256", 115_127_829, 256, 16, 1_350_000),
+    ],
 )
 def test_imagenet_configs_build_the_published_models(tmp_path, name, generator, size, tokens, max_steps):
     cli = build("--config", str(CONFIGS / f"{name}.yaml"), *HERE, *NO_LPIPS, *image_folders(tmp_path))
