@@ -63,18 +63,13 @@ def build(description: Mapping[str, Any], allowed_modules: Sequence[str] = ()) -
     if not isinstance(description, Mapping) or not isinstance(description.get("class_path"), str):
         raise ValueError(f"expected a description with a class_path, got {description!r:.200}")
     path = description["class_path"]
-    module_name, _, name = path.rpartition(".")
+    module_name = path.rpartition(".")[0]
     if not any(module_name == root or module_name.startswith(f"{root}.") for root in (PACKAGE, *allowed_modules)):
         raise ValueError(
             f"the file names the class {path}, which is not part of {PACKAGE}. If you trust it, allow its module: "
             f"--allow-modules {path.partition('.')[0]} on the command line, allowed_modules=[...] in Python"
         )
-    try:
-        kind = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"the file names the class {path}, which does not exist here ({error})") from error
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module) and class_path(kind) == path):
-        raise ValueError(f"the file names {path}, which is no torch.nn.Module class defined there")
+    kind = import_class(path)
     arguments = {
         name: build(value, allowed_modules) if _is_description(value) else value
         for name, value in dict(description.get("init_args") or {}).items()
@@ -83,6 +78,22 @@ def build(description: Mapping[str, Any], allowed_modules: Sequence[str] = ()) -
         return kind(**arguments)
     except TypeError as error:
         raise ValueError(f"{path} cannot be built with {sorted(arguments)}: {error}") from error
+
+
+def import_class(path: str) -> type[nn.Module]:
+    """The `nn.Module` class of a class path; its module is imported.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    module_name, _, name = path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the class {path} does not exist here ({error})") from error
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module) and class_path(kind) == path):
+        raise ValueError(f"{path} is no torch.nn.Module class defined there")
+    return kind
 
 
 def differences(

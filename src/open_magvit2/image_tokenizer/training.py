@@ -55,6 +55,7 @@ class ImageTokenizerTraining(AdversarialTraining):
         super().__init__(adversary, **options)
         self.tokenizer = tokenizer
         self.generator_objective = generator_objective
+        generator_objective.use_weights_of(tokenizer.quantizer)
         self.metrics = list(metrics)
         set_recomputation(tokenizer, recompute)
         if self.channels_last:

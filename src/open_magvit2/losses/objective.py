@@ -17,6 +17,8 @@ from open_magvit2.losses.perceptual import PerceptualLoss
 
 QUANTIZER_WEIGHTS = {"sample_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25}
 
+LFQ_WEIGHTS = {"sample_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25}
+
 
 class GeneratorObjective(nn.Module):
     """What encoder, quantizer and decoder minimise, without the GAN term.
@@ -50,17 +52,25 @@ class GeneratorObjective(nn.Module):
             raise ValueError("entropy_annealing and entropy_annealing_steps go together: set both or neither")
         self.reconstruction_weight = reconstruction_weight
         self.perceptual_weight = perceptual_weight
-        self.quantizer_weights = dict(QUANTIZER_WEIGHTS if quantizer_weights is None else quantizer_weights)
         self.entropy_annealing = entropy_annealing
         self.entropy_annealing_steps = entropy_annealing_steps
         self.annealed_losses = tuple(annealed_losses) if entropy_annealing else ()
-        unknown = sorted(set(self.annealed_losses) - set(self.quantizer_weights))
+        self._has_default_weights = quantizer_weights is None
+        self._set_quantizer_weights(LFQ_WEIGHTS if quantizer_weights is None else quantizer_weights)
+        self.perceptual = PerceptualLoss() if perceptual_weight > 0 else None
+
+    def use_weights_of(self, quantizer: nn.Module) -> None:
+        """Take the `loss_weights` of a quantizer that has them, unless the constructor got `quantizer_weights`."""
+        if self._has_default_weights:
+            self._set_quantizer_weights(getattr(quantizer, "loss_weights", self.quantizer_weights))
+
+    def _set_quantizer_weights(self, weights: Mapping[str, float]) -> None:
+        unknown = sorted(set(self.annealed_losses) - set(weights))
         if unknown:
             raise ValueError(
-                f"annealed_losses names {unknown}, which have no weight in quantizer_weights "
-                f"{sorted(self.quantizer_weights)}"
+                f"annealed_losses names {unknown}, which have no weight in quantizer_weights {sorted(weights)}"
             )
-        self.perceptual = PerceptualLoss() if perceptual_weight > 0 else None
+        self.quantizer_weights = dict(weights)
 
     def forward(
         self, image: Tensor, reconstruction: Tensor, quantizer_losses: Mapping[str, Tensor], step: int

@@ -36,6 +36,7 @@ class LookupFreeQuantizer(nn.Module):
         ValueError: for values out of range, and for more bits than the exact entropy can enumerate.
     """
 
+    loss_weights: ClassVar = {"sample_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25}  # published B recipe
     # arguments that train the quantizer and leave its codes as they are: a continued run may change them
     training_arguments: ClassVar = ("temperature", "entropy_eps", "entropy_group_bits", "entropy_over_ranks")
 

@@ -16,8 +16,6 @@ from open_magvit2.protocols import QuantizerOutput
 from open_magvit2.quantizers.layout import straight_through
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
-LOSS_WEIGHTS = {"sample_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25}  # of LFQ in the published B recipe
-
 
 class ResidualLookupFreeQuantizer(nn.Module):
     """Level l quantizes what the levels before it left over, to {-1, +1}^K / 2^l; a position has num_levels indices.
@@ -32,7 +30,7 @@ class ResidualLookupFreeQuantizer(nn.Module):
         ValueError: for values out of range.
     """
 
-    loss_weights: ClassVar = LOSS_WEIGHTS
+    loss_weights: ClassVar = LookupFreeQuantizer.loss_weights
     training_arguments: ClassVar = ("temperature", "entropy_eps")
 
     def __init__(
@@ -100,7 +98,7 @@ class GroupedLookupFreeQuantizer(nn.Module):
         ValueError: for values out of range, or groups that do not divide the bits.
     """
 
-    loss_weights: ClassVar = LOSS_WEIGHTS
+    loss_weights: ClassVar = LookupFreeQuantizer.loss_weights
     training_arguments: ClassVar = ("temperature", "entropy_eps")
 
     def __init__(

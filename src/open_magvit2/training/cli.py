@@ -9,13 +9,14 @@ from typing import Any, NoReturn
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace, set_parsing_settings
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from open_magvit2.common import environment
+from open_magvit2.common import construction, environment
 from open_magvit2.training import lightning_internals
 from open_magvit2.training.command_messages import essential, message
 from open_magvit2.training.data_parallel import lost_another_process, register_ddp
@@ -187,12 +188,25 @@ class TrainingCLI(lightning_internals.CommandLine):
         return {name: arguments[name] for name in ("fit", "validate")}
 
 
+def _attribute_of(part: DictConfig, name: str) -> Any:
+    """`${attribute_of:${a.part},name}` in a YAML: an attribute of what a part's class path and arguments would build.
+
+    Parts must agree in numbers that only one of them knows, e.g. the latent channels of a quantizer of 5 levels.
+    """
+    with torch.device("meta"):
+        built = construction.import_class(part.class_path)(
+            **OmegaConf.to_container(part.get("init_args") or OmegaConf.create())
+        )
+    return getattr(built, name)
+
+
 def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
     """Parse a command line (sys.argv by default), build trainer, model and data, and run the subcommand.
 
     `run=False` stops after building `trainer`, `model` and `datamodule`; args then have no subcommand.
     """
     register_ddp()
+    OmegaConf.register_new_resolver("attribute_of", _attribute_of, replace=True)
     # Sections of callbacks hold arguments alone, no class path; `${a.b}` is the same key with and without a subcommand.
     set_parsing_settings(subclasses_disabled=list(CALLBACKS.values()), omegaconf_absolute_to_relative_paths=True)
     mode = {"parser_mode": "omegaconf+"}
