@@ -67,7 +67,7 @@ def test_the_tokenizer_runs_in_bfloat16_and_metrics_do_not(tokenizer, random_net
     again, _ = run.tokenizer.reconstruct(images[:1])
     assert again.dtype == run.tokenizer.detokenize(outputs[0][1]).dtype == torch.float32
     assert torch.equal(run.tokenizer.tokenize(images[:1]), outputs[0][1])
-    shown = gallery.pictures(run.tokenizer, run.dataset, run.evaluation.rows, run.device)
+    shown = gallery.pictures(run.tokenizer, run.dataset, run.evaluation.rows, run.device, {})
     assert shown[0].figures["psnr_image"] == pytest.approx(
         10 * torch.log10(255**2 / (shown[0].original.double() - shown[0].reconstruction).square().mean()).item()
     )

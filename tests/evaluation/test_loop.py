@@ -1,12 +1,15 @@
 """The evaluation loop: the same figures for any batch size and number of processes, and an honest results file."""
 
 import json
+import multiprocessing
+import resource
 
 import pytest
 import torch
 from processes import process_group, spawn
 from small_tokenizers import CoarseTokenizer, IdentityTokenizer, make_images, make_loader
 
+from open_magvit2.common.images import to_float, to_uint8
 from open_magvit2.evaluation.loop import evaluate
 from open_magvit2.evaluation.metrics import MetricContext, create
 from open_magvit2.evaluation.report.record import write_json
@@ -34,6 +37,49 @@ def test_a_pass_gives_everything():
     assert result.standard_errors.keys() >= {"psnr_image", "ssim_image", "l1"}
     assert all(len(column) == NUMBER for column in result.rows.values())
     assert result.details["codebook_usage"]["bit_means"].shape == (9,)
+
+
+def test_reconstructions_of_a_small_set_are_kept_for_the_page_and_the_check_takes_a_part_of_it():
+    calls = []
+
+    class Counting(CoarseTokenizer):
+        def reconstruct(self, image):
+            calls.append(len(image))
+            return super().reconstruct(image)
+
+    result = run(tokenizer=Counting(), number=40, batch_size=1)
+    assert sorted(result.reconstructions) == list(range(40))
+    assert sum(calls) == 40 + 5
+    dataset = make_images(40)
+    expected = to_uint8(CoarseTokenizer().reconstruct(to_float(dataset[7][None]))[0][0])
+    assert torch.equal(result.reconstructions[7], expected)
+    assert run(number=65).reconstructions == {}
+
+
+def evaluate_with_few_files(folder):
+    """A child process: 300 batches through a loading process, with room for 256 open files."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+    torch.multiprocessing.set_sharing_strategy("file_descriptor")
+    metrics, _ = create(NAMES, MetricContext(CoarseTokenizer.codebook_size))
+    loader = torch.utils.data.DataLoader(Samples(), batch_size=1, num_workers=1)
+    result = evaluate(CoarseTokenizer(), loader, metrics, progress=False, check="off")
+    (folder / "number").write_text(str(result.num_images))
+
+
+class Samples(torch.utils.data.Dataset):
+    def __len__(self):
+        return 300
+
+    def __getitem__(self, index):
+        return {"image": torch.full((3, 8, 8), index % 256, dtype=torch.uint8), "index": index, "path": str(index)}
+
+
+def test_a_long_run_keeps_no_file_open_for_each_batch(tmp_path):
+    child = multiprocessing.get_context("spawn").Process(target=evaluate_with_few_files, args=(tmp_path,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert (tmp_path / "number").read_text() == "300"
 
 
 def test_any_batch_size_and_order():

@@ -5,6 +5,7 @@
 
 import itertools
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import asdict, dataclass, field
@@ -15,14 +16,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from open_magvit2.common.distributed import all_gather_object, all_reduce_sum, rank
-from open_magvit2.common.images import to_float
+from open_magvit2.common.images import to_float, to_uint8
 from open_magvit2.common.precision import float32
 from open_magvit2.evaluation.pixels import image_by_image
 from open_magvit2.evaluation.sanity import Sanity, SanityError, check_first_batch, check_metrics, check_utilization
 from open_magvit2.protocols import EvaluationBatch, Metric, Sample, Tokenizer
 
 Check = Literal["stop", "record", "off"]
-_NUM_CHECKED = 16  # images of each rank, enough to tell a mistake from a difficult picture before the long run
+_MOST_CHECKED = 16  # images of each rank, enough to tell a mistake from a difficult picture before the long run
+_FEWEST_CHECKED = 4
+_MOST_KEPT = 64  # reconstructions of a rank, which a report may show
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Evaluation:
     standard_errors: dict[str, float] = field(default_factory=dict)  # of those that are means over images
     rows: dict[str, Tensor] = field(default_factory=dict)  # per-image columns float64 [N], in the dataset's order
     details: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # by metric, what a report draws besides
+    reconstructions: dict[int, Tensor] = field(default_factory=dict)  # uint8 [3, H, W] by index, of a small set
     num_images: int = 0
     token_axes: int | None = None  # of an image's indices: 1 for a sequence, 2 for a grid; None without tokens
     tokens_per_image: list[int] | None = None  # shape of an image's indices; None where images differ in size
@@ -74,13 +78,17 @@ def evaluate(
         batches = iter(loader)
         if check != "off":
             first: list[Sample] = []
-            while sum(len(b["image"]) for b in first) < _NUM_CHECKED and (batch := next(batches, None)) is not None:
+            # An eighth of a small set, so that the check costs little compared with the pass.
+            number = min(_MOST_CHECKED, max(_FEWEST_CHECKED, _num_images(loader) // 8))
+            while sum(len(b["image"]) for b in first) < number and (batch := next(batches, None)) is not None:
                 first.append(batch)
-            sanity = _check(tokenizer, first, metrics, device, stop=check == "stop")
+            sanity = _check(tokenizer, first, number, metrics, device, stop=check == "stop")
             batches = itertools.chain(first, batches)
         total = len(loader) if isinstance(loader, Sized) else None
         bar = tqdm(batches, desc="evaluate", unit="batch", total=total, disable=not progress or rank() > 0)
-        result = measure(_reconstructions(tokenizer, bar, device), metrics, device, begin)
+        kept: dict[int, Tensor] = {}
+        result = measure(_reconstructions(tokenizer, bar, device, kept), metrics, device, begin)
+    result.reconstructions = kept
     result.sanity = sanity
     if sanity and result.tokens_per_image and "codebook_utilization" in result.metrics:
         num_tokens = result.num_images * math.prod(result.tokens_per_image)
@@ -142,27 +150,43 @@ def measure(
     return result
 
 
+def _num_images(loader: Iterable[Sample]) -> int:
+    """Images of this rank, at most; of a stream, as many as any set has."""
+    return len(loader) * (getattr(loader, "batch_size", None) or 1) if isinstance(loader, Sized) else sys.maxsize
+
+
 def _reconstructions(
-    tokenizer: Tokenizer, batches: Iterable[Sample], device: torch.device
+    tokenizer: Tokenizer, batches: Iterable[Sample], device: torch.device, kept: dict[int, Tensor]
 ) -> Iterator[tuple[EvaluationBatch, str]]:
+    is_small = True
     for batch in batches:
         image = to_float(batch["image"].to(device, non_blocking=True))
         reconstruction, indices = image_by_image(tokenizer.reconstruct, image)
         index = torch.as_tensor(batch["index"]).to(device, non_blocking=True)
+        is_small = is_small and len(kept) + len(index) <= _MOST_KEPT
+        if is_small:
+            kept.update(zip(index.tolist(), to_uint8(reconstruction).cpu(), strict=True))
+        else:
+            kept.clear()
         yield EvaluationBatch(reconstruction.to(torch.float32), index, image, indices), batch["path"][0]
 
 
 def _check(
-    tokenizer: Tokenizer, batches: list[Sample], metrics: dict[str, Metric], device: torch.device, stop: bool
+    tokenizer: Tokenizer,
+    batches: list[Sample],
+    number: int,
+    metrics: dict[str, Metric],
+    device: torch.device,
+    stop: bool,
 ) -> dict[str, Any]:
     """Check the first images of every rank; all ranks stop, or none does."""
     sanity = Sanity()
     if batches:
         size = batches[0]["image"].shape[-2:]
         same_size = [batch["image"] for batch in batches if batch["image"].shape[-2:] == size]
-        image = to_float(torch.cat(same_size)[:_NUM_CHECKED].to(device))
+        image = to_float(torch.cat(same_size)[:number].to(device))
         sanity = check_first_batch(tokenizer, image)
-        sanity.errors += check_metrics(metrics, image)
+        sanity.errors += check_metrics(metrics, image[:2])
     errors = list(dict.fromkeys(error for errors in all_gather_object(sanity.errors) for error in errors))
     if errors and stop:
         raise SanityError("the first batch looks wrong:\n  " + "\n  ".join(errors))

@@ -37,7 +37,8 @@ class PerImageMetric(ABC):
     def update(self, batch: EvaluationBatch) -> None:
         """Measure a batch; nothing is copied to the host."""
         measured = self.measure(batch)
-        self._index.append(batch.index.detach().reshape(-1))
+        # A copy: the batch of a loading process lies in shared memory, which keeps a file open as long as it is used.
+        self._index.append(batch.index.detach().reshape(-1).clone())
         self._values.append(torch.stack([measured[name].to(torch.float64) for name in self.columns], dim=1))
 
     def compute(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ from open_magvit2.protocols import EvaluationBatch
 class CodebookUsage:
     """How the codes are used, over all images.
 
-    - codebook_utilization, codebook_used, codebook_entropy (bits), codebook_perplexity: see `common.codebook.usage`.
+    - codebook_utilization, codebook_used, codebook_entropy_bits, codebook_perplexity: see `common.codebook.usage`.
     - For 2^K codes: codebook_bit_balance, the share of ones of the least balanced bit brought into [0, 1/2] (1/2 is
       best); codebook_bit_entropy, the mean entropy of a single bit (1 is best); codebook_bit_mutual_information, the
       mean over pairs of bits in bits (0 is best).
@@ -35,16 +35,14 @@ class CodebookUsage:
         """The figures over all ranks; a collective call under DDP."""
         size = self.histogram.codebook_size
         codes, counts = self.histogram.merged()
-        names = {"utilization": "utilization", "used": "used", "entropy_bits": "entropy", "perplexity": "perplexity"}
-        figures = usage(counts, size)
-        result = {f"codebook_{names[name]}": figures[name] for name in names}
+        result = {f"codebook_{name}": figure for name, figure in usage(counts, size).items()}
         self.details = {"sorted_counts": counts.sort(descending=True).values}
         num_bits = size.bit_length() - 1
         if size == 2**num_bits and num_bits > 0 and counts.numel():
             means, information = bit_statistics(codes, counts, num_bits)
             self.details |= {"bit_means": means, "bit_mutual_information": information}
             pairs = ~torch.eye(num_bits, dtype=torch.bool)
-            result["codebook_bit_balance"] = torch.minimum(means, 1.0 - means).min().item()
+            result["codebook_bit_balance"] = torch.minimum(means, 1.0 - means).min().clamp_min(0.0).item()
             result["codebook_bit_entropy"] = information.diagonal().mean().item()
             result["codebook_bit_mutual_information"] = information[pairs].mean().item() if num_bits > 1 else 0.0
         return result

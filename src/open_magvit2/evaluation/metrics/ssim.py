@@ -19,9 +19,17 @@ _C2 = (0.03 * 255) ** 2 * NUM_PIXELS * (NUM_PIXELS - 1)
 
 
 class SSIM(PerImageMetric):
-    """Mean over images of the structural similarity: `ssim_image` on rounded, `ssim_paper` on truncated pixels."""
+    """Structural similarity: `ssim_image`, the mean over images, on rounded pixels; `ssim_paper` on truncated pixels.
+
+    `ssim_paper` is the reference's: the mean over batches of 4 consecutive images of the sorted dataset of each batch's
+    mean, in which a smaller last batch has the same weight.
+    """
 
     columns = ("ssim_image", "ssim_paper")
+
+    def summarize(self, rows: dict[str, Tensor]) -> dict[str, float]:
+        batches = torch.stack([batch.mean() for batch in rows["ssim_paper"].split(4)])
+        return {"ssim_image": rows["ssim_image"].mean().item(), "ssim_paper": batches.mean().item()}
 
     def measure(self, batch: EvaluationBatch) -> dict[str, Tensor]:
         return {

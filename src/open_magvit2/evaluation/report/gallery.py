@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,17 +64,23 @@ def choose(rows: dict[str, Tensor], number: int = 4, column: str = "psnr_image")
 
 @torch.inference_mode()
 def pictures(
-    tokenizer: Tokenizer, dataset: Dataset[Sample], rows: dict[str, Tensor], device: torch.device
+    tokenizer: Tokenizer,
+    dataset: Dataset[Sample],
+    rows: dict[str, Tensor],
+    device: torch.device,
+    reconstructions: Mapping[int, Tensor],
 ) -> list[Picture]:
-    """Reconstruct the chosen images again, one by one, and collect what a page shows of them."""
+    """Collect what a page shows of the chosen images; those that the pass did not keep are reconstructed again."""
     shown = []
     for group, indices in choose(rows).items():
         for index in indices:
             sample = dataset[index]
-            with float32(device.type):
-                reconstruction, _ = tokenizer.reconstruct(to_float(sample["image"][None].to(device)))
+            pixels = reconstructions.get(index)
+            if pixels is None:
+                with float32(device.type):
+                    reconstruction, _ = tokenizer.reconstruct(to_float(sample["image"][None].to(device)))
+                pixels = to_uint8(reconstruction[0]).cpu()
             figures = {name: column[index].item() for name, column in rows.items()}
-            pixels = to_uint8(reconstruction[0]).cpu()
             shown.append(Picture(group, index, str(sample["path"]), sample["image"], pixels, figures))
     return shown
 

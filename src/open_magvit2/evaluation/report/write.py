@@ -30,7 +30,7 @@ def run_files(folder: Path | str, run: "Run") -> str:
     columns = io.BytesIO()
     np.savez_compressed(columns, **{name: column.numpy() for name, column in rows.items()})
     write_atomically(folder / "per_image.npz", columns.getvalue())
-    pictures = gallery.pictures(run.tokenizer, run.dataset, rows, run.device)
+    pictures = gallery.pictures(run.tokenizer, run.dataset, rows, run.device, run.evaluation.reconstructions)
     write_atomically(folder / "report.html", page.render(record, rows, run.evaluation.details, pictures))
     width = max(map(len, record["metrics"]), default=0)
     figures = {name: "-" if value is None else f"{value:.6g}" for name, value in record["metrics"].items()}
