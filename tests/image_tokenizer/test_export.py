@@ -6,8 +6,11 @@ from commands import ROOT, run_here
 from small_checkpoint import save_small_checkpoint
 
 from open_magvit2 import load_tokenizer
+from open_magvit2.common.construction import describe
 from open_magvit2.image_tokenizer.export import SUFFIX, export, load
 from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.image_tokenizer.pretrained import TOKENIZER_KEY
+from open_magvit2.image_tokenizer.published import published_state
 from open_magvit2.image_tokenizer.vision_transformer import TransformerDecoder, TransformerEncoder
 from open_magvit2.quantizers.finite_scalar import FiniteScalarQuantizer
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
@@ -52,6 +55,43 @@ def test_a_grid_of_transformer_tokens_of_any_size(tmp_path, form):
     sizes = {"latent_channels": 6, "patch": 4, "width": 32, "num_heads": 2, "num_blocks": 1}
     tokenizer = ImageTokenizer(TransformerEncoder(**sizes), TransformerDecoder(**sizes), LookupFreeQuantizer(6)).eval()
     assert export(tokenizer, tmp_path, form).num_indices == 2 * 4 + 3 * 5 * 3
+
+
+@pytest.mark.parametrize("weights", ["raw", "ema"])
+def test_the_published_form_has_the_names_of_the_reference_and_comes_back(tmp_path, weights):
+    torch.manual_seed(0)
+    sizes = {"channels": 32, "channel_multipliers": (1, 1), "num_residual_blocks": 1}
+    models = [ImageTokenizer.convolutional(LookupFreeQuantizer(6), **sizes) for _ in range(2)]
+    states = [{f"tokenizer.{name}": value for name, value in model.state_dict().items()} for model in models]
+    content = {TOKENIZER_KEY: describe(models[0]), "state_dict": states[0], "current_model_state": states[1]}
+    torch.save(content, tmp_path / "last.ckpt")
+    script = ROOT / "scripts/export.py"
+    words = ("--checkpoint", tmp_path / "last.ckpt", "--output", tmp_path, "--form", "published")
+    assert run_here(script, *words).returncode == 0
+    state = torch.load(tmp_path / "published.ckpt", weights_only=True)["state_dict"]
+    assert {"encoder.down.0.block.0.conv1.weight", "model_ema.num_updates", "model_ema.decay"} <= state.keys()
+    image = torch.rand(1, 3, 32, 32) * 2 - 1
+    again = load_tokenizer(tmp_path / "published.ckpt", weights, bit_order="least_significant_first")
+    ours = load_tokenizer(tmp_path / "last.ckpt", weights)
+    for ours_made, published_made in zip(ours.reconstruct(image), again.reconstruct(image), strict=True):
+        assert torch.equal(ours_made, published_made)
+
+
+@pytest.mark.parametrize("name", ["B_128", "L_256"])
+def test_published_names_and_shapes_are_those_of_the_manifest(shared, name):
+    with torch.device("meta"):
+        size, is_large = {"128": (1, 2, 2, 4), "256": (1, 1, 2, 2, 4)}[name[2:]], name[0] == "L"
+        model = ImageTokenizer.convolutional(None, 128, size, 4 if is_large else 2, 32, is_large)
+    lines = (shared / "spec" / "published" / f"om2_{name}.txt").read_text().splitlines()
+    manifest = {line.split("\t")[0]: line.split("\t")[1] for line in lines if line}
+    expected = {n: shape for n, shape in manifest.items() if not n.startswith(("loss.", "model_ema.loss"))}
+    state = published_state(model, model)
+    assert {n: str(tuple(value.shape)) for n, value in state.items()} == expected
+
+
+def test_the_published_form_has_no_other_quantizer():
+    with pytest.raises(ValueError, match="FiniteScalarQuantizer"):
+        published_state(ImageTokenizer.convolutional(FiniteScalarQuantizer((5, 4)), channels=32))
 
 
 def test_another_form_is_refused(tmp_path):

@@ -6,6 +6,7 @@ two codes, where another order of a sum decides.
 """
 
 import importlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from open_magvit2.common import checkpoints
 from open_magvit2.common.errors import UserError
+from open_magvit2.common.files import write_atomically
+from open_magvit2.image_tokenizer.pretrained import load_tokenizer
+from open_magvit2.image_tokenizer.published import published_state
 from open_magvit2.protocols import Tokenizer
 
 Form = Literal["onnx", "torch"]
@@ -90,6 +95,28 @@ def export(tokenizer: Tokenizer, folder: str | Path, form: Form = "onnx") -> Exp
             _extra("onnxscript")
             torch.onnx.export(program, dynamo=True, verbose=False).save(paths[name])
     return _compare(tokenizer, paths["tokenize"], paths["detokenize"])
+
+
+def save_published(checkpoint: str | Path, path: str | Path) -> Path:
+    """Write a checkpoint of ours in the published form: `published.published_state` of its raw and averaged weights.
+
+    A training without moving averages gives a file of raw weights. The published form does not name the order of an
+    index's bits: `load_tokenizer` reads a B file most significant bit first unless `bit_order` says otherwise.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_tokenizer`, and for networks that the published form does not have.
+    """
+    raw = load_tokenizer(checkpoint, "raw")
+    has_averages = "current_model_state" in checkpoints.read(checkpoint)
+    averaged = load_tokenizer(checkpoint, "ema") if has_averages else None
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    torch.save(
+        {"state_dict": published_state(raw, averaged), "global_step": raw.checkpoint_facts["global_step"]}, content
+    )
+    write_atomically(path, content.getvalue())
+    return path
 
 
 def load(path: str | Path) -> Callable[[Tensor], Tensor]:

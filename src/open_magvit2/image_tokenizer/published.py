@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from open_magvit2.common.construction import class_path
@@ -99,6 +100,29 @@ def read_architecture(state: Mapping[str, Tensor], bit_order: BitOrder | None = 
             "init_args": {"num_bits": num_bits, "bit_order": bit_order},
         },
     )
+
+
+def published_state(raw: ImageTokenizer, averaged: ImageTokenizer | None = None) -> dict[str, Tensor]:
+    """The state dict of a published file, which the reference's own code loads: the inverse of reading one.
+
+    Args:
+        raw: the trained weights of a tokenizer of our `Encoder`, `Decoder` and LFQ.
+        averaged: the moving averages, of the same architecture; None leaves `model_ema.` out.
+
+    Raises:
+        ValueError: for another encoder, decoder or quantizer: the reference has no names for them.
+    """
+    kinds = tuple(type(part) for part in (raw.encoder, raw.decoder, raw.quantizer))
+    if kinds != (Encoder, Decoder, LookupFreeQuantizer):
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"the published form has Encoder, Decoder and LookupFreeQuantizer alone, got {names}")
+    state = {published_name(name): value for name, value in raw.state_dict().items()}
+    if averaged is not None:
+        parameters = dict(averaged.named_parameters())
+        state["model_ema.decay"] = torch.tensor(0.999)
+        state[NUM_UPDATES] = torch.tensor(-1, dtype=torch.int32)  # the reference's word for a fixed decay
+        state |= {ema_name(name): value.detach() for name, value in parameters.items()}
+    return state
 
 
 def convolutional_description(
