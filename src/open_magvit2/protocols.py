@@ -134,6 +134,8 @@ class Quantizer(Protocol):
 class CheckpointFacts(TypedDict, total=False):
     """What is known of the file a tokenizer came from; results of an evaluation carry it."""
 
+    path: str  # the file
+    sha256: str  # of the file
     weights: Weights  # which were loaded; a family without moving averages says "raw"
     train_image_size: int | list[int] | None  # side, or sides, of the images it was trained on
     global_step: int | None  # of its training

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from open_magvit2 import load_tokenizer
-from open_magvit2.generators.published import load_generator
+from open_magvit2.generators.pretrained import load_generator
 from open_magvit2.generators.sampling import Sampling, SubTokenSampling, filtered, sample
 
 FILE, EXPECTED = "fixtures/published_ar_tiny.ckpt", "fixtures/published_ar_tiny_expected.pt"

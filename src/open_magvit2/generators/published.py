@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from open_magvit2.common import checkpoints, state_dicts
+from open_magvit2.common import checkpoints
 from open_magvit2.generators.autoregressive import AutoregressiveGenerator
 
 PREFIX = "transformer."
@@ -40,35 +39,29 @@ def published_name(name: str) -> str:
     return name
 
 
-def load_generator(
-    path: str | Path,
-    device: str | torch.device = "cpu",
+def build(
+    state: Mapping[str, Tensor],
+    source: str | Path,
     grid: Sequence[int] = (16, 16),
     head_width: int = HEAD_WIDTH,
 ) -> AutoregressiveGenerator:
-    """Load the generator of a published file for inference; strictly, and without executing code from the file.
+    """The generator of a published state dict, strictly.
 
     Args:
-        path: the file.
-        device: where to put the model.
-        grid: of the tokens, which the file does not say.
-        head_width: of the attention, which the file does not say.
-
-    Returns:
-        the generator in eval mode, its parameters without gradients.
+        state: published names to tensors, `transformer.` in front.
+        source: the file, for errors.
+        grid, head_width: which the file does not say.
 
     Raises:
-        FileNotFoundError, ValueError: no file, a damaged or unknown one; missing or extra tensors, or wrong shapes.
+        ValueError: for another file; missing or extra tensors, or wrong shapes.
     """
-    state = state_dicts.find_state_dict(checkpoints.read(path), str(path))
-    state, _ = state_dicts.without_wrappers(state)
     tensors = {
         name: value for name, value in checkpoints.with_prefix(state, PREFIX).items() if not _IGNORED.search(name)
     }
-    generator = AutoregressiveGenerator(**read_architecture(tensors, str(path), head_width), grid=grid)
+    generator = AutoregressiveGenerator(**read_architecture(tensors, str(source), head_width), grid=grid)
     ours = {published_name(name): name for name in generator.state_dict()}
-    checkpoints.load_strictly(generator, {ours.get(n, n): value for n, value in tensors.items()}, path)
-    return generator.eval().requires_grad_(False).to(device)
+    checkpoints.load_strictly(generator, {ours.get(n, n): value for n, value in tensors.items()}, source)
+    return generator
 
 
 def read_architecture(state: Mapping[str, Tensor], source: str, head_width: int = HEAD_WIDTH) -> dict[str, Any]:

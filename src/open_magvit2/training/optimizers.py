@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from open_magvit2.training import finite
+from open_magvit2.training.sharding import whole
 
 
 def fused_adam(network: nn.Module, learning_rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
@@ -14,6 +15,16 @@ def fused_adam(network: nn.Module, learning_rate: float, betas: tuple[float, flo
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, betas=betas, fused=True)
     optimizer.register_load_state_dict_post_hook(_lay_out_as_weights)
     return optimizer
+
+
+def fused_adamw(
+    network: nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW in one kernel for all weights of a network; matrices and tables decay, vectors (norms, biases) do not."""
+    matrices = [p for p in network.parameters() if p.ndim >= 2]
+    vectors = [p for p in network.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
 
 
 def step_all(
@@ -38,7 +49,7 @@ def step_all(
         if scaler is not None:
             scaler.unscale_(optimizer)  # Lightning leaves that to a fused optimizer
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norms[name] = nn.utils.get_total_norm([p.grad for p in parameters])
+        norms[name] = whole(nn.utils.get_total_norm([p.grad for p in parameters]))
         if gradient_clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, gradient_clip_norm, norms[name])
         if scaler is None:

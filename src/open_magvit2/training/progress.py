@@ -53,15 +53,15 @@ class TrainingProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step, unit, now = trainer.global_step, record_of(pl_module).unit, time.monotonic()
-        self._samples += num_samples(batch) * trainer.world_size
+        step, record, now = trainer.global_step, record_of(pl_module), time.monotonic()
+        self._samples += num_samples(batch) * trainer.world_size * record.units_per_sample
         if step % trainer.log_every_n_steps == 0 and step > self._bar.n:
             for logger in trainer.loggers:
-                logger.log_metrics({f"train/{unit}_per_second": self._rate(self._logged)}, step=step)
+                logger.log_metrics({f"train/{record.unit}_per_second": self._rate(self._logged)}, step=step)
             self._logged = now, self._samples
         if now - self._shown[0] >= self.interval or step == self._bar.total:
             values = {label: f"{value:.3g}" for label, value in _shown_values(trainer, pl_module).items()}
-            self._bar.set_postfix({**values, f"{unit}/s": f"{self._rate(self._shown):.1f}"}, refresh=False)
+            self._bar.set_postfix({**values, f"{record.unit}/s": f"{self._rate(self._shown):.1f}"}, refresh=False)
             self._shown = now, self._samples
         self._bar.update(step - self._bar.n)
 

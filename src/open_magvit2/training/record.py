@@ -20,6 +20,7 @@ class TrainingRecord:
     """State of a training after its last step, as callbacks read it in `on_train_batch_end`."""
 
     unit: str = "samples"  # plural; the throughput is logged as train/<unit>_per_second
+    units_per_sample: int = 1  # e.g. the tokens of an image
     latest: Mapping[str, Tensor | float] = field(default_factory=dict)  # this rank's last step, on the device
     shown: Mapping[str, str] = field(default_factory=dict)  # label in the progress bar -> name in `latest`
     logged: Mapping[str, float] = field(default_factory=dict)  # what the last step logged, over all ranks; often empty

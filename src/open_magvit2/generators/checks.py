@@ -1,0 +1,82 @@
+"""Data, tokenizer and generator fit each other, or one error names both sides."""
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from open_magvit2.generators.autoregressive import check_labels
+from open_magvit2.protocols import Tokenizer
+
+_WHO = ("sha256", "weights")  # what tells tokenizers apart
+
+
+def check_source(
+    generator: nn.Module, tokenizer: Tokenizer | None, data: Any, before: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What made the tokens that a training sees.
+
+    Args:
+        generator: with `grid` and `factorization`.
+        tokenizer: of images, or of pictures; None for a source of tokens without pictures.
+        data: the data module: one of tokens has `shards`, one of images `image_size`.
+        before: what this function returned in the run that is continued.
+
+    Returns:
+        image_size (H, W), and path, sha256, weights and precision of the tokenizer as far as they are known.
+
+    Raises:
+        ValueError: naming the two that do not fit: tokens and generator, tokenizer and generator, tokens and the
+            tokenizer of pictures, the tokenizer and that of the run that is continued.
+    """
+    shards = getattr(data, "shards", None)
+    size = getattr(data, "image_size", None)
+    size = (size, size) if isinstance(size, int) else None if size is None else tuple(size)
+    facts = dict(getattr(tokenizer, "checkpoint_facts", {})) if tokenizer is not None else {}
+    made_by = {name: facts.get(name) for name in ("path", *_WHO)} | {"precision": "fp32", "image_size": size}
+    if tokenizer is not None:
+        shape = None if size is None else tokenizer.token_shape(size)
+        _check_codes(generator, f"the tokenizer{_of(facts)}", tokenizer.codebook_size, shape)
+    elif shards is None:
+        raise ValueError("the data are images and there is no tokenizer: set model.init_args.tokenizer, or give tokens")
+    for source in shards or ():
+        index = source.index
+        _check_codes(generator, f"the tokens in {source.folder}", index.codebook_size, index.token_shape)
+        of_tokens = {"sha256": index.checkpoint_sha256, "weights": index.weights}
+        _check_same(f"the tokens in {source.folder}", of_tokens, "the tokenizer of the configuration", made_by)
+        made_by |= of_tokens | {"precision": index.precision}
+    _check_same("the run that is continued", before or {}, "this one", made_by)
+    return made_by
+
+
+def check_classes(labels: Tensor, num_classes: int) -> None:
+    """Refuse classes outside [0, num_classes), -1 of a source without classes among them. Labels are on the CPU."""
+    check_labels(labels, num_classes - 1)
+
+
+def _check_codes(generator: nn.Module, what: str, codebook_size: int, shape: tuple[int, ...] | None) -> None:
+    expected, grid = generator.factorization.codebook_size, tuple(generator.grid)
+    if codebook_size != expected:
+        raise ValueError(
+            f"{what} has a codebook of {codebook_size} codes, the generator one of {expected} (bits "
+            f"{list(generator.bits)}): set model.init_args.generator.init_args.bits so that they add up to "
+            f"{math.log2(codebook_size):g}, or take the other tokenizer"
+        )
+    if shape is not None and tuple(shape) != grid:
+        raise ValueError(
+            f"{what} gives {tuple(shape)} tokens an image, the generator has a grid of {grid}: change "
+            "model.init_args.generator.init_args.grid or data.init_args.image_size"
+        )
+
+
+def _check_same(first: str, one: dict[str, Any], second: str, other: dict[str, Any]) -> None:
+    """Two descriptions of a tokenizer agree where both know something."""
+    pairs = [(name, one.get(name), other.get(name)) for name in _WHO]
+    if any(mine is not None and theirs is not None and mine != theirs for _, mine, theirs in pairs):
+        sides = ("SHA-256 {0[0][1]}, {0[1][1]} weights", "SHA-256 {0[0][2]}, {0[1][2]} weights")
+        mine, theirs = (side.format(pairs) for side in sides)
+        raise ValueError(f"{first} has tokens of another tokenizer ({mine}) than {second} ({theirs})")
+
+
+def _of(facts: dict[str, Any]) -> str:
+    return f" in {facts['path']}" if facts.get("path") else ""
