@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Start an ImageNet training on one or several machines. Called by run_B_128.sh and run_B_256.sh.
+# Start an ImageNet training on one or several machines. Called by run_B_128.sh, run_AR_B.sh and their like.
 usage="usage: run_B_128.sh [MASTER_ADDR MASTER_PORT NODE_RANK] [--any.flag.of.the.config value ...]
-   or: scripts/launch.sh CONFIG_NAME ..., where configs/image_tokenizer/CONFIG_NAME.yaml is a recipe
+   or: scripts/launch.sh CONFIG_NAME ..., where a CONFIG_NAME.yaml in configs/image_tokenizer or configs/generators is
+       a recipe
 
 One machine, all visible GPUs (--trainer.devices N for N processes):
     IMAGENET_ROOT=/data/imagenet bash run_B_128.sh
@@ -16,6 +17,7 @@ Start a run or continue it from its newest whole checkpoint:
 SIGTERM and SIGUSR1 save it and end it with exit code 75: run the same command again (SLURM: docs/reliability.md).
 
 IMAGENET_ROOT (default data/imagenet) holds train/<class>/*.JPEG and val/<class>/*.JPEG.
+TOKENIZER is the checkpoint of the tokenizer on whose tokens a generator is trained (run_AR_B.sh, run_masked.sh, ...).
 PYTHON chooses the interpreter (default .venv/bin/python of the repository if there is one, else python)."
 set -euo pipefail
 fail() { echo "error: $*" >&2; exit 2; }
@@ -24,8 +26,12 @@ for word in "${@:1:2}"; do
   case "$word" in -h|--help) echo "$usage"; exit 0 ;; esac
 done
 root=$(cd "$(dirname "$0")/.." && pwd)
-[[ $# -gt 0 && -f "$root/configs/image_tokenizer/$1.yaml" ]] ||
-  fail "expected the name of a file in configs/image_tokenizer, got: ${1:-nothing}"$'\n'"$usage"
+folder=
+for room in image_tokenizer generators; do
+  [[ $# -gt 0 && -f "$root/configs/$room/$1.yaml" ]] && folder=$root/configs/$room && break
+done
+[[ -n "$folder" ]] || fail "expected the name of a file in configs/image_tokenizer or configs/generators, got:" \
+  "${1:-nothing}"$'\n'"$usage"
 config=$1; shift
 if [[ $# -gt 0 && "$1" != -* ]]; then
   [[ $# -ge 3 && "$2" =~ ^[0-9]+$ && "$3" =~ ^[0-9]+$ ]] ||
@@ -43,8 +49,12 @@ python=${PYTHON:-$([[ -x "$root/.venv/bin/python" ]] && echo "$root/.venv/bin/py
 
 # Early and clear refusals; flags that replace what is checked switch its check off.
 flags=" $* "
-command=("$python" "$root/scripts/train.py" fit --config "$root/configs/image_tokenizer/base.yaml"
-  --config "$root/configs/image_tokenizer/$config.yaml")
+command=("$python" "$root/scripts/train.py" fit --config "$folder/base.yaml" --config "$folder/$config.yaml")
+if [[ "$folder" == */generators && ( -n "${TOKENIZER:-}" || "$flags" != *" --model.init_args.tokenizer"* ) ]]; then
+  [[ -f "${TOKENIZER:-}" ]] ||
+    fail "no tokenizer at ${TOKENIZER:-(not set)}: set TOKENIZER to a checkpoint such as imagenet_256_L.ckpt"
+  command+=(--model.init_args.tokenizer.init_args.path "$TOKENIZER")
+fi
 imagenet=${IMAGENET_ROOT:-data/imagenet}
 if [[ -n "${IMAGENET_ROOT:-}" || ( "$flags" != *" --data"* && "$flags" != *" --config "* ) ]]; then
   for split in train val; do

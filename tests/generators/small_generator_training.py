@@ -1,5 +1,6 @@
 """Small trainings of both generators on tokens made here, for tests and for the processes that tests start."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,21 @@ def module(kind: str = "autoregressive", sizes: dict[str, Any] | None = None, **
     return AutoregressiveTraining(AutoregressiveGenerator(**{**SIZES, **blocks, **(sizes or {})}), **options)
 
 
-def tokens(number: int, seed: int = 0) -> Tensor:
-    """Random indices int64 [number, *GRID] of 64 codes."""
-    return torch.randint(0, 2 ** sum(BITS), (number, *GRID), generator=torch.Generator().manual_seed(seed))
+def tokens(number: int, seed: int = 0, grid: Sequence[int] = GRID) -> Tensor:
+    """Random indices int64 [number, *grid] of 64 codes."""
+    return torch.randint(0, 2 ** sum(BITS), (number, *grid), generator=torch.Generator().manual_seed(seed))
 
 
-def write_shards(folder: Path, number: int, seed: int = 0, **index: Any) -> Path:
-    """A folder as scripts/tokenize_images.py leaves it: image k has class k mod CLASSES."""
+def write_shards(folder: Path, number: int, seed: int = 0, classes: int = CLASSES, **index: Any) -> Path:
+    """A folder as scripts/tokenize_images.py leaves it, of random tokens; image k has class k mod `classes`."""
     folder.mkdir(parents=True)
     paths = token_index.paths_text([f"{item}.png" for item in range(number)])
     fields = {"token_shape": GRID, "codebook_size": 64, "image_size": (16, 16), "checkpoint_sha256": "a" * 64}
     fields |= {"weights": "ema", "precision": "fp32", "shard_size": 1000, **index}
     written = Index(num_images=number, paths_sha256=sha256(paths), **fields)
     (folder / token_index.PATHS).write_bytes(paths)
-    np.save(folder / token_index.tokens_file(0), tokens(number, seed).numpy().astype(np.int32))
-    np.save(folder / token_index.labels_file(0), np.arange(number, dtype=np.int64) % CLASSES)
+    np.save(folder / token_index.tokens_file(0), tokens(number, seed, written.token_shape).numpy().astype(np.int32))
+    np.save(folder / token_index.labels_file(0), np.arange(number, dtype=np.int64) % classes)
     checksums = {name: sha256((folder / name).read_bytes()) for name in written.file_names()}
     token_index.write_index(folder, written.completed(checksums))
     return folder

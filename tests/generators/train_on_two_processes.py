@@ -1,4 +1,4 @@
-"""Run by test_training_on_ranks.py: train on two CPU processes. Usage: train_on_two_processes.py FOLDER STRATEGY KIND"""
+"""Run by test_training_on_ranks.py: train on two processes. Usage: train_on_two_processes.py FOLDER STRATEGY KIND"""
 
 import json
 import sys
