@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 SECTIONS = (
     "entropy",
     "training_step",
+    "generator_step",
     "precisions",
     "largest_batch",
     "evaluating",
