@@ -62,13 +62,13 @@ def load_generator(
     return generator.eval().requires_grad_(False).to(device)
 
 
-def description(generator: nn.Module, made_by: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of a generator."""
-    return {GENERATOR_KEY: construction.describe(generator), MADE_BY_KEY: dict(made_by)}
-
-
-def check_same_generator(module: nn.Module, generator: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+def check_same_generator(module: nn.Module, description: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
     """Refuse to continue a training from a checkpoint of another generator; its dropout may differ.
+
+    Args:
+        module: the training module, whose state dict the file's must fit.
+        description: `describe(generator)` of its generator.
+        checkpoint: the file's content.
 
     Raises:
         ValueError: with what the file has, what the configuration has, and what to do.
@@ -78,8 +78,8 @@ def check_same_generator(module: nn.Module, generator: nn.Module, checkpoint: Ma
             f"--ckpt_path names no checkpoint of such a training: it has no {GENERATOR_KEY!r}, only "
             f"{sorted(checkpoint)[:5]}. Give a file that scripts/train.py wrote (a published one cannot be continued)"
         )
-    may_differ = {construction.class_path(type(generator)): ("dropout",)}
-    different = construction.differences(checkpoint[GENERATOR_KEY], construction.describe(generator), may_differ)
+    may_differ = {description["class_path"]: ("dropout",)}
+    different = construction.differences(checkpoint[GENERATOR_KEY], description, may_differ)
     hint = "Take the configuration that it was trained with (config.yaml in its run's folder), or another file"
     if different:
         lines = [f"  {name}: {file} in the file, {mine} in the configuration" for name, file, mine in different]

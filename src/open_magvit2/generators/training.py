@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from open_magvit2.common import distributed, images
+from open_magvit2.common import construction, distributed, images
 from open_magvit2.common.arguments import at_least, within
 from open_magvit2.common.precision import at_least_float32, float32
 from open_magvit2.data.order import random_stream
@@ -83,6 +83,7 @@ class GeneratorTraining(pl.LightningModule, ABC):
         within(0, 1, class_dropout=class_dropout, label_smoothing=label_smoothing)
         self.automatic_optimization = False
         self.generator = generator
+        self._description = construction.describe(generator)  # now: sharding changes the class
         self._tokenizer = [tokenizer]  # not a part: neither trained, nor averaged, nor saved
         self.micro_batch_size = micro_batch_size
         self.learning_rate = learning_rate
@@ -272,11 +273,11 @@ class GeneratorTraining(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say how to build the generator, and which tokenizer made its tokens."""
-        checkpoint |= pretrained.description(self.generator, self._made_by)
+        checkpoint |= {pretrained.GENERATOR_KEY: self._description, pretrained.MADE_BY_KEY: dict(self._made_by)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another generator; remember the tokenizer, which `on_fit_start` compares."""
-        pretrained.check_same_generator(self, self.generator, checkpoint)
+        pretrained.check_same_generator(self, self._description, checkpoint)
         self._made_by = dict(checkpoint[pretrained.MADE_BY_KEY])
 
     def _gradient_sync(self, is_last: bool) -> AbstractContextManager[Any]:
