@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from open_magvit2.generators.autoregressive import AutoregressiveGenerator
+from open_magvit2.generators.prediction import Prediction
 from open_magvit2.generators.sampling import Sampling, SubTokenSampling, sample
-from open_magvit2.generators.training import GeneratorTraining, Prediction
+from open_magvit2.generators.training import GeneratorTraining
 from open_magvit2.protocols import Tokenizer
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from open_magvit2.common.arguments import within
 from open_magvit2.generators.masked import MaskedGenerator
 from open_magvit2.generators.masking import MaskedSampling, MaskSchedule, sample_masked, training_mask
-from open_magvit2.generators.training import GeneratorTraining, Prediction
+from open_magvit2.generators.prediction import Prediction
+from open_magvit2.generators.training import GeneratorTraining
 from open_magvit2.protocols import Tokenizer
 
 

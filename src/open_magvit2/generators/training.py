@@ -9,7 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -21,6 +21,7 @@ from open_magvit2.common.arguments import at_least, within
 from open_magvit2.common.precision import at_least_float32, float32
 from open_magvit2.data.order import random_stream
 from open_magvit2.generators import checks, pretrained
+from open_magvit2.generators.prediction import Prediction, mean, of_group
 from open_magvit2.protocols import Tokenizer
 from open_magvit2.training import finite
 from open_magvit2.training.adversarial import split
@@ -29,14 +30,6 @@ from open_magvit2.training.record import TrainingRecord
 from open_magvit2.training.schedules import Constant, Schedule
 from open_magvit2.training.sharding import is_sharded
 from open_magvit2.training.transformer_recomputation import TransformerRecomputation, set_transformer_recomputation
-
-
-class Prediction(NamedTuple):
-    """What a generator says of a micro-batch of sub-tokens [B, N, G]."""
-
-    logits: Sequence[Tensor]  # a group each, [B, N, 2^bits]
-    weight: Tensor | None = None  # float [B, N, G], of each sub-token in the loss; None counts all alike
-    is_asked: Tensor | None = None  # bool [B, N, G], sub-tokens that the figures are about; None for all
 
 
 class GeneratorTraining(pl.LightningModule, ABC):
@@ -211,15 +204,15 @@ class GeneratorTraining(pl.LightningModule, ABC):
         prediction = self.predict(sub_tokens, labels, batch)
         terms, total = {}, torch.zeros((), device=labels.device)
         for group, logits in enumerate(prediction.logits):
-            target, asked = sub_tokens[..., group], _group(prediction.is_asked, group)
+            target, asked = sub_tokens[..., group], of_group(prediction.is_asked, group)
             log_probabilities = at_least_float32(logits).log_softmax(dim=-1)
             nats = -log_probabilities.gather(-1, target[..., None])[..., 0]
             objective = nats
             if self.label_smoothing:
                 objective = (1 - self.label_smoothing) * nats - self.label_smoothing * log_probabilities.mean(dim=-1)
-            total = total + _mean(objective, _group(prediction.weight, group))
-            terms[f"loss_{group}"] = _mean(nats.detach(), asked)
-            terms[f"accuracy_{group}"] = _mean((logits.detach().argmax(dim=-1) == target).float(), asked)
+            total = total + mean(objective, of_group(prediction.weight, group))
+            terms[f"loss_{group}"] = mean(nats.detach(), asked)
+            terms[f"accuracy_{group}"] = mean((logits.detach().argmax(dim=-1) == target).float(), asked)
         return total, {"loss": total.detach(), **terms}
 
     @torch.no_grad()
@@ -239,7 +232,7 @@ class GeneratorTraining(pl.LightningModule, ABC):
         prediction = self.predict(sub_tokens, batch["label"], batch)
         rows = []
         for group, logits in enumerate(prediction.logits):
-            target, asked = sub_tokens[..., group], _group(prediction.is_asked, group)
+            target, asked = sub_tokens[..., group], of_group(prediction.is_asked, group)
             asked = torch.ones_like(target, dtype=torch.bool) if asked is None else asked
             logits = at_least_float32(logits)
             nats = nn.functional.cross_entropy(logits.movedim(-1, 1), target, reduction="none")
@@ -255,8 +248,8 @@ class GeneratorTraining(pl.LightningModule, ABC):
         self._sums = None
         sums = distributed.all_reduce_sum(sums)
         means = (sums[:, :2] / sums[:, 2:]).tolist()
-        losses = {f"loss_{group}": mean for group, (mean, _) in enumerate(means)}
-        figures = {**losses, **self.figures(losses), **{f"accuracy_{g}": mean for g, (_, mean) in enumerate(means)}}
+        losses = {f"loss_{group}": value for group, (value, _) in enumerate(means)}
+        figures = {**losses, **self.figures(losses), **{f"accuracy_{g}": value for g, (_, value) in enumerate(means)}}
         figures["loss"] = sum(losses.values())
         self.log_dict({f"validation/{name}": value for name, value in figures.items()})
         self.log("step", float(self.global_step))  # the loggers' step axis; Lightning's own is one step behind here
@@ -293,19 +286,7 @@ class GeneratorTraining(pl.LightningModule, ABC):
         if step % self.trainer.log_every_n_steps == 0:
             values = torch.stack([torch.as_tensor(term, device=self.device).float() for term in terms.values()])
             means = distributed.all_reduce_mean(values).tolist()
-            scalars = {f"train/{name}": mean for name, mean in zip(terms, means, strict=True)}
+            scalars = {f"train/{name}": value for name, value in zip(terms, means, strict=True)}
             for logger in self.loggers:
                 logger.log_metrics(scalars, step=step)
         self.record.latest, self.record.logged = terms, scalars
-
-
-def _group(values: Tensor | None, group: int) -> Tensor | None:
-    return None if values is None else values[..., group]
-
-
-def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Weighted mean; 0 where nothing has a weight."""
-    if weight is None:
-        return values.mean()
-    weight = weight.to(values.dtype)
-    return (values * weight).sum() / weight.sum().clamp_min(torch.finfo(values.dtype).tiny)

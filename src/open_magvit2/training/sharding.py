@@ -20,8 +20,9 @@ from open_magvit2.layers.transformer import TransformerBlock
 class FullySharded(ModelParallelStrategy):
     """Shards every `TransformerBlock`, and the rest of the module as one piece, over all devices.
 
-    A checkpoint is one file, as without sharding: a training may be continued with another strategy. Moving averages of
-    the weights (`ema`) and pictures at validation are not available.
+    A checkpoint is one file, as without sharding: a training may be continued with another strategy. Not available are
+    moving averages of the weights (`ema`), pictures at validation, and precision 16-mixed. All devices must validate
+    equally many batches (trainer.limit_val_batches).
 
     Args:
         timeout_minutes: longest wait for the other devices.

@@ -1,0 +1,28 @@
+"""What a generator is asked in a training step, and means over it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Prediction(NamedTuple):
+    """What a generator says of a micro-batch of sub-tokens [B, N, G]."""
+
+    logits: Sequence[Tensor]  # a group each, [B, N, 2^bits]
+    weight: Tensor | None = None  # float [B, N, G], of each sub-token in the loss; None counts all alike
+    is_asked: Tensor | None = None  # bool [B, N, G], sub-tokens that the figures are about; None for all
+
+
+def of_group(values: Tensor | None, group: int) -> Tensor | None:
+    """What [B, N, G] says of one group, [B, N]."""
+    return None if values is None else values[..., group]
+
+
+def mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Weighted mean; 0 where nothing has a weight."""
+    if weight is None:
+        return values.mean()
+    weight = weight.to(values.dtype)
+    return (values * weight).sum() / weight.sum().clamp_min(torch.finfo(values.dtype).tiny)
