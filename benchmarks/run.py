@@ -35,6 +35,7 @@ SECTIONS = (
     "largest_batch",
     "evaluating",
     "tokenizing",
+    "sampling",
     "data_loading",
     "start_up",
 )

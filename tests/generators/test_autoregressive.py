@@ -5,6 +5,7 @@ import torch
 from generator_goldens import GOLDENS, arguments, generator, manifest, probe, tokens_and_labels
 
 from open_magvit2.generators.autoregressive import AutoregressiveGenerator
+from open_magvit2.generators.packing import packed_linears
 from open_magvit2.generators.published import PREFIX, published_name
 from open_magvit2.layers.rotary import axial_rotary_table, rotate
 
@@ -33,11 +34,14 @@ def test_it_computes_what_the_reference_computes(name):
     embedded = model.embed(sub_tokens, labels)
     context = model.context(embedded)
     logits = model(sub_tokens, labels)
-    null = model(sub_tokens, torch.full_like(labels, model.null_class))
+    has_null = "null_class_logits_0" in golden  # not of XL
+    null = model(sub_tokens, torch.full_like(labels, model.null_class)) if has_null else None
     found = {"embedded": embedded, "context": context}
     for group in range(2):
         assert sub_tokens.flatten(0, 1)[:6, group].tolist() == golden["sub_tokens_head"][group]
-        found |= {f"logits_{group}": logits[group], f"null_class_logits_{group}": null[group]}
+        found |= {f"logits_{group}": logits[group]}
+        if has_null:
+            found |= {f"null_class_logits_{group}": null[group]}
         loss = torch.nn.functional.cross_entropy(logits[group].flatten(0, 1), sub_tokens[..., group].flatten())
         assert loss.item() == pytest.approx(golden["cross_entropy"][group], abs=1e-9)
     for what, values in found.items():
@@ -104,21 +108,24 @@ def test_no_logit_depends_on_what_comes_after_it():
         assert not torch.equal(before[1][:, position], after[1][:, position])
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("bits", [(3, 2), (5,), (2, 2, 1)])
-def test_cached_steps_equal_the_whole_sequence(bits):
-    model = small(bits=bits)
+def test_cached_steps_equal_the_whole_sequence(bits, dtype, bound):
+    model = small(bits=bits).to(dtype)
     sub_tokens = torch.stack([torch.randint(0, size, (2, 12)) for size in model.factorization.sizes], dim=-1)
     labels = torch.tensor([0, 4])
     expected = model(sub_tokens, labels)
     spatial, factorized = model.make_caches(2)
     features = model.class_embedding(labels)[:, None]
-    for position in range(12):
-        slot = model.context(features, spatial, position)[:, 0]
-        for group in range(len(bits)):
-            logits = model.next_logits(slot, group, factorized)
-            assert (logits - expected[group][:, position]).abs().max() < 1e-10
-            slot = model.embeddings[group](sub_tokens[:, position, group])
-        features = model.embed_tokens(sub_tokens[:, position : position + 1])
+    with packed_linears(model, 2):
+        for position in range(12):
+            slot = model.context(features, spatial, position)[:, 0]
+            for group in range(len(bits)):
+                logits = model.next_logits(slot, group, factorized)
+                scale = max(1.0, expected[group].abs().max().item())
+                assert (logits - expected[group][:, position]).abs().max() < bound * scale
+                slot = model.embeddings[group](sub_tokens[:, position, group])
+            features = model.embed_tokens(sub_tokens[:, position : position + 1])
 
 
 def test_a_new_model_predicts_every_value_alike():
@@ -131,7 +138,7 @@ def test_weights_in_half_precision_keep_their_angles():
     model = small().bfloat16()
     table = model.rotary(torch.zeros(1, dtype=torch.bfloat16))
     assert table.dtype == torch.float32
-    expected = axial_rotary_table((3, 4), 16)[:11].float()
+    expected = axial_rotary_table((3, 4), 16).float()
     assert torch.equal(table[1:], expected)
 
 
