@@ -12,7 +12,7 @@ from open_magvit2.common.devices import processes
 from open_magvit2.common.distributed import rank
 from open_magvit2.common.errors import short_errors
 from open_magvit2.generators import command_line, pictures
-from open_magvit2.generators.published import load_generator
+from open_magvit2.generators.pretrained import load_generator
 from open_magvit2.generators.writing import Plan, write_samples
 
 

@@ -3,6 +3,8 @@
 Source: Open-MAGVIT2 (Luo et al., arXiv 2409.04410, section 3.2). Position t of the input is the token at t - 1, the sum
 of its sub-tokens' embeddings; position 0 is the class. The spatial blocks turn it into a context. The factorized blocks
 predict the sub-tokens of token t one after the other: slot 0 is the context, slot g the embedding of sub-token g - 1.
+
+In another order than raster (RAR, Yu et al., arXiv 2411.00776) an input also says which position it is to predict.
 """
 
 from collections.abc import Sequence
@@ -29,6 +31,8 @@ class AutoregressiveGenerator(TokenTransformer):
         normalize_queries_and_keys: RMSNorm in every attention; off in the published models.
         rotate_class_slot: give the class slot, and slot 0 inside a position, the identity rotation. The published
             models multiply their queries and keys by zero instead.
+        target_positions: learn an embedding of the position to be predicted, added to the inputs (RAR, section 3.2);
+            needed to train in random orders, off in the published models.
 
     Raises:
         ValueError: for values out of range.
@@ -47,6 +51,7 @@ class AutoregressiveGenerator(TokenTransformer):
         dropout: float = 0.1,
         normalize_queries_and_keys: bool = False,
         rotate_class_slot: bool = False,
+        target_positions: bool = False,
     ) -> None:
         super().__init__(
             bits, grid, num_classes, width, num_heads, hidden, dropout, normalize_queries_and_keys, rotate_class_slot
@@ -58,6 +63,8 @@ class AutoregressiveGenerator(TokenTransformer):
         self.embeddings = nn.ModuleList(nn.Embedding(size, width) for size in self.factorization.sizes)
         self.spatial_blocks = self.make_blocks(num_spatial_blocks)
         self.factorized_blocks = self.make_blocks(num_factorized_blocks)
+        self.target_positions = target_positions
+        self.target_embedding = nn.Embedding(self.num_tokens, width) if target_positions else None
         self.apply(initialize)
         for head in self.heads:
             nn.init.zeros_(head.weight)
@@ -70,21 +77,30 @@ class AutoregressiveGenerator(TokenTransformer):
         """See `protocols.Generator`, and `sampling.make_settings` for the options."""
         return make_settings(len(self.bits), **options)
 
-    def forward(self, sub_tokens: Tensor, labels: Tensor) -> list[Tensor]:
+    def forward(self, sub_tokens: Tensor, labels: Tensor, order: Tensor | None = None) -> list[Tensor]:
         """Logits of every sub-token, each given what comes before it.
 
         Args:
             sub_tokens: int64 [B, N, G]; the last token is not read, except its sub-tokens but the last.
             labels: int64 [B] in [0, num_classes], with num_classes for the null class.
+            order: int64 [B, N], a permutation of the positions for each image: the order in which they are predicted;
+                None for raster.
 
         Returns:
-            for each group, logits [B, N, 2^bits] of the tokens at all positions.
+            for each group, logits [B, N, 2^bits] of the tokens at all positions, in raster order whatever `order`.
 
         Raises:
-            ValueError: for other shapes, or labels outside the class table.
+            ValueError: for other shapes, labels outside the class table, or an order without `target_positions`.
         """
         self._check(sub_tokens, labels)
-        return self.sub_token_logits(self.context(self.embed(sub_tokens, labels)), sub_tokens)
+        if order is None:
+            return self.sub_token_logits(self.context(self.embed(sub_tokens, labels)), sub_tokens)
+        if self.target_embedding is None:
+            raise ValueError("an order other than raster needs a generator with target_positions: true")
+        ordered = sub_tokens.gather(1, order[..., None].expand_as(sub_tokens))
+        logits = self.sub_token_logits(self.context(self.embed(ordered, labels), order=order), ordered)
+        back = order.argsort(dim=1)[..., None]
+        return [values.gather(1, back.expand_as(values)) for values in logits]
 
     def embed(self, sub_tokens: Tensor, labels: Tensor) -> Tensor:
         """The input sequence [B, N, D]: class, then the tokens but the last."""
@@ -96,13 +112,25 @@ class AutoregressiveGenerator(TokenTransformer):
         parts = [embedding(sub_tokens[..., group]) for group, embedding in enumerate(self.embeddings)]
         return torch.stack(parts).sum(dim=0) if len(parts) > 2 else sum(parts[1:], parts[0])
 
-    def context(self, features: Tensor, cache: KeyValueCache | None = None, start: int | Tensor = 0) -> Tensor:
+    def context(
+        self,
+        features: Tensor,
+        cache: KeyValueCache | None = None,
+        start: int | Tensor = 0,
+        order: Tensor | None = None,
+    ) -> Tensor:
         """What the spatial blocks make of the inputs [B, n, D] of positions start ... start + n - 1.
 
-        A tensor int64 [1] as start means one position, and work of one shape whatever the position.
+        A tensor int64 [1] as start means one position, and work of one shape whatever the position. With an order
+        int64 [B, N], input t holds the token at position order[t - 1] and predicts that at order[t].
         """
         table = self.rotary(features)
-        rotary = table[start] if isinstance(start, Tensor) else table[start : start + features.shape[1]]
+        here = start if isinstance(start, Tensor) else slice(start, start + features.shape[1])
+        rows = here if order is None else nn.functional.pad(order[:, :-1] + 1, (1, 0))  # row 0 is the class slot
+        rotary = table[rows] if order is None else table[rows][:, None]  # [B, 1, N, head_width / 2, 2]
+        if self.target_embedding is not None:
+            targets = self.target_embedding.weight[here] if order is None else self.target_embedding(order)
+            features = features + targets
         for layer, block in enumerate(self.spatial_blocks):
             features = block(features, rotary, True, cache, layer, start)
         return features

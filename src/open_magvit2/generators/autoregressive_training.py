@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from open_magvit2.common.arguments import at_least
 from open_magvit2.generators.autoregressive import AutoregressiveGenerator
 from open_magvit2.generators.prediction import Prediction
 from open_magvit2.generators.sampling import Sampling, SubTokenSampling, sample
@@ -23,7 +24,13 @@ class AutoregressiveTraining(GeneratorTraining):
         generator: trained.
         tokenizer: see `GeneratorTraining`.
         guidance: of the pictures at validation.
+        random_order_steps: (first, last) training steps between which the share of samples that are learned in a random
+            order falls from 1 to 0, before and after which it is 1 and 0 (RAR, arXiv 2411.00776, section 3.2: epochs
+            200 and 300 of 400); None learns in raster order alone. The generator needs `target_positions`.
         options: of `GeneratorTraining`.
+
+    Raises:
+        ValueError: for steps that are not 0 <= first <= last, or a generator without target positions.
     """
 
     def __init__(
@@ -31,18 +38,38 @@ class AutoregressiveTraining(GeneratorTraining):
         generator: AutoregressiveGenerator,
         tokenizer: Tokenizer | None = None,
         guidance: float = 2.0,
+        random_order_steps: tuple[int, int] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(generator, tokenizer, **options)
         self.guidance = guidance
+        if random_order_steps is not None:
+            at_least(0, random_order_steps=random_order_steps)
+            if random_order_steps[0] > random_order_steps[1] or not generator.target_positions:
+                raise ValueError(
+                    f"random_order_steps must be (first, last) with a generator of target_positions: true, got "
+                    f"{random_order_steps} and target_positions: {generator.target_positions}"
+                )
+        self.random_order_steps = random_order_steps
 
-    def draw(self, stream: torch.Generator) -> dict[str, Tensor]:
-        """Nothing."""
-        return {}
+    def random_share(self, step: int | None) -> float:
+        """The share of samples in a random order at a training step; 0 in validation (None)."""
+        if self.random_order_steps is None or step is None:
+            return 0.0
+        first, last = self.random_order_steps
+        return 1.0 - min(1.0, max(0.0, (step - first) / (last - first))) if last > first else float(step < first)
+
+    def draw(self, stream: torch.Generator, step: int | None) -> dict[str, Tensor]:
+        """The order int64 [N] of a sample, while some are random."""
+        share, number = self.random_share(step), self.generator.num_tokens
+        if share == 0.0:
+            return {}
+        is_random = bool(torch.rand((), generator=stream) < share)
+        return {"order": torch.randperm(number, generator=stream) if is_random else torch.arange(number)}
 
     def predict(self, sub_tokens: Tensor, labels: Tensor, drawn: Mapping[str, Tensor]) -> Prediction:
         """All sub-tokens."""
-        return Prediction(self.generator(sub_tokens, labels))
+        return Prediction(self.generator(sub_tokens, labels, drawn.get("order")))
 
     def sample(self, labels: Tensor, seeds: Sequence[int]) -> Tensor:
         """Plain sampling with `guidance`."""

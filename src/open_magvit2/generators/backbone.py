@@ -25,6 +25,7 @@ class TokenTransformer(nn.Module):
         dropout: on the inputs, after attention and after SwiGLU.
         normalize_queries_and_keys: RMSNorm in every attention.
         rotate_class_slot: the class slot gets the identity rotation; else its queries and keys are multiplied by zero.
+        has_heads: one linear layer a sub-token to the logits of its values.
 
     Raises:
         ValueError: for values out of range.
@@ -41,6 +42,7 @@ class TokenTransformer(nn.Module):
         dropout: float,
         normalize_queries_and_keys: bool,
         rotate_class_slot: bool,
+        has_heads: bool = True,
     ) -> None:
         super().__init__()
         at_least(1, grid=grid, num_classes=num_classes, width=width)
@@ -58,7 +60,8 @@ class TokenTransformer(nn.Module):
         self.class_embedding = nn.Embedding(num_classes + 1, width)
         self.input_dropout = nn.Dropout(dropout)
         self.norm = nn.RMSNorm(width, eps=EPS)
-        self.heads = nn.ModuleList(nn.Linear(width, size, bias=False) for size in self.factorization.sizes)
+        sizes = self.factorization.sizes if has_heads else ()
+        self.heads = nn.ModuleList(nn.Linear(width, size, bias=False) for size in sizes)
         self._rotary: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     @property

@@ -48,7 +48,7 @@ class MaskedTraining(GeneratorTraining):
         self.unmasked_weight = unmasked_weight
         self.sampling = MaskedSampling() if sampling is None else sampling
 
-    def draw(self, stream: torch.Generator) -> dict[str, Tensor]:
+    def draw(self, stream: torch.Generator, step: int | None) -> dict[str, Tensor]:
         """The mask, bool [N, G]."""
         shape = (1, self.generator.num_tokens, len(self.generator.bits))
         return {"is_masked": training_mask(shape, self.mask_schedule, stream)[0]}

@@ -100,8 +100,13 @@ class GeneratorTraining(pl.LightningModule, ABC):
         return self._tokenizer[0]
 
     @abstractmethod
-    def draw(self, stream: torch.Generator) -> dict[str, Tensor]:
-        """What is drawn at random for one sample besides its class, on the CPU: tensors by name, stacked to a batch."""
+    def draw(self, stream: torch.Generator, step: int | None) -> dict[str, Tensor]:
+        """What is drawn at random for one sample besides its class, on the CPU: tensors by name, stacked to a batch.
+
+        Args:
+            stream: of random numbers.
+            step: number of training steps so far; None for validation.
+        """
 
     @abstractmethod
     def predict(self, sub_tokens: Tensor, labels: Tensor, drawn: Mapping[str, Tensor]) -> Prediction:
@@ -151,7 +156,7 @@ class GeneratorTraining(pl.LightningModule, ABC):
             numbers = ("generator", self.seed, index) if step is None else ("generator", self.seed, index, step)
             stream = torch.Generator().manual_seed(int(random_stream(*numbers).integers(2**63)))
             is_dropped = torch.rand((), generator=stream) < self.class_dropout
-            rows.append({"is_dropped": is_dropped & (step is not None), **self.draw(stream)})
+            rows.append({"is_dropped": is_dropped & (step is not None), **self.draw(stream, step)})
         return kept | {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
