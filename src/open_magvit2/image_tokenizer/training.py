@@ -94,7 +94,7 @@ class ImageTokenizerTraining(AdversarialTraining):
         self._usage.update(output.indices)
         distance, total, terms = self.generator_objective(real, output.reconstruction, output.losses, self.global_step)
         return GeneratorPass(
-            output.reconstruction, total, distance, terms, {"psnr": _psnr(real, output.reconstruction)}
+            output.reconstruction, total, distance, terms, {"psnr": _psnr(real, output.reconstruction).mean()}
         )
 
     def step_figures(self, step: int) -> dict[str, float]:
@@ -120,6 +120,11 @@ class ImageTokenizerTraining(AdversarialTraining):
             metric.reset()
         self.log_dict({f"validation/{name}": value for name, value in figures.items()})
         self.log("step", float(self.global_step))  # the loggers' step axis; Lightning's own is one step behind here
+
+    def quick_figures(self, batch: Sample) -> dict[str, Tensor]:
+        """PSNR in dB, float [B], for `ExponentialMovingAverage` to compare its weights with the raw ones."""
+        image = self.to_input(batch["image"])
+        return {"psnr": _psnr(image, self.tokenizer.reconstruct(image)[0])}
 
     def pictures(self, batch: Sample, number: int) -> dict[str, Tensor]:
         """A grid of a batch's first images above their reconstructions, for `ImageGrid`."""
@@ -152,6 +157,6 @@ def _check_image_size(tokenizer: ImageTokenizer, size: int | Sequence[int]) -> N
 
 
 def _psnr(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Mean over images of the PSNR in dB, for the progress bar; evaluation/metrics/psnr.py has the figure to quote."""
+    """PSNR in dB of each image, float [B], for the progress bar; evaluation/metrics/psnr.py has the figure to quote."""
     error = (image - at_least_float32(reconstruction.detach()).clamp(-1.0, 1.0)).square().flatten(1).mean(dim=1)
-    return images.psnr(error.clamp_min(1e-10), 2.0).mean()
+    return images.psnr(error.clamp_min(1e-10), 2.0)
