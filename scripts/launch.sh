@@ -44,7 +44,8 @@ python=${PYTHON:-$([[ -x "$root/.venv/bin/python" ]] && echo "$root/.venv/bin/py
 # Early and clear refusals; flags that replace what is checked switch its check off.
 flags=" $* "
 command=("$python" "$root/scripts/train.py" fit --config "$root/configs/image_tokenizer/base.yaml"
-  --config "$root/configs/image_tokenizer/$config.yaml")
+  --config "$root/configs/image_tokenizer/$config.yaml"
+  --trainer.logger.init_args.save_dir "$root/outputs")  # `last` finds the run from any folder
 imagenet=${IMAGENET_ROOT:-data/imagenet}
 if [[ -n "${IMAGENET_ROOT:-}" || ( "$flags" != *" --data"* && "$flags" != *" --config "* ) ]]; then
   for split in train val; do

@@ -46,6 +46,13 @@ def refused(monkeypatch, capsys, *flags: object) -> str:
         ([ENCODER + "norm_groups", "3"], ["3 normalization groups do not divide 8"]),
         (["--health.lowest_entropy", "1.5"], ["health.lowest_entropy must be in [0, 1]", "got 1.5"]),
         (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
+        (["--optimizer", "Adam"], ["--optimizer"]),
+        (["--lr_scheduler", "StepLR"], ["--lr_scheduler"]),
+        (["--trainer.gradient_clip_val", "0.5"], ["use model.init_args.gradient_clip_norm 0.5"]),
+        (
+            ["--trainer.accumulate_grad_batches", "2"],
+            ["data.init_args.global_batch_size", "init_args.micro_batch_size"],
+        ),
         (
             [
                 DATA + "train",
