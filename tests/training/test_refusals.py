@@ -51,6 +51,7 @@ def refused(monkeypatch, capsys, *flags: object) -> str:
             [DATA + "image_size", "4", DATA + "train.init_args.size", "32", DATA + "validation.init_args.size", "32"],
             ["SSIM needs images of at least", "(4, 4)"],
         ),
+        (["--trainer.log_every_n_steps", "0"], ["trainer.log_every_n_steps must be at least 1", "got 0"]),
         (["--optimizer", "Adam"], ["--optimizer"]),
         (["--lr_scheduler", "StepLR"], ["--lr_scheduler"]),
         (["--trainer.gradient_clip_val", "0.5"], ["use model.init_args.gradient_clip_norm 0.5"]),

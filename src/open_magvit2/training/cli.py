@@ -18,6 +18,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from open_magvit2.common import construction, environment
+from open_magvit2.common.arguments import at_least
 from open_magvit2.training import lightning_internals
 from open_magvit2.training.command_messages import essential, message
 from open_magvit2.training.data_parallel import lost_another_process, register_ddp
@@ -124,10 +125,12 @@ class TrainingCLI(lightning_internals.CommandLine):
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses ends the program with that one message, not a stack trace."""
         try:
+            config = self._section(self.config)
             if self.subcommand is not None:
-                config = self._section(self.config)
                 described = self.subcommand_parser().dump(config, **_WITH_NULL)
                 continuation.resolve(config, self.subcommand, described)
+            if config.trainer.log_every_n_steps is not None:  # in its place Lightning's default, 50
+                at_least(1, **{"trainer.log_every_n_steps": config.trainer.log_every_n_steps})
             super().instantiate_classes()
             _refuse_lightnings_options(self.trainer, self.model)
         except _MISTAKES as error:

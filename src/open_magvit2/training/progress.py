@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
+from open_magvit2.common.arguments import at_least
 from open_magvit2.training.record import num_samples, record_of
 
 
@@ -25,6 +26,7 @@ class TrainingProgress(ProgressBar):
 
     def __init__(self, refresh_seconds: float = 1.0, log_seconds: float = 30.0) -> None:
         super().__init__()
+        at_least(0, **{"progress.refresh_seconds": refresh_seconds, "progress.log_seconds": log_seconds})
         self.interval = refresh_seconds if sys.stderr.isatty() else log_seconds
         self._bar: tqdm | None = None
         self._enabled = True
