@@ -76,6 +76,14 @@ def test_last_does_not_begin_anew_in_another_folder_than_the_repository(tmp_path
     assert f"there are some in {tmp_path / 'outputs' / 'debug'}" in said
 
 
+def test_a_log_file_gets_lines_of_progress_and_no_carriage_returns(tmp_path, capsys):
+    fit(tmp_path, 4, "--progress.log_seconds", "0")
+    screen = capsys.readouterr().err
+    assert "\r" not in screen
+    assert [line.split("|")[-1].split()[0] for line in screen.splitlines() if line.startswith("training:")][-1] == "4/4"
+    assert any(line.startswith("validation at step 4:") for line in screen.splitlines())
+
+
 def test_compression_of_gradients_reaches_the_strategy():
     words = ["--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "debug.yaml")]
     words += ["--trainer.strategy", "ddp", "--trainer.logger", "false"]

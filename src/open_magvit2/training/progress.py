@@ -49,6 +49,7 @@ class TrainingProgress(ProgressBar):
             mininterval=self.interval,
             dynamic_ncols=True,
             disable=not self._enabled,
+            file=None if sys.stderr.isatty() else _Lines(),
         )
         self._restart()
 
@@ -93,6 +94,17 @@ class TrainingProgress(ProgressBar):
 
     def _rate(self, since: tuple[float, int]) -> float:
         return (self._samples - since[1]) / max(time.monotonic() - since[0], 1e-9)
+
+
+class _Lines:
+    """Standard error for a tqdm bar whose output is no terminal: every state of the bar is a line."""
+
+    def write(self, text: str) -> None:
+        if text := text.strip():  # tqdm puts a carriage return before each state, and blanks over the old one
+            sys.stderr.write(f"{text}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def _shown_values(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
