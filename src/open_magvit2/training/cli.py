@@ -5,7 +5,8 @@ import os
 import pickle
 import time
 from importlib.metadata import version
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -109,6 +110,11 @@ class TrainingCLI(lightning_internals.CommandLine):
         for name, kind in CALLBACKS.items():
             parser.add_argument(f"--{name}", type=kind | None, default=None, help=kind.__doc__.partition("\n")[0])
         parser.add_function_arguments(register_ddp, "ddp")
+        parser.add_argument(
+            "--init_from", type=str | None, default=None, help="file of weights to start a new run from"
+        )
+        parser.add_argument("--init_weights", type=Literal["ema", "raw"], default="ema", help="which of init_from")
+        parser.add_argument("--init_discriminator", type=bool, default=False, help="of init_from as well")
 
     def _section(self, config: Namespace) -> Namespace:
         return config if self.subcommand is None else config[self.subcommand]
@@ -133,6 +139,10 @@ class TrainingCLI(lightning_internals.CommandLine):
                 at_least(1, **{"trainer.log_every_n_steps": config.trainer.log_every_n_steps})
             super().instantiate_classes()
             _refuse_lightnings_options(self.trainer, self.model)
+            if config.init_from is not None and config.get("ckpt_path") is None:  # a continued run has its weights
+                if not hasattr(self.model, "initialize_from"):
+                    raise ValueError(f"{type(self.model).__name__} has no method initialize_from for --init_from")
+                self.model.initialize_from(Path(config.init_from), config.init_weights, config.init_discriminator)
         except _MISTAKES as error:
             self._end(error, MISTAKE)
 
