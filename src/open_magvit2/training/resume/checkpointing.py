@@ -205,7 +205,8 @@ def save_and_stop(trainer: pl.Trainer, reason: str) -> NoReturn:
     trainer.save_checkpoint(path)
     raise TrainingStopped(
         f"training stopped at step {trainer.global_step}: {reason}.\n"
-        f"The state is saved in {path}; --ckpt_path {path} continues from it."
+        f"The state is saved in {path}; --ckpt_path {path} continues from it, with a new count.\n"
+        "If it stops again, its weights are ruined: --ckpt_path last continues from the newest checkpoint before it."
     )
 
 
