@@ -49,7 +49,8 @@ python=${PYTHON:-$([[ -x "$root/.venv/bin/python" ]] && echo "$root/.venv/bin/py
 
 # Early and clear refusals; flags that replace what is checked switch its check off.
 flags=" $* "
-command=("$python" "$root/scripts/train.py" fit --config "$folder/base.yaml" --config "$folder/$config.yaml")
+command=("$python" "$root/scripts/train.py" fit --config "$folder/base.yaml" --config "$folder/$config.yaml"
+  --trainer.logger.init_args.save_dir "$root/outputs")  # `last` finds the run from any folder
 if [[ "$folder" == */generators && ( -n "${TOKENIZER:-}" || "$flags" != *" --model.init_args.tokenizer"* ) ]]; then
   [[ -f "${TOKENIZER:-}" ]] ||
     fail "no tokenizer at ${TOKENIZER:-(not set)}: set TOKENIZER to a checkpoint such as imagenet_256_L.ckpt"

@@ -128,6 +128,11 @@ def test_one_process_a_device_is_started(python, gpus, flags, processes):
         assert f"--trainer.devices {processes} --trainer.num_nodes 1" in result.stdout
 
 
+def test_runs_lie_in_the_repository_from_whatever_folder_they_are_started(python, tmp_path):
+    result = run("bash", ROOT / "run_B_128.sh", "--ckpt_path", "last", folder=tmp_path, **python(1))
+    assert f"--trainer.logger.init_args.save_dir {ROOT}/outputs" in result.stdout
+
+
 def test_srun_without_tasks_per_node_is_refused(python):
     slurm = {"SLURM_PROCID": "3", "SLURM_NNODES": "2", "SLURM_NTASKS": "16"}
     result = run("bash", ROOT / "run_B_128.sh", check=False, **python(8), **slurm)

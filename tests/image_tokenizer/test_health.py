@@ -83,6 +83,7 @@ def test_too_many_in_a_row_stop_with_a_message_and_a_state_that_continues(tmp_pa
         "of the generator",
         "learning_rate",
         f"--ckpt_path {path}",
+        "--ckpt_path last continues from the newest checkpoint before it",
     ):
         assert part in message
     for weights in ("raw", "ema"):

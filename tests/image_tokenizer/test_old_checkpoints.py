@@ -33,6 +33,7 @@ def test_it_continues_with_the_same_numbers(tmp_path, monkeypatch):
     for split in ("train", "validation"):
         words += [f"{DATA}{split}.init_args.size", "32"]
     words += ["--trainer.logger", "CSVLogger", "--trainer.logger.init_args.save_dir", str(tmp_path)]
+    words += ["--ema.warmup", "false"]  # as at that commit
     run = main([*words, "--trainer.enable_model_summary", "false", "--ckpt_path", str(FILE)]).trainer
     assert run.global_step == 8
     logged = {}

@@ -208,6 +208,7 @@ def test_two_processes_train_alike(tmp_path):
     script = Path(__file__).with_name("train_with_ddp.py")
     run = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=1800)
     assert run.returncode == 0, run.stderr[-3000:]
+    assert "sync_dist" not in run.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["world_size"] == 2
     assert result["largest_difference_between_ranks"] == 0.0

@@ -11,6 +11,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 
 from open_magvit2.common import checkpoints
 from open_magvit2.training.cli import MISTAKE, main
+from open_magvit2.training.resume import continuation
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "image_tokenizer"
 
@@ -61,6 +62,26 @@ def test_last_continues_the_run_in_its_folder_from_the_newest_whole_file(tmp_pat
     assert [step for step, _ in scalars(run)["train/generator/total"]] == list(range(1, 8))
     last = [checkpoints.read(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (run, undisturbed)]
     assert checkpoints.differences(*last) == []
+
+
+def test_last_does_not_begin_anew_in_another_folder_than_the_repository(tmp_path, monkeypatch, capsys, caplog):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(continuation, "_REPOSITORY", tmp_path)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    fit(Path("outputs"), 1)
+    assert f"no checkpoint in {tmp_path / 'elsewhere' / 'outputs' / 'debug'}" in caplog.text  # there is none anywhere
+    (tmp_path / "elsewhere" / "outputs").rename(tmp_path / "outputs")
+    said = refused(capsys, Path("outputs"))
+    assert str(tmp_path / "elsewhere" / "outputs" / "debug") in said
+    assert f"there are some in {tmp_path / 'outputs' / 'debug'}" in said
+
+
+def test_a_log_file_gets_lines_of_progress_and_no_carriage_returns(tmp_path, capsys):
+    fit(tmp_path, 4, "--progress.log_seconds", "0")
+    screen = capsys.readouterr().err
+    assert "\r" not in screen
+    assert [line.split("|")[-1].split()[0] for line in screen.splitlines() if line.startswith("training:")][-1] == "4/4"
+    assert any(line.startswith("validation at step 4:") for line in screen.splitlines())
 
 
 def test_compression_of_gradients_reaches_the_strategy():

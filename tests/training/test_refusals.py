@@ -46,6 +46,19 @@ def refused(monkeypatch, capsys, *flags: object) -> str:
         ([ENCODER + "norm_groups", "3"], ["3 normalization groups do not divide 8"]),
         (["--health.lowest_entropy", "1.5"], ["health.lowest_entropy must be in [0, 1]", "got 1.5"]),
         (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
+        (["--checkpoint.monitor", "validation/fid"], ["monitor is 'validation/fid'", "psnr_image"]),
+        (
+            [DATA + "image_size", "4", DATA + "train.init_args.size", "32", DATA + "validation.init_args.size", "32"],
+            ["SSIM needs images of at least", "(4, 4)"],
+        ),
+        (["--trainer.log_every_n_steps", "0"], ["trainer.log_every_n_steps must be at least 1", "got 0"]),
+        (["--optimizer", "Adam"], ["--optimizer"]),
+        (["--lr_scheduler", "StepLR"], ["--lr_scheduler"]),
+        (["--trainer.gradient_clip_val", "0.5"], ["use model.init_args.gradient_clip_norm 0.5"]),
+        (
+            ["--trainer.accumulate_grad_batches", "2"],
+            ["data.init_args.global_batch_size", "init_args.micro_batch_size"],
+        ),
         (
             [
                 DATA + "train",

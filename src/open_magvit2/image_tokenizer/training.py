@@ -1,18 +1,25 @@
 """Training of the image tokenizer: `AdversarialTraining` with the tokenizer's loss, metrics and codebook usage."""
 
+import warnings
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common import images
+from open_magvit2.common import checkpoints, images
 from open_magvit2.common.codebook import CodeHistogram
 from open_magvit2.common.construction import describe
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.image_tokenizer import old_checkpoints
 from open_magvit2.image_tokenizer.model import ImageTokenizer
-from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KEY, check_same_architecture
+from open_magvit2.image_tokenizer.pretrained import (
+    IMAGE_SIZE_KEY,
+    TOKENIZER_KEY,
+    check_same_architecture,
+    load_tokenizer,
+)
 from open_magvit2.losses.adversarial import Adversary
 from open_magvit2.losses.objective import GeneratorObjective
 from open_magvit2.protocols import EvaluationBatch, Metric, Sample
@@ -88,13 +95,39 @@ class ImageTokenizerTraining(AdversarialTraining):
             _check_image_size(self.tokenizer, image_size)
         super().on_fit_start()
 
+    def initialize_from(self, path: Path, weights: Literal["ema", "raw"] = "ema", discriminator: bool = False) -> None:
+        """Start from the weights in a file, published ones included, instead of random ones.
+
+        Args:
+            path: a file that `load_tokenizer` opens.
+            weights: which of the tokenizer's.
+            discriminator: take the raw weights of the adversary as well, LeCAM's averages included.
+
+        Raises:
+            ValueError: for weights that are not in the file or do not fit; nothing is loaded then.
+        """
+        tokenizer = load_tokenizer(path, weights=weights)
+        checkpoints.check_fits(self.tokenizer, tokenizer.state_dict(), path)
+        if discriminator:
+            content = checkpoints.read(path)
+            old_checkpoints.rename(content)
+            state = content.get("current_model_state") or content.get("state_dict") or {}
+            adversary = checkpoints.with_prefix(state, "adversary.")
+            if self.adversary is None or not adversary:
+                raise ValueError(
+                    f"init_discriminator true needs an adversary in the configuration and in {path}; it is missing in "
+                    f"the {'configuration' if self.adversary is None else 'file'}. Use init_discriminator false"
+                )
+            checkpoints.load_strictly(self.adversary, adversary, path)
+        checkpoints.load_strictly(self.tokenizer, tokenizer.state_dict(), path)
+
     def generate(self, real: Tensor) -> GeneratorPass:
         """A training pass of the tokenizer, with its objective."""
         output = self.tokenizer(real)
         self._usage.update(output.indices)
         distance, total, terms = self.generator_objective(real, output.reconstruction, output.losses, self.global_step)
         return GeneratorPass(
-            output.reconstruction, total, distance, terms, {"psnr": _psnr(real, output.reconstruction)}
+            output.reconstruction, total, distance, terms, {"psnr": _psnr(real, output.reconstruction).mean()}
         )
 
     def step_figures(self, step: int) -> dict[str, float]:
@@ -118,8 +151,15 @@ class ImageTokenizerTraining(AdversarialTraining):
         for metric in self.metrics:
             figures |= metric.compute()
             metric.reset()
+        # They are the same on all ranks already.
+        warnings.filterwarnings("ignore", r"It is recommended to use `self\.log\('(validation/|step')")
         self.log_dict({f"validation/{name}": value for name, value in figures.items()})
         self.log("step", float(self.global_step))  # the loggers' step axis; Lightning's own is one step behind here
+
+    def quick_figures(self, batch: Sample) -> dict[str, Tensor]:
+        """PSNR in dB, float [B], for `ExponentialMovingAverage` to compare its weights with the raw ones."""
+        image = self.to_input(batch["image"])
+        return {"psnr": _psnr(image, self.tokenizer.reconstruct(image)[0])}
 
     def pictures(self, batch: Sample, number: int) -> dict[str, Tensor]:
         """A grid of a batch's first images above their reconstructions, for `ImageGrid`."""
@@ -152,6 +192,6 @@ def _check_image_size(tokenizer: ImageTokenizer, size: int | Sequence[int]) -> N
 
 
 def _psnr(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Mean over images of the PSNR in dB, for the progress bar; evaluation/metrics/psnr.py has the figure to quote."""
+    """PSNR in dB of each image, float [B], for the progress bar; evaluation/metrics/psnr.py has the figure to quote."""
     error = (image - at_least_float32(reconstruction.detach()).clamp(-1.0, 1.0)).square().flatten(1).mean(dim=1)
-    return images.psnr(error.clamp_min(1e-10), 2.0).mean()
+    return images.psnr(error.clamp_min(1e-10), 2.0)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from open_magvit2.common import distributed
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import above, at_least, within
 from open_magvit2.common.images import to_float
 from open_magvit2.losses.adversarial import Adversary
 from open_magvit2.protocols import Sample
@@ -69,6 +69,10 @@ class AdversarialTraining(pl.LightningModule, ABC):
     ) -> None:
         super().__init__()
         at_least(1, micro_batch_size=micro_batch_size)
+        above(0, learning_rate=learning_rate)
+        within(0, 1, betas=betas)
+        if gradient_clip_norm is not None:
+            above(0, gradient_clip_norm=gradient_clip_norm)
         self.automatic_optimization = False
         self.adversary, self.micro_batch_size = adversary, micro_batch_size
         self.learning_rate, self.betas, self.schedule = learning_rate, tuple(betas), schedule or Constant()

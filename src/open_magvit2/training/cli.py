@@ -4,7 +4,9 @@ import logging
 import os
 import pickle
 import time
-from typing import Any, NoReturn
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +19,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from open_magvit2.common import construction, environment
+from open_magvit2.common.arguments import at_least
 from open_magvit2.training import lightning_internals
 from open_magvit2.training.command_messages import essential, message
 from open_magvit2.training.data_parallel import lost_another_process, register_ddp
@@ -45,6 +48,9 @@ CALLBACKS = {
     "skipped_images": SkippedImages,
 }
 _MISTAKES = (ValueError, OSError, pickle.UnpicklingError, MisconfigurationException)
+# Dump null values too: the argument's name depends on the version.
+_IS_RENAMED = tuple(map(int, version("jsonargparse").split(".")[:2])) >= (4, 49)
+_WITH_NULL = {"skip_unset" if _IS_RENAMED else "skip_none": False}
 _HELP = "\nAll options: scripts/train.py fit --help"
 _LOGGER = {  # Lightning's own default, said: a continued run then gets its version, and so its folder
     "class_path": "pytorch_lightning.loggers.TensorBoardLogger",
@@ -64,7 +70,7 @@ class _SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._provenance = {
-            "config": self.parser.dump(self.config, skip_none=False),
+            "config": self.parser.dump(self.config, **_WITH_NULL),
             "versions": environment.versions(),
             "git": environment.git(),
             "command": environment.command(),
@@ -104,6 +110,11 @@ class TrainingCLI(lightning_internals.CommandLine):
         for name, kind in CALLBACKS.items():
             parser.add_argument(f"--{name}", type=kind | None, default=None, help=kind.__doc__.partition("\n")[0])
         parser.add_function_arguments(register_ddp, "ddp")
+        parser.add_argument(
+            "--init_from", type=str | None, default=None, help="file of weights to start a new run from"
+        )
+        parser.add_argument("--init_weights", type=Literal["ema", "raw"], default="ema", help="which of init_from")
+        parser.add_argument("--init_discriminator", type=bool, default=False, help="of init_from as well")
 
     def _section(self, config: Namespace) -> Namespace:
         return config if self.subcommand is None else config[self.subcommand]
@@ -120,11 +131,18 @@ class TrainingCLI(lightning_internals.CommandLine):
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses ends the program with that one message, not a stack trace."""
         try:
+            config = self._section(self.config)
             if self.subcommand is not None:
-                config = self._section(self.config)
-                described = self.subcommand_parser().dump(config, skip_none=False)
+                described = self.subcommand_parser().dump(config, **_WITH_NULL)
                 continuation.resolve(config, self.subcommand, described)
+            if config.trainer.log_every_n_steps is not None:  # in its place Lightning's default, 50
+                at_least(1, **{"trainer.log_every_n_steps": config.trainer.log_every_n_steps})
             super().instantiate_classes()
+            _refuse_lightnings_options(self.trainer, self.model)
+            if config.init_from is not None and config.get("ckpt_path") is None:  # a continued run has its weights
+                if not hasattr(self.model, "initialize_from"):
+                    raise ValueError(f"{type(self.model).__name__} has no method initialize_from for --init_from")
+                self.model.initialize_from(Path(config.init_from), config.init_weights, config.init_discriminator)
         except _MISTAKES as error:
             self._end(error, MISTAKE)
 
@@ -200,6 +218,21 @@ def _attribute_of(part: DictConfig, name: str) -> Any:
     return getattr(built, name)
 
 
+def _refuse_lightnings_options(trainer: pl.Trainer, model: pl.LightningModule) -> None:
+    """Name our own option for one of Lightning's that a training with its own steps cannot use."""
+    if trainer.gradient_clip_val is not None and hasattr(model, "gradient_clip_norm"):
+        raise ValueError(
+            f"trainer.gradient_clip_val is {trainer.gradient_clip_val}, but this training clips each network's "
+            f"gradient by itself: use model.init_args.gradient_clip_norm {trainer.gradient_clip_val}"
+        )
+    if trainer.accumulate_grad_batches != 1 and hasattr(model, "micro_batch_size"):
+        raise ValueError(
+            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but one batch is one step here: "
+            "set data.init_args.global_batch_size to the images of a step, and model.init_args.micro_batch_size to "
+            "those that fit the device at once"
+        )
+
+
 def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
     """Parse a command line (sys.argv by default), build trainer, model and data, and run the subcommand.
 
@@ -219,6 +252,7 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
         trainer_defaults={"logger": _LOGGER},
+        auto_configure_optimizers=False,  # --optimizer, --lr_scheduler: modules have their own
         parser_class=_Parser,
         parser_kwargs={**mode, **{name: dict(mode) for name in TrainingCLI.subcommands()}},
         args=args,

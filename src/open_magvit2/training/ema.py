@@ -4,37 +4,60 @@ They live in the callback, outside the module that DDP wraps. Validation runs on
 `state_dict`, where most programs look, and the raw weights under `current_model_state`.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from open_magvit2.common import distributed
 from open_magvit2.common.arguments import at_least, within
 from open_magvit2.training import lightning_internals
+
+logger = logging.getLogger(__name__)
+
+_LARGEST_STALE_SHARE = 0.01  # of the weights at the start in the averages, above which a validation warns
 
 
 class ExponentialMovingAverage(WeightAveraging):
     """average <- decay * average + (1 - decay) * weights after every training step, on the training device.
 
-    Buffers (BatchNorm's statistics, LeCAM's averages) are copied, not averaged.
+    The average begins as the initial weights. With `warmup`, update n uses the decay min(decay, (1 + n) / (10 + n)), so
+    that the initial weights are soon forgotten; without, as in the published recipe, it uses `decay` from the first
+    update on, and after 400 updates 67 % of the average are initial weights. Buffers (BatchNorm's statistics, LeCAM's
+    averages) are copied, not averaged.
+
+    Validation also measures the raw weights, if the module has this method, and logs the mean over the same samples for
+    both kinds of weights as validation/<name>_ema and validation/<name>_raw:
+
+        def quick_figures(self, batch: Any) -> dict[str, Tensor]:
+            '''Figures float [B] of the samples of a validation batch, by name.'''
 
     Args:
         decay: 0.999 in the published recipe.
         start_step: training steps before averaging begins; until then the average is a copy of the weights.
+        warmup: False for the published recipe's fixed decay.
+        raw_batches: validation batches of each device on which raw weights are measured; None for all, 0 for none.
 
     Raises:
-        ValueError: for a decay outside [0, 1); in `setup`, for weights kept in half precision.
+        ValueError: for a setting out of range; in `setup`, for weights kept in half precision.
     """
 
-    def __init__(self, decay: float = 0.999, start_step: int = 0) -> None:
-        within(0, 1, decay=decay)
-        at_least(0, start_step=start_step)
+    def __init__(
+        self, decay: float = 0.999, start_step: int = 0, warmup: bool = True, raw_batches: int | None = 8
+    ) -> None:
+        within(0, 1, **{"ema.decay": decay})
+        at_least(0, **{"ema.start_step": start_step})
+        if raw_batches is not None:
+            at_least(0, **{"ema.raw_batches": raw_batches})
         super().__init__(use_buffers=False)
-        self.decay, self.start_step = decay, start_step
+        self.decay, self.start_step, self.warmup, self.raw_batches = decay, start_step, warmup, raw_batches
         self._latest_step = 0
+        self._sums: dict[str, Tensor] = {}  # of a validation's figures: their sum and the number of samples
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -60,10 +83,8 @@ class ExponentialMovingAverage(WeightAveraging):
         if trainer.global_step <= self._latest_step:
             return
         averages, weights = list(self.average_module.parameters()), list(pl_module.parameters())
-        if trainer.global_step <= max(1, self.start_step):
-            torch._foreach_copy_(averages, weights)
-        else:
-            move_averages(averages, weights, self.decay)
+        update = trainer.global_step - self.start_step
+        move_averages(averages, weights, self.decay_at(update) if update > 0 else 0.0)
         self.copy_buffers(pl_module)
         self._latest_step = trainer.global_step
 
@@ -72,6 +93,47 @@ class ExponentialMovingAverage(WeightAveraging):
         """Copy this rank's buffers into the average."""
         for buffer, current in zip(self.average_module.buffers(), pl_module.buffers(), strict=True):
             buffer.copy_(current)
+
+    def decay_at(self, update: int) -> float:
+        """The decay of the update of this number, from 1 on."""
+        return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
+
+    def stale_share(self, updates: int) -> float:
+        """Share that the weights from before the first update have in the averages after so many updates."""
+        share = 1.0
+        for update in range(1, updates + 1):
+            share *= self.decay_at(update)
+            if share < _LARGEST_STALE_SHARE / 2:
+                break
+        return share
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        is_measured = self.raw_batches is None or batch_idx < self.raw_batches
+        if trainer.state.fn != TrainerFn.FITTING or not is_measured or not hasattr(pl_module, "quick_figures"):
+            return
+        with trainer.precision_plugin.val_step_context(), torch.compiler.set_stance("force_eager"):
+            # Validation has exchanged the weights: the copy holds the raw ones.
+            for kind, module in (("ema", pl_module), ("raw", self.average_module.eval())):
+                for name, values in module.quick_figures(batch).items():
+                    key, sums = f"validation/{name}_{kind}", torch.stack([values.sum(), torch.ones_like(values).sum()])
+                    self._sums[key] = self._sums.get(key, 0) + sums
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+        ranks = distributed.all_gather_object({name: sums.tolist() for name, sums in self._sums.items()})
+        for name in sorted({name for sums in ranks for name in sums}):  # a rank may have no batch
+            total, number = map(sum, zip(*(sums[name] for sums in ranks if name in sums), strict=True))
+            self.log(name, total / number)
+        self._sums = {}
+        updates = trainer.global_step - self.start_step
+        if updates > 0 and (share := self.stale_share(updates)) > _LARGEST_STALE_SHARE and trainer.is_global_zero:
+            logger.warning(
+                "step %d: %.0f %% of the averages that are validated are the weights of step %d: too few updates for "
+                "ema.decay %g. Use ema.warmup true, a smaller ema.decay, or --ema null",
+                *(trainer.global_step, 100 * share, self.start_step, self.decay),
+            )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing: the average moves with steps."""

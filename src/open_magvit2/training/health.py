@@ -49,6 +49,9 @@ class TrainingHealth(Callback):
         at_least(1, **{"health.stop_after_skipped": stop_after_skipped})
         shares = {"health.lowest_utilization": lowest_utilization, "health.lowest_entropy": lowest_entropy}
         within(0, 1, include_high=True, **shares)
+        at_least(0, **{"health.codebook_from_step": codebook_from_step})
+        if on_collapse not in ("warn", "stop"):
+            raise ValueError(f"health.on_collapse must be warn or stop, got {on_collapse!r}")
         self.stop_after_skipped = stop_after_skipped
         self.lowest_utilization, self.lowest_entropy = lowest_utilization, lowest_entropy
         self.codebook_from_step, self.on_collapse = codebook_from_step, on_collapse

@@ -6,6 +6,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from open_magvit2.common.arguments import at_least
+
 
 class ImageGrid(Callback):
     """Sends pictures of the first validation batch: always of the same samples, on the weights that are validated.
@@ -20,6 +22,7 @@ class ImageGrid(Callback):
     """
 
     def __init__(self, num_images: int = 8) -> None:
+        at_least(1, **{"images.num_images": num_images})
         self.num_images = num_images
 
     def on_validation_batch_end(

@@ -30,6 +30,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--grace-seconds", type=float, default=60.0, help="for the others to end after a failure")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="run once per process")
     args = parser.parse_args(words)
+    if min(args.processes, args.nodes) < 1 or not args.grace_seconds >= 0 or not args.command:
+        parser.error("expected --processes and --nodes of at least 1, --grace-seconds of at least 0, and a command")
     node = int(os.environ.get("NODE_RANK", 0)) if args.nodes > 1 else 0
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

@@ -44,7 +44,7 @@ class TrainingCheckpoint(Checkpoint):
 
     Raises:
         ValueError: for a setting out of range; in `setup`, for a folder in which another run still writes; at the
-            first validation, for a figure that is not logged.
+            first validation (the trainer's sanity check comes before step 1), for a figure that is not logged.
     """
 
     def __init__(
@@ -119,6 +119,8 @@ class TrainingCheckpoint(Checkpoint):
             self._leave(trainer)  # the file from before this validation has everything
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            self._check_monitor(trainer)
         if not _is_fitting(trainer):
             return
         improved = self._update_best(trainer)
@@ -160,13 +162,8 @@ class TrainingCheckpoint(Checkpoint):
         """Whether this validation is the best so far; a figure that is not finite never is."""
         if self.monitor is None:
             return False
-        figures = trainer.callback_metrics
-        if self.monitor not in figures:
-            raise ValueError(
-                f"checkpoint.monitor is {self.monitor!r}, which validation does not log; it logs "
-                f"{', '.join(sorted(figures)) or 'nothing'}. Name one of these, or null to keep no best.ckpt"
-            )
-        score = float(figures[self.monitor])
+        self._check_monitor(trainer)
+        score = float(trainer.callback_metrics[self.monitor])
         if not math.isfinite(score):
             logger.warning("%s is %s at step %d: no best checkpoint", self.monitor, score, trainer.global_step)
             return False
@@ -175,6 +172,15 @@ class TrainingCheckpoint(Checkpoint):
             return False
         self.best_score = score
         return True
+
+    def _check_monitor(self, trainer: pl.Trainer) -> None:
+        figures = trainer.callback_metrics
+        if self.monitor is not None and self.monitor not in figures:
+            names = "\n  ".join(sorted(set(figures) - {"step"})) or "(it logs nothing)"
+            raise ValueError(
+                f"checkpoint.monitor is {self.monitor!r}, which validation does not log; name one of these, or null to "
+                f"keep no best.ckpt:\n  {names}"
+            )
 
     def _leave(self, trainer: pl.Trainer) -> NoReturn:
         if trainer.is_global_zero:
@@ -199,7 +205,8 @@ def save_and_stop(trainer: pl.Trainer, reason: str) -> NoReturn:
     trainer.save_checkpoint(path)
     raise TrainingStopped(
         f"training stopped at step {trainer.global_step}: {reason}.\n"
-        f"The state is saved in {path}; --ckpt_path {path} continues from it."
+        f"The state is saved in {path}; --ckpt_path {path} continues from it, with a new count.\n"
+        "If it stops again, its weights are ruined: --ckpt_path last continues from the newest checkpoint before it."
     )
 
 

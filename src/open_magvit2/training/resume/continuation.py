@@ -16,6 +16,7 @@ from open_magvit2.training.resume.checkpointing import BEST
 
 logger = logging.getLogger(__name__)
 
+_REPOSITORY = Path(__file__).resolve().parents[4]  # where README's commands are run
 PROVENANCE_KEY = "provenance"  # of a checkpoint
 _THE_RUN = ("seed_everything", "model", "data")  # sections that are equal in all configurations of one run
 _NOT_A_CHANGE = ("ckpt_path", "trainer.logger.init_args.version")  # how to continue, and in which folder
@@ -52,8 +53,15 @@ def resolve(config: Namespace, subcommand: str, described: str) -> None:
     if not newest:
         if subcommand != "fit" or word == "best":
             raise ValueError(f"--ckpt_path {word}: no checkpoint in {root / pattern}. Give one by --ckpt_path FILE")
+        elsewhere = _REPOSITORY / root
+        if not root.is_absolute() and any(elsewhere.glob(pattern)):
+            raise ValueError(
+                f"--ckpt_path last: no checkpoint in {root.absolute() / pattern}, but there are some in {elsewhere}. "
+                f"Run the command in {_REPOSITORY} to continue them, or set trainer.logger.init_args.save_dir to a "
+                "whole path"
+            )
         config.ckpt_path = None
-        logger.warning("no checkpoint in %s: training begins", root / pattern)
+        logger.warning("no checkpoint in %s: training begins", root.absolute() / pattern)
         return
     if len(newest) > 1:  # of one name
         configs = [checkpoints.read(file).get(PROVENANCE_KEY, {}).get("config", "{}") for file in newest.values()]
