@@ -26,7 +26,7 @@ from open_magvit2.tokens.writing import make_index, tokenize
 def make_source(args: argparse.Namespace) -> Source:
     if args.source:
         return with_length(load_source(args.source, args.source_args))
-    return ImageFolder(args.images, args.file_list, args.exclude)
+    return ImageFolder(args.images, args.file_list, args.exclude, args.max_pixels)
 
 
 def main() -> None:

@@ -1,8 +1,10 @@
 """Files that are whole or not there, and their SHA-256: one place writes atomically, one place hashes."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
@@ -16,9 +18,23 @@ def partial_path(path: Path) -> Path:
     """The temporary name of a file that this process writes.
 
     It begins with a dot, so that scans of the folder ignore it. It holds the process id, so that two processes never
-    write to the same temporary file.
+    write to the same temporary file. Of a name near the 255 bytes of most file systems it holds a hash.
     """
-    return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    name = path.name if len(os.fsencode(path.name)) < 200 else sha256(os.fsencode(path.name))
+    return path.with_name(f".{name}.{os.getpid()}{PARTIAL}")
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a regular file for reading; anything else is refused without waiting for it or reading without end.
+
+    Raises:
+        OSError: also for a named pipe, a device or a folder, with the errno EINVAL or EISDIR.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - returned
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return file
 
 
 @contextlib.contextmanager
@@ -67,14 +83,14 @@ def sha256(content: bytes) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits; computed once per file, size and modification time."""
-    stat = path.stat()
-    return _sha256_of(str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    """SHA-256 of a regular file as 64 hexadecimal digits; computed once per file, size and modification time."""
+    status = path.stat()
+    return _sha256_of(os.path.realpath(path), status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
 def _sha256_of(path: str, inode: int, size: int, modified: int) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)

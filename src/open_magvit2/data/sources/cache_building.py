@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from open_magvit2.common.files import partial_path, sha256, write_atomically
-from open_magvit2.data.decoding import FORMATS, UNREADABLE, UnreadableImageError
+from open_magvit2.data.decoding import UnreadableImageError, opened
 from open_magvit2.data.sources import cache_format
 from open_magvit2.data.sources.cache_format import IMAGES, PATHS, ROW, pixel_file
 from open_magvit2.data.sources.image_folder import ImageFolder
@@ -142,13 +141,12 @@ class _Sizes(Dataset[list[tuple[int, int, int]]]):
         return [self._size(self.source.path(index)) for index in indices]
 
     def _size(self, path: str) -> tuple[int, int, int]:
-        if not os.path.isfile(path):  # also: a named pipe would be waited for
-            return 0, 0, 0
+        size = os.path.getsize(path) if os.path.isfile(path) else 0
         try:
-            with Image.open(path, formats=FORMATS) as image:
-                return os.path.getsize(path), *image.size
-        except UNREADABLE:  # counted and named when it is decoded
-            return os.path.getsize(path), 0, 0
+            with opened(path, self.source.max_pixels) as image:
+                return size, *image.size
+        except UnreadableImageError:  # counted and named when it is decoded
+            return size, 0, 0
 
 
 class _PixelFiles(Dataset[tuple[int, dict[str, Any]]]):
