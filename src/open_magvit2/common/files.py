@@ -2,14 +2,20 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
+import logging
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
+
+logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial"  # ends the name of a file while it is being written
 
@@ -22,6 +28,28 @@ def partial_path(path: Path) -> Path:
     """
     name = path.name if len(os.fsencode(path.name)) < 200 else sha256(os.fsencode(path.name))
     return path.with_name(f".{name}.{os.getpid()}{PARTIAL}")
+
+
+def claim(folder: Path, advice: str) -> IO[str]:
+    """Lock a folder for this process, until the returned file is closed or the process ends in whatever way.
+
+    Raises:
+        ValueError: naming the process that has it, its host and since when, with the advice what to do.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - stays open
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by forked workers
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            logger.warning("%s cannot be locked (%s): nothing keeps a second process out", folder, error)
+            return file
+        file.seek(0)
+        raise ValueError(f"{folder} belongs to {file.read()}, which still runs: {advice}") from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()} (since {datetime.now():%Y-%m-%d %H:%M:%S})")
+    file.flush()
+    return file
 
 
 def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:

@@ -9,15 +9,16 @@ import contextlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
 
+from open_magvit2.common.arguments import above, at_least
+
 Result = TypeVar("Result")
 
-_AT_ONCE = 16  # numbers handed to a worker in one message
 _FORK = multiprocessing.get_context("fork")  # the function need not be picklable, and a new worker starts at once
 
 
@@ -36,7 +37,7 @@ class _Worker:
 
 
 def map_isolated(
-    function: Callable[[int], Result], numbers: range, num_workers: int, time_limit: float
+    function: Callable[[int], Result], numbers: Sequence[int], num_workers: int, time_limit: float, at_once: int = 16
 ) -> Iterator[tuple[int, Result | Failure]]:
     """(number, function(number)) for all numbers, in the order they are done; memory does not grow with them.
 
@@ -45,16 +46,17 @@ def map_isolated(
         numbers: what to call it with.
         num_workers: number of child processes.
         time_limit: seconds a single call may take; its process is killed then, and another one goes on.
+        at_once: numbers handed to a process in one message.
     """
-    if num_workers < 1 or time_limit <= 0:
-        raise ValueError(f"expected num_workers >= 1 and time_limit > 0, got {num_workers} and {time_limit}")
+    at_least(1, num_workers=num_workers, at_once=at_once)
+    above(0, time_limit=time_limit)
     waiting = iter(numbers)
     again: collections.deque[int] = collections.deque()  # left over by workers that died
     workers: list[_Worker] = []
 
     def give(worker: _Worker) -> None:
         """Hand a worker its next numbers, or let it end."""
-        while len(worker.pending) < _AT_ONCE and (again or (number := next(waiting, None)) is not None):
+        while len(worker.pending) < at_once and (again or (number := next(waiting, None)) is not None):
             worker.pending.append(again.popleft() if again else number)
         if worker.pending:
             worker.since = time.monotonic()

@@ -7,12 +7,14 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from open_magvit2.common.arguments import at_least
+from open_magvit2.common.files import sha256
 from open_magvit2.data.dataset import ImageDataset, RawImage
 from open_magvit2.data.decoding import MAX_PIXELS, UnreadableImageError, read_rgb
 from open_magvit2.data.image_files import SUFFIXES, Tally, list_folder, read_list
 
 logger = logging.getLogger(__name__)
 
+_MOST_SIZES = 4096  # asking for a million takes minutes on network disks
 SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test")
 
 
@@ -113,6 +115,18 @@ class ImageFolder(ImageDataset):
         """Where image `index` lies below `root`."""
         return self._paths[index]
 
+    def identity(self) -> dict[str, str]:
+        """What a continued training compares: names and labels in order, and the sizes of up to 4,096 of the files."""
+
+        def size(index: int) -> int:
+            try:
+                return os.stat(self.path(index)).st_size
+            except OSError:
+                return -1
+
+        sizes = [size(index) for index in range(0, len(self), -(-len(self) // _MOST_SIZES))]
+        return {"names": self._paths.sha256(self._labels), "sizes": sha256(repr(sizes).encode())}
+
     def leave_out(self, relative_paths: Collection[str]) -> None:
         """Forget some images, before anything else asks for one: the others move up.
 
@@ -183,6 +197,10 @@ class PackedStrings:
     def __getitem__(self, index: int) -> str:
         start = self._ends[index - 1] if index else 0
         return os.fsdecode(self._bytes[start : self._ends[index]].tobytes())
+
+    def sha256(self, numbers: np.ndarray) -> str:
+        """Of all strings in order, and of an int32 for each."""
+        return sha256(b"".join(map(np.ndarray.tobytes, (self._bytes, self._ends, numbers.astype("<i4")))))
 
 
 def _nearest_folder(path: str) -> str:
