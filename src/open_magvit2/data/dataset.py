@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from open_magvit2.data.decoding import UnreadableImageError, to_rgb
+from open_magvit2.data.image_files import escaped
 from open_magvit2.data.order import RandomStreams, random_stream
 from open_magvit2.data.transforms import Transform
 from open_magvit2.protocols import Sample
@@ -170,20 +171,17 @@ class TransformedDataset(Dataset[Sample]):
             label=raw.label,
             path=raw.path,
             index=shown * self.views + view,
-            skipped="\n".join(f"{error.path}\t{error.cause}" for error in skipped),
+            skipped="\n".join(f"{escaped(error.path)}\t{error.cause}" for error in skipped),
         )
-
-    def _item(self, position: int) -> Any:
-        source = self.dataset
-        return source[position] if hasattr(source, "__getitem__") else source.read(position)
 
     def _read(self, epoch: int, position: int) -> tuple[int, RawImage, list[UnreadableImageError]]:
         """The position that was read in the end, its image, and why others were not."""
+        read = getattr(self.dataset, "__getitem__", None) or self.dataset.read
         skipped: list[UnreadableImageError] = []
         shown = position
         while True:
             try:
-                return shown, as_raw_image(self._item(shown), self.dataset, shown), skipped
+                return shown, as_raw_image(read(shown), self.dataset, shown), skipped
             except UnreadableImageError as error:
                 if not self.replace_unreadable:
                     raise

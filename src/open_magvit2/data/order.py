@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from open_magvit2.common.arguments import at_least, within
+
 
 class TrainingSampler(Sampler[int]):
     """A new permutation each epoch, cut into global batches; each rank takes its slice of every one of them.
@@ -34,7 +36,8 @@ class TrainingSampler(Sampler[int]):
     def __init__(
         self, num_samples: int, global_batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0
     ) -> None:
-        _check_rank(num_replicas, rank)
+        at_least(0, seed=seed)
+        within(0, num_replicas, rank=rank)
         if global_batch_size < 1 or global_batch_size % num_replicas:
             raise ValueError(
                 f"global_batch_size must be a positive multiple of the number of devices: got {global_batch_size} on "
@@ -109,7 +112,7 @@ class ValidationSampler(Sampler[int]):
     """
 
     def __init__(self, num_samples: int, num_replicas: int = 1, rank: int = 0) -> None:
-        _check_rank(num_replicas, rank)
+        within(0, num_replicas, rank=rank)
         if num_samples < num_replicas:
             raise ValueError(
                 f"the validation set holds {num_samples} image(s), fewer than the {num_replicas} device(s) that share "
@@ -122,11 +125,6 @@ class ValidationSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.indices)
-
-
-def _check_rank(num_replicas: int, rank: int) -> None:
-    if not 0 <= rank < num_replicas:
-        raise ValueError(f"rank must be in [0, num_replicas), got rank {rank} of {num_replicas}")
 
 
 def random_stream(purpose: str, *numbers: int) -> np.random.Generator:

@@ -17,6 +17,7 @@ from typing import Any
 
 from open_magvit2.common.arguments import at_least
 from open_magvit2.common.files import write_atomically
+from open_magvit2.data.image_files import escaped
 
 FILE, PATHS = "index.json", "paths.txt"
 VERSION = 2
@@ -113,15 +114,8 @@ def labels_file(shard: int) -> str:
 
 
 def paths_text(paths: Sequence[str]) -> bytes:
-    """The content of paths.txt.
-
-    Raises:
-        ValueError: for a path with a line break.
-    """
-    broken = [path for path in paths if "\n" in path or "\r" in path]
-    if broken:
-        raise ValueError(f"{len(broken)} paths hold line breaks, e.g. {broken[0]!r}: rename the files")
-    return "".join(f"{path}\n" for path in paths).encode("utf-8", errors="surrogateescape")
+    """The content of paths.txt; names with line breaks as `image_files.escaped` writes them."""
+    return "".join(f"{escaped(path)}\n" for path in paths).encode("utf-8", errors="surrogateescape")
 
 
 def write_index(folder: Path, index: Index) -> None:
