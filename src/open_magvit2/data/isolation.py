@@ -67,9 +67,8 @@ def map_isolated(
             workers.remove(worker)
 
     def start() -> None:
-        worker = _start(function, [other.connection for other in workers])
-        workers.append(worker)
-        give(worker)
+        workers.append(_start(function, [other.connection for other in workers]))
+        give(workers[-1])
 
     def lose(worker: _Worker, cause: str) -> tuple[int, Failure]:
         workers.remove(worker)

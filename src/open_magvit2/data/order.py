@@ -17,9 +17,8 @@ from open_magvit2.common.arguments import at_least, within
 class TrainingSampler(Sampler[int]):
     """A new permutation each epoch, cut into global batches; each rank takes its slice of every one of them.
 
-    The global batch of a step is therefore the same set of images whatever the number of ranks. The incomplete batch
-    at the end of an epoch is dropped, so that all ranks take the same number of steps; the next permutation differs,
-    so no image is left out for good.
+    A global batch is therefore the same set of images for any number of ranks. The incomplete one at the end of an
+    epoch is dropped; the next permutation differs, so no image is left out for good.
 
     Args:
         num_samples: images in the dataset.
