@@ -127,5 +127,5 @@ def test_random_streams_differ_by_purpose_and_by_every_number():
     ]
     assert len(set(draws)) == len(draws)
     assert random_stream("shuffle", 5, 7).random() == random_stream("shuffle", 5, 7).random()
-    with pytest.raises(ValueError, match=r"expects numbers >= 0 .* got \(-1,\)"):
+    with pytest.raises(ValueError, match="non-negative"):
         random_stream("shuffle", -1)

@@ -73,7 +73,7 @@ def source_paths(source: Any) -> list[str]:
 
 
 class ImageDataset(Source, Dataset[RawImage]):
-    """A convenient base class of sources with random access: `source[index]` checks the index and reads.
+    """A base class of sources with random access: `source[index]` checks the index and reads.
 
     Attributes:
         image_size: shorter side of all images, for a source that stores them resized; None: any, to be resized.
@@ -89,10 +89,7 @@ class ImageDataset(Source, Dataset[RawImage]):
 
     @abstractmethod
     def read(self, index: int) -> Any:
-        """Decode image `index` in [0, len(self)); the same index always gives the same image.
-
-        Returns:
-            a `RawImage`, a PIL image, an array, or (image, label).
+        """Image `index` in [0, len(self)), always the same one, as `as_raw_image` takes it.
 
         Raises:
             UnreadableImageError: if the image cannot be decoded; the message names its path.

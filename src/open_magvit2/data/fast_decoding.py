@@ -42,11 +42,7 @@ class FastDecoding(ImageDataset):
         return len(self.folder)
 
     def read(self, index: int) -> RawImage:
-        """Image `index`: uint8 [3, H, W] with `size` as the shorter side, or RGB of any size after the exact way.
-
-        Raises:
-            UnreadableImageError: if the image cannot be decoded; the message names its path.
-        """
+        """Image `index`: uint8 [3, H, W] that covers `size`, or RGB of any size after the exact way."""
         path = self.folder.path(index)
         pixels = read_jpeg(path, self.folder.max_pixels)
         if pixels is None:
@@ -98,15 +94,7 @@ def jpeg_frame(data: bytes | bytearray) -> tuple[int, int, int] | None:
 
 
 def resize(pixels: torch.Tensor, size: Size) -> np.ndarray:
-    """Resize the shorter side as `transforms.resize_to_cover` does, but for the rounding.
-
-    Args:
-        pixels: uint8 [3, H, W].
-        size: of the shorter side.
-
-    Returns:
-        uint8 [3, H', W'], not contiguous.
-    """
+    """uint8 [3, H, W] -> uint8 [3, H', W'], as `transforms.resize_to_cover` does except for the rounding."""
     height, width = pixels.shape[1:]
     new_width, new_height = resized_size(width, height, size)
     if (new_width, new_height) == (width, height):

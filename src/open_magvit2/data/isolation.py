@@ -1,7 +1,6 @@
 """A function over many numbers in child processes that may die or hang: only the number they were at is lost.
 
-A decoder of untrusted files is C code that can crash or loop. `concurrent.futures` gives up the whole pool then and
-cannot say which item it was.
+A decoder of untrusted files is C code that can crash or loop; `concurrent.futures` gives up the whole pool then.
 """
 
 import collections
@@ -89,7 +88,9 @@ def map_isolated(
                     number, result = worker.connection.recv()
                 except (EOFError, OSError):
                     worker.process.join()
-                    yield lose(worker, _describe(worker.process.exitcode))
+                    code = worker.process.exitcode or 0
+                    killed = f"killed its process by {signal.Signals(-code).name}" if code < 0 else ""
+                    yield lose(worker, killed or f"ended its process with exit code {code}")
                     continue
                 worker.pending.popleft()
                 worker.since = time.monotonic()
@@ -133,9 +134,3 @@ def _work(function: Callable[[int], Any], connection: Connection, inherited: lis
                 connection.send((number, result))
     except (EOFError, OSError):
         return  # the parent is gone
-
-
-def _describe(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        return f"killed its process by {signal.Signals(-exit_code).name}"
-    return f"ended its process with exit code {exit_code}"

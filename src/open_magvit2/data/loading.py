@@ -25,12 +25,10 @@ logger = logging.getLogger(__name__)
 class ImageDataModule(pl.LightningDataModule):
     """Loaders for training and validation; a batch is a collated `Sample`.
 
-    image uint8 [B, 3, H, W] in [0, 255], label int64 [B], index int64 [B], path and skipped lists of B strings. The
-    images stay uint8 on the host (a quarter of the traffic); the LightningModule normalises them on the device.
-
-    A training batch is what ONE rank consumes in one training step, global_batch_size / number of devices images; the
-    LightningModule cuts it into micro-batches that fit its memory. The trainer must be built with
-    `use_distributed_sampler=False`, since sharding happens here. Without a trainer the module acts as a single rank.
+    image uint8 [B, 3, H, W] in [0, 255], label int64 [B], index int64 [B], path and skipped lists of B strings. A
+    training batch is what ONE rank consumes in one training step; the LightningModule cuts it into micro-batches and
+    normalises it on the device. The trainer must be built with `use_distributed_sampler=False`, since sharding happens
+    here. Without a trainer the module acts as a single rank.
 
     Args:
         train: training images; any class that `Source` describes.
@@ -43,8 +41,7 @@ class ImageDataModule(pl.LightningDataModule):
         num_workers: loading processes of each device; 0 loads in the training process.
         prefetch_factor: batches each worker keeps ready.
         decoding: of training images in files: "exact", or "fast", which takes fewer CPU seconds and gives the same
-            crops at 70 dB PSNR or more (docs/performance.md). Validation is always exact; built-in and cached images
-            have nothing to decode.
+            crops at 70 dB PSNR or more (docs/performance.md). Validation is always exact.
         seed: of the order and the transforms' randomness.
         max_skipped_share: of the training images that may turn out unreadable. Each is replaced by another one, named
             in the run's skipped_images.txt and counted as data/skipped; training fails once there are more. 0 fails at
@@ -107,14 +104,10 @@ class ImageDataModule(pl.LightningDataModule):
         """Refuse a batch size that does not fit the devices or the dataset before anything else starts."""
         if stage == "fit" and not self.is_streaming:
             sampler = self._training_sampler()
-            logger.info(
-                "%d training images, %d steps an epoch of %d images (%d on each of %d devices)",
-                len(self.train),
-                len(sampler) // sampler.batch_size,
-                sampler.global_batch_size,
-                sampler.batch_size,
-                sampler.num_replicas,
-            )
+            steps = len(sampler) // sampler.batch_size
+            share = f"{sampler.batch_size} on each of {sampler.num_replicas} devices"
+            batch = self.global_batch_size
+            logger.info("%d training images, %d steps an epoch of %d images (%s)", len(self.train), steps, batch, share)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of one rank's share of a training step, in a new order every epoch; of a stream, without end."""

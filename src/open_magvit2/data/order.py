@@ -28,8 +28,7 @@ class TrainingSampler(Sampler[int]):
         seed: of the permutations.
 
     Attributes:
-        epoch: the epoch the next iteration is of.
-        start: images of that epoch, over all ranks, that are already consumed; see `move_to`.
+        epoch, start: of the next iteration, and how many of that epoch's images over all ranks are consumed.
     """
 
     def __init__(
@@ -69,12 +68,8 @@ class TrainingSampler(Sampler[int]):
         """Let the next iteration continue `epoch` after its first `start` images (counted over all ranks).
 
         Counted in images, not steps, so that a run may continue with another number of devices or batch size.
-
-        Raises:
-            ValueError: if `start` is outside [0, num_samples].
         """
-        if not 0 <= start <= self.num_samples:
-            raise ValueError(f"start must be in [0, {self.num_samples}], the images of an epoch, got {start}")
+        within(0, self.num_samples, include_high=True, start=start)
         self.epoch = epoch
         self.start = start
 
@@ -127,16 +122,11 @@ class ValidationSampler(Sampler[int]):
 
 
 def random_stream(purpose: str, *numbers: int) -> np.random.Generator:
-    """A generator seeded by `purpose` and `numbers`, e.g. `random_stream("shuffle", seed, epoch)`.
+    """A generator seeded by `purpose` and numbers >= 0, e.g. `random_stream("shuffle", seed, epoch)`.
 
     No state is carried from call to call, so what is drawn never depends on workers, ranks, order or resumption.
     The purpose keeps streams with equal numbers apart: the crop of image 0 shares nothing with the shuffle of epoch 0.
-
-    Raises:
-        ValueError: if a number is negative.
     """
-    if any(number < 0 for number in numbers):
-        raise ValueError(f"random_stream expects numbers >= 0 (seed, epoch, index, ...), got {numbers}")
     return np.random.default_rng((zlib.crc32(purpose.encode()), *numbers))
 
 

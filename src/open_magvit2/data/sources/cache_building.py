@@ -65,7 +65,7 @@ def make_plan(
         image_size: of the shorter side after resizing, or (height, width) to be just covered.
         images_per_file: what a killed run loses at most, for each worker.
         num_workers: processes; 0 works in this one.
-        progress: called now and then.
+        progress: of the sizes that were read.
     """
     at_least(1, images_per_file=images_per_file)
     height, width = height_and_width(image_size)
@@ -105,10 +105,9 @@ def build(
     """Write the cache, or what an interrupted run left to write of it.
 
     Args:
-        source: the images.
+        source, num_workers: as for the plan.
         root: folder of the cache; made if it is not there.
         plan: made from the same source.
-        num_workers: processes; 0 works in this one.
         skip_broken: leave images out that cannot be decoded; the header lists them.
         progress: called after every file; images of an interrupted run come first.
 

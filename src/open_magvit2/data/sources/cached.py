@@ -105,12 +105,7 @@ class CachedImages(ImageDataset):
 
 
 def verify(cache: CachedImages, num_workers: int = 0, progress: Callable[[int], Any] = lambda _: None) -> None:
-    """Compare the checksums of all pixels with those that were written.
-
-    Args:
-        cache: to read from the first to the last byte.
-        num_workers: threads; 0 for one.
-        progress: called with the number of images now and then.
+    """Compare the checksums of all pixels with those that were written, in `num_workers` threads.
 
     Raises:
         DamagedCacheError: with the number of damaged images and the first paths.
@@ -141,12 +136,7 @@ def write_header(root: Path, header: dict[str, Any]) -> None:
 
 
 def read_header(root: Path) -> dict[str, Any]:
-    """The header of a finished cache.
-
-    Raises:
-        FileNotFoundError: if there is no finished cache.
-        DamagedCacheError: if the header is damaged or of another format.
-    """
+    """The header of a finished cache; its errors are those of `CachedImages`."""
     path = root / HEADER
     if not path.is_file():
         state = "is not finished: run scripts/cache_dataset.py again, it continues" if root.is_dir() else "is not there"
@@ -166,11 +156,7 @@ def read_header(root: Path) -> dict[str, Any]:
 
 
 def read_index(root: Path, header: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
-    """The rows [num_images] and paths of a cache, after a check of their checksums and of all pixel files' sizes.
-
-    Raises:
-        DamagedCacheError: naming the file that is not what the header says.
-    """
+    """The rows [num_images] and paths of a cache, after a check of their checksums and of all pixel files' sizes."""
     for name, expected in header["checksums"].items():
         found = sha256((root / name).read_bytes()) if (root / name).is_file() else "no file"
         if found != expected:

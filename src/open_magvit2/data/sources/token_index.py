@@ -104,12 +104,10 @@ class Index:
 
 
 def tokens_file(shard: int) -> str:
-    """Name of a shard's tokens."""
     return f"tokens-{shard:05d}.npy"
 
 
 def labels_file(shard: int) -> str:
-    """Name of a shard's labels."""
     return f"labels-{shard:05d}.npy"
 
 
@@ -124,12 +122,7 @@ def write_index(folder: Path, index: Index) -> None:
 
 
 def read_index(folder: Path) -> Index:
-    """Read and check index.json, of version 1 as well.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is of another version, lacks fields, or holds impossible values.
-    """
+    """Read and check index.json, of version 1 as well; ValueError or FileNotFoundError says what is wrong with it."""
     path = folder / FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no tokens: there is no {FILE}; scripts/tokenize_images.py writes them")
