@@ -36,7 +36,7 @@ class Source(ABC):  # noqa: B024 - a class is recognised by its methods
 
     With random access: `__len__` and `read(index)`, or `__getitem__` as torchvision's datasets have it. The same index
     always gives the same item. Without: `__iter__`, in the same order every time (see `streaming.py`). An item is what
-    `as_raw_image` takes.
+    `as_raw_image` takes. A method `identity() -> dict[str, str]` lets a continued training notice other data.
     """
 
     @classmethod

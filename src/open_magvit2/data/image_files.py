@@ -62,12 +62,13 @@ def is_image_file(path: str) -> bool:
 def list_folder(root: str, inside: str, left_out: Tally) -> tuple[list[str], list[str]]:
     """Sorted paths, relative to `root`, of the images and of the folders in its folder `inside`.
 
-    Whatever else is there is counted in `left_out`. No file's status is asked for, except that of links.
+    Everything else there is counted in `left_out`. No file's status is asked for, except that of links.
     """
     images, folders = [], []
+    prefix = f"{inside}/" if inside else ""
     with os.scandir(os.path.join(root, inside)) as entries:
         for entry in entries:
-            path = os.path.join(inside, entry.name)
+            path = prefix + entry.name
             try:
                 is_folder = entry.is_dir()
             except OSError:  # a link to itself
