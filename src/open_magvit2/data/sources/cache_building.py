@@ -150,12 +150,12 @@ def build(
 
 
 def _map(function: Callable[[int], Result], numbers: Sequence[int], num_workers: int) -> Iterator[tuple[int, Result]]:
-    """(number, function(number)), in any order; one number at a time for each process, since each takes long."""
+    """(number, function(number)), in any order."""
     at_least(0, num_workers=num_workers)
     if num_workers == 0:
         yield from ((number, function(number)) for number in numbers)
         return
-    for number, result in map_isolated(function, numbers, num_workers, _NO_LIMIT, at_once=1):
+    for number, result in map_isolated(function, numbers, num_workers, _NO_LIMIT):
         if isinstance(result, Failure):
             raise OSError(f"a process of the cache failed: {result.cause}")
         yield number, result
