@@ -21,7 +21,8 @@ def main() -> None:
     add("--images", type=Path, metavar="FOLDER", help="class folders, or a flat folder")
     add("--file-list", type=Path, help="of the images to take, one path a line")
     add("--exclude", type=Path, help="list of images to leave out, as scripts/check_dataset.py writes it")
-    add("--image-size", type=int, help="pixels of the shorter side")
+    add("--image-size", type=int, nargs="+", help="side, or height and width, that the images will just cover")
+    add("--max-pixels", type=int, help="an image of more, width times height, is broken; default: 179 million")
     add("--output", type=Path, help="folder of the cache")
     add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one a core)")
     add("--images-per-file", type=int, default=1024, help="a killed run loses as many for each process (default: 1024)")
@@ -42,11 +43,13 @@ def main() -> None:
                 cached.verify(cache, args.workers, bar.update)
             print(f"{args.verify}: {len(cache)} images of {cache.image_size} pixels, all checksums right")
             return
-        source = image_folder.ImageFolder(args.images, args.file_list, args.exclude)
+        size = args.image_size if len(args.image_size) == 2 else 2 * args.image_size
+        limit = {} if args.max_pixels is None else {"max_pixels": args.max_pixels}
+        source = image_folder.ImageFolder(args.images, args.file_list, args.exclude, **limit)
         with tqdm(total=len(source), desc="sizes", unit="image") as bar:
-            plan = cache_building.make_plan(source, args.image_size, args.images_per_file, args.workers, bar.update)
-        size = f"{plan.num_bytes / 1e9:.3f} GB in {plan.num_files} files"
-        print(f"{args.output}: {len(source)} images, {size}", flush=True)
+            plan = cache_building.make_plan(source, size, args.images_per_file, args.workers, bar.update)
+        amount = f"{plan.num_bytes / 1e9:.3f} GB in {plan.num_files} files"
+        print(f"{args.output}: {len(source)} images, {amount}", flush=True)
         if not args.dry_run:
             with tqdm(total=len(source), desc="pixels", unit="image") as bar:
                 done = cache_building.build(source, args.output, plan, args.workers, args.skip_broken, bar.update)

@@ -11,6 +11,7 @@ Exit code 0: all images are whole. 1: some are broken; they are printed, and lis
 import argparse
 import os
 import sys
+from pathlib import Path
 
 
 def main() -> None:
@@ -23,20 +24,25 @@ def main() -> None:
     add("--duplicates", action="store_true", help="count files with the content of another one")
     add("--num-workers", type=int, default=len(os.sched_getaffinity(0)), help="processes; default: one a core")
     add("--time-limit", type=float, default=60.0, help="seconds a file may take before it counts as broken")
-    add("--write-list", metavar="FILE", help="write the broken images here, one a line, for `exclude` in the config")
+    add("--max-pixels", type=int, help="an image of more, width times height, is broken; default: 179 million")
+    add("--write-list", type=Path, metavar="FILE", help="write the broken images here, for `exclude` in the config")
     args = parser.parse_args()
-    from open_magvit2.data.checking import check_folder  # only now: --help and mistakes need not wait for torch
+    from open_magvit2.common.errors import short_errors  # only now: --help and mistakes need not wait for torch
+    from open_magvit2.common.files import check_writable
+    from open_magvit2.data.checking import check_folder
+    from open_magvit2.data.image_files import write_list
     from open_magvit2.data.sources.image_folder import ImageFolder
 
-    try:
-        images = ImageFolder(args.folder, args.file_list, args.exclude)
-        report = check_folder(images, args.image_size, args.duplicates, args.num_workers, args.time_limit)
-        if args.write_list:
-            report.write_exclude_list(args.write_list)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
     sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
-    print(report.text())
+    limit = {} if args.max_pixels is None else {"max_pixels": args.max_pixels}
+    with short_errors(2):
+        if args.write_list:
+            check_writable(args.write_list.parent)
+        images = ImageFolder(args.folder, args.file_list, args.exclude, **limit)
+        report = check_folder(images, args.image_size, args.duplicates, args.num_workers, args.time_limit)
+        print(report.text(), flush=True)
+        if args.write_list:
+            write_list(args.write_list, report.broken)
     if report.broken:
         print(f"{len(report.broken):,} broken images" + (f" listed in {args.write_list}" if args.write_list else ""))
     sys.exit(1 if report.broken else 0)

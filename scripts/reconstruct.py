@@ -34,7 +34,7 @@ def main() -> int:
         return 0
     for path, name in files:
         try:
-            original = transform(read_rgb(path), None)
+            original = transform(read_rgb(path, args.max_pixels), None)
         except ValueError as error:
             print(error, file=sys.stderr)
             num_unreadable += 1

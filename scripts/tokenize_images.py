@@ -26,7 +26,7 @@ from open_magvit2.tokens.writing import make_index, tokenize
 def make_source(args: argparse.Namespace) -> Source:
     if args.source:
         return with_length(load_source(args.source, args.source_args))
-    return ImageFolder(args.images, args.file_list, args.exclude)
+    return ImageFolder(args.images, args.file_list, args.exclude, args.max_pixels)
 
 
 def main() -> None:
@@ -42,10 +42,10 @@ def main() -> None:
             size = args.image_size if len(args.image_size) == 2 else 2 * args.image_size
             transform, how = (TenCrop if args.ten_crops else ResizeCenterCrop)(size), (args.weights, args.precision)
             images = make_source(args)
-            paths, loading = source_paths(images), (args.batch_size, args.num_workers)
-            shape = (args.shard_size, transform.views)
-            index = make_index(tokenizer, paths, size, args.checkpoint, *how, *shape)
             dataset = TransformedDataset(images, transform)
+            paths, loading = source_paths(images), (args.batch_size, args.num_workers)
+            shape = (args.shard_size, dataset.views)
+            index = make_index(tokenizer, paths, size, args.checkpoint, *how, *shape)
             done = tokenize(tokenizer, dataset, paths, index, args.output, device, *loading)
         if rank() == 0:
             print(f"{args.output}: {done} images written now")

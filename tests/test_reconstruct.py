@@ -52,6 +52,16 @@ def test_every_image_is_written_under_a_name_of_its_own_and_damaged_ones_are_tol
     assert np.array_equal(np.array(side_by_side)[2:52, 41:78], np.array(alone))
 
 
+def test_the_pixel_limit_is_an_option_also_with_tiles(checkpoint, tmp_path):
+    photo = write(tmp_path / "photo.png", 40, 30)
+    options = [checkpoint, tmp_path / "out", photo, "--tile", "16", "--max-pixels"]
+    refused = reconstruct(*options, "1199", check=False)
+    assert refused.returncode == 1
+    assert "40 x 30 pixels, more than 1199" in refused.stderr
+    reconstruct(*options, "1200")
+    assert (tmp_path / "out/photo.png").is_file()
+
+
 def test_tiles_their_seams_and_baselines(checkpoint, tmp_path):
     photo = write(tmp_path / "wide.png", 230, 90)
     result = reconstruct(

@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "cache_dataset.py"
 
 
 def contents(root):
-    return {path.name: path.read_bytes() for path in root.iterdir()}
+    return {path.name: path.read_bytes() for path in root.iterdir() if path.name != ".lock"}
 
 
 def write(source, root, images_per_file=4, num_workers=0, skip_broken=False, image_size=32):
@@ -101,15 +101,12 @@ def test_a_full_disk_is_refused_before_anything_is_written(source, tmp_path, mon
 
 def test_two_processes_do_not_write_one_cache(source, tmp_path):
     write(source, tmp_path / "cache")
-    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('held'); input()"
-    with subprocess.Popen(
-        [sys.executable, "-u", "-c", hold, str(tmp_path / "cache" / ".lock")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
+    hold = "import sys; from pathlib import Path; from open_magvit2.common.files import claim; "
+    hold += "f = claim(Path(sys.argv[1]), ''); print('held'); input()"
+    command = [sys.executable, "-u", "-c", hold, str(tmp_path / "cache")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(BlockingIOError, match="another process writes the cache"):
+        with pytest.raises(ValueError, match=rf"cache belongs to process {other.pid} on .*: wait for it"):
             write(source, tmp_path / "cache")
         other.communicate("\n")
 

@@ -12,8 +12,7 @@ from PIL import Image
 from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.loading import ImageDataModule
 from open_magvit2.data.sources.cache_building import build, make_plan
-from open_magvit2.data.sources.cache_format import DamagedCacheError
-from open_magvit2.data.sources.cached import CachedImages, verify
+from open_magvit2.data.sources.cached import CachedImages, DamagedCacheError, verify
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.transforms import ResizeRandomCrop
 

@@ -71,6 +71,16 @@ def test_a_file_that_vanishes_is_replaced(folder):
     assert images[5]["skipped"].startswith(f"{folder / '05.png'}\tthe file is gone")
 
 
+def test_skipped_names_with_line_breaks_stay_one_line(folder):
+    (folder / "05.png").rename(folder / "05\n\t.png")
+    (folder / "05\n\t.png").write_bytes(b"")
+    images = TransformedDataset(ImageFolder(folder), ResizeRandomCrop(16), 0, True)
+    line = images[5]["skipped"]
+    assert line == f"\\{folder}/05\\n\\t.png\tempty file (0 bytes)"
+    (folder.parent / "skipped.txt").write_text(line)
+    assert len(ImageFolder(folder, exclude=folder.parent / "skipped.txt")) == NUM_IMAGES - 1
+
+
 def test_nothing_is_replaced_unless_asked_for(folder):
     with pytest.raises(UnreadableImageError, match=r"cannot read image 3 at '.*03\.png'"):
         samples(folder, replace_unreadable=False)

@@ -3,7 +3,9 @@
 import pytest
 from PIL import Image
 
-from open_magvit2.data.image_files import find_images
+from open_magvit2.data.checking import check_folder
+from open_magvit2.data.image_files import escaped, find_images, unescaped
+from open_magvit2.data.sources.image_folder import ImageFolder
 
 
 def write(path, colour=(200, 80, 20)):
@@ -59,3 +61,53 @@ def test_what_is_missing_is_named(tmp_path):
         find_images([tmp_path / "nowhere.png"])
     with pytest.raises(ValueError, match="no images below"):
         find_images([tmp_path])
+
+
+SUFFIXES = ("tif", "TIFF", "gif", "jfif", "jpe", "ppm", "dib", "jp2", "j2k", "apng", "webp", "Jpeg", "bmp")
+
+
+def test_every_command_takes_the_same_files_and_names_the_others(tmp_path, caplog):
+    colour = (200, 80, 20)
+    for suffix in SUFFIXES:
+        write(tmp_path / f"image.{suffix}", colour)
+    Image.new("RGB", (5, 4), colour).save(tmp_path / "no suffix", format="PNG")
+    (tmp_path / "README").write_text("P6 is no picture")
+    (tmp_path / "photo.jpg_large").write_bytes((tmp_path / "image.jpe").read_bytes())
+    (tmp_path / "._image.png").touch()
+    folder = ImageFolder(tmp_path)
+    assert {path.partition(".")[2] for path in folder.relative_paths()} == {*SUFFIXES, ""}
+    assert {folder.root + "/" + path for path in folder.relative_paths()} == {
+        str(f.path) for f in find_images([tmp_path])
+    }
+    report = check_folder(folder, progress=False)
+    assert (report.num_images, report.broken) == (len(SUFFIXES) + 1, {})
+    assert report.left_out.examples == {
+        "files without suffix": ["README"],
+        "files .jpg_large": ["photo.jpg_large"],
+        "hidden files and folders": ["._image.png"],
+    }
+    assert "left out: 1 files .jpg_large, e.g. photo.jpg_large" in report.text()
+    assert caplog.text.count("photo.jpg_large") == 2  # of the folder and of the search
+
+
+def test_folders_that_hold_no_class_shift_no_label(tmp_path):
+    for name in ("n01/a.png", "n02/b.png", "n02/more/c.png", "__MACOSX/n01/a.png", ".cache/x.png"):
+        write(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "circle").symlink_to("circle")
+    folder = ImageFolder(tmp_path)
+    assert (folder.relative_paths(), folder.classes) == (["n01/a.png", "n02/b.png"], ["n01", "n02"])
+    assert [folder.label(index) for index in range(2)] == [0, 1]
+    assert set(folder.left_out.examples.pop("hidden files and folders")) == {"__MACOSX", ".cache"}
+    assert folder.left_out.examples == {
+        "folders without images": ["empty"],
+        "images in folders below class folders": ["n02/more/c.png"],
+        "files without suffix": ["circle"],
+    }
+
+
+@pytest.mark.parametrize("name", ["plain", "a\nb", "\\n", "tab\t\\", "\r", "in\\side"])
+def test_names_survive_a_line(name):
+    assert unescaped(escaped(name)) == name
+    assert len(escaped(name).splitlines()) == 1
+    assert "\t" not in escaped(name)

@@ -110,7 +110,10 @@ def test_empty_folder_counts_what_it_found(tmp_path):
     (tmp_path / "n02").mkdir()
     (tmp_path / "n01" / "readme.txt").write_text("")
     (tmp_path / "archive.tar").write_text("")
-    with pytest.raises(ValueError, match=r"no images below .*found 2 folders and 2 other files.*\.jpeg.*unpacked"):
+    with pytest.raises(
+        ValueError,
+        match=r"no images below .*found 2 folders without images, e.g. n01, n02; .*readme.txt.*\.jpeg.*unpacked",
+    ):
         ImageFolder(tmp_path)
 
 
@@ -137,7 +140,7 @@ def test_images_one_level_deeper_in_each_class(tmp_path):
 def test_images_beside_class_folders(tmp_path):
     save(tmp_path / "stray.jpg")
     save(tmp_path / "n01" / "a.jpg")
-    with pytest.raises(ValueError, match=r"1 images \(e\.g\. 'stray\.jpg'\) beside folders with 1 more"):
+    with pytest.raises(ValueError, match=r"1 images \(e\.g\. 'stray\.jpg'\) and folders with 1 more"):
         ImageFolder(tmp_path)
 
 

@@ -27,9 +27,8 @@ def square_or_worse(number: int) -> int:
     return number**2
 
 
-@pytest.mark.parametrize("num_workers", [1, 3])
-def test_each_number_comes_once_whatever_happens_to_the_others(num_workers):
-    results = list(map_isolated(square_or_worse, range(60), num_workers, time_limit=3.0))
+def test_each_number_comes_once_whatever_happens_to_the_others():
+    results = list(map_isolated(square_or_worse, range(60), num_workers=3, time_limit=3.0))
     assert sorted(number for number, _ in results) == list(range(60))
     found = dict(results)
     assert found.pop(5) == Failure("killed its process by SIGSEGV")
@@ -42,7 +41,7 @@ def test_each_number_comes_once_whatever_happens_to_the_others(num_workers):
 
 def test_nothing_to_do():
     assert list(map_isolated(square_or_worse, range(0), 2, 1.0)) == []
-    with pytest.raises(ValueError, match="num_workers >= 1 and time_limit > 0, got 0 and 1"):
+    with pytest.raises(ValueError, match="num_workers must be at least 1, got 0"):
         list(map_isolated(square_or_worse, range(1), 0, 1.0))
 
 

@@ -17,6 +17,9 @@ from pytorch_lightning.cli import LightningCLI
 
 from open_magvit2.data.dataset import ImageDataset, RawImage, TransformedDataset
 from open_magvit2.data.loading import ImageDataModule
+from open_magvit2.data.order import random_stream
+from open_magvit2.data.sources.cache_building import build, make_plan
+from open_magvit2.data.sources.cached import CachedImages
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.data.transforms import ResizeRandomCrop
@@ -142,6 +145,60 @@ def test_lightning_sets_the_epoch_and_resuming_at_an_epoch_gives_the_same_batche
     assert all(torch.equal(left[2], right[2]) for left, right in zip(resumed, whole.seen, strict=True))
 
 
+def rename(root):
+    (root / "3.png").rename(root / "30.png")
+
+
+def grow(root):
+    with open(root / "3.png", "ab") as file:
+        file.write(b"more")
+
+
+@pytest.mark.parametrize(("change", "named"), [(rename, "names"), (grow, "sizes"), (None, "")])
+def test_renamed_or_changed_files_are_other_data_of_which_a_continued_run_warns(tmp_path, caplog, change, named):
+    root = tmp_path / "images"
+    root.mkdir()
+    for number in range(8):
+        Image.new("RGB", (20, 16), (number, 0, 0)).save(root / f"{number}.png")
+
+    def fit(max_steps, **options):
+        recorder, images = Recorder(), ImageFolder(root)
+        one = trainer(tmp_path, max_steps=max_steps, limit_val_batches=0)
+        one.fit(recorder, datamodule=ImageDataModule(images, images, 16, 2, num_workers=0), **options)
+        one.save_checkpoint(tmp_path / f"{max_steps}.ckpt")
+        return [indices for _, indices, _ in recorder.seen]
+
+    fit(1)
+    if change:
+        change(root)
+    caplog.clear()
+    rest = fit(4, ckpt_path=tmp_path / "1.ckpt")
+    order = [int(index) for epoch in (0, 1) for index in random_stream("shuffle", 0, epoch).permutation(8)]
+    if change:  # the next epoch, in which the new order means something
+        assert [index for indices in rest[:3] for index in indices] == order[8:14]
+    assert ("made on other data" in caplog.text) == bool(change)
+    assert f"'{named}'" in caplog.text or not change
+
+
+@pytest.mark.parametrize("size", [(48, 32), (32, 48)])
+def test_batches_that_are_not_square_come_from_files_and_from_a_cache_of_that_size(tmp_path, size):
+    (tmp_path / "images").mkdir()
+    for number, shape in enumerate([(90, 60), (60, 90), (40, 40)]):
+        pixels = np.random.default_rng(number).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    files = ImageFolder(tmp_path / "images")
+    build(files, tmp_path / "cache", make_plan(files, size, 2, 0), 0)
+    cache = CachedImages(tmp_path / "cache")
+    first, second = (
+        next(iter(ImageDataModule(images, images, size, 3, num_workers=0).train_dataloader()))["image"]
+        for images in (files, cache)
+    )
+    assert first.shape == (3, 3, *size)
+    assert torch.equal(first, second)
+    with pytest.raises(ValueError, match="the train images were resized to"):
+        ImageDataModule(cache, files, size[::-1], 3)
+
+
 def test_a_batch_size_that_does_not_fit_is_refused_before_training(tmp_path):
     with pytest.raises(ValueError, match=r"holds 20 image\(s\), fewer than one global batch of 21"):
         trainer(tmp_path, max_epochs=1).fit(Recorder(), datamodule=module(global_batch_size=21))
@@ -149,7 +206,14 @@ def test_a_batch_size_that_does_not_fit_is_refused_before_training(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("image_size", 0), ("validation_batch_size", 0), ("num_workers", -1), ("prefetch_factor", 0), ("seed", -1)],
+    [
+        ("image_size", 0),
+        ("validation_batch_size", 0),
+        ("num_workers", -1),
+        ("prefetch_factor", 0),
+        ("prefetch_factor", None),
+        ("seed", -1),
+    ],
 )
 def test_wrong_numbers_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=rf"{name} must be at least \d, got {value}"):

@@ -1,6 +1,7 @@
 """scripts/evaluate.py as a user runs it: folders, file lists, subsets, one process and two, and its refusals."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -123,12 +124,16 @@ def test_broken_files_are_refused_or_counted_beside_the_figures(checkpoint, fold
     assert refused.returncode == 1
     assert re.search(r"error: cannot read image 2 at '.*a/1b\.png': empty file .*--skip-broken", refused.stderr)
     assert not (tmp_path / "refused").exists()
+    os.mkfifo(broken / "b" / "pipe.png")
+    (broken / "b" / "zeros.png").symlink_to("/dev/zero")
+    (broken / "b" / "circle.png").symlink_to("circle.png")
+    Image.new("1", (14_000, 14_000)).save(broken / "a" / "bomb.png")  # 196 million pixels
     found = evaluate(checkpoint, tmp_path / "found", *flags, "--skip-broken")
     whole = TransformedDataset(ImageFolder(folder), ResizeCenterCrop(32))
     assert found["num_images"] == len(whole) == 7
     assert found["dataset"]["pixel_fingerprint"] == pixel_fingerprint(whole)  # of the same images in the same order
     skipped = found["dataset"]["skipped"]
-    assert list(skipped) == ["a/1b.png", "b/cut.png"]
+    assert list(skipped) == ["a/1b.png", "a/bomb.png", "b/circle.png", "b/cut.png", "b/pipe.png", "b/zeros.png"]
     assert skipped["a/1b.png"] == "empty file (0 bytes)"
-    assert any("2 files could not be read and were left out" in text for text in found["warnings"])
-    assert "2 files could not be read and were left out" in (tmp_path / "found/report.html").read_text()
+    assert any("6 files could not be read and were left out" in text for text in found["warnings"])
+    assert "6 files could not be read and were left out" in (tmp_path / "found/report.html").read_text()

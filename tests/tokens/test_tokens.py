@@ -1,6 +1,7 @@
 """Tokens in files: round trip, resumption to the same bytes, and every way a folder can be wrong."""
 
 import json
+import os
 import sys
 import threading
 import time
@@ -244,6 +245,31 @@ def test_any_token_shape_and_several_views(photos, checkpoint, tmp_path, kind):
     assert (tmp_path / "out" / f"{paths[0]}.9.png").is_file()
     with pytest.raises(ValueError, match=r"tokens of shape .* a tokenizer of \(8, 12, 3\)|tokens of shape .*\(5,\)"):
         detokenize(OtherTokens("levels" if kind != "levels" else "1-D"), shards, tmp_path / "x", CPU, progress=False)
+
+
+def test_any_name_goes_through_paths_and_pictures(tokenizer, checkpoint, tmp_path):
+    names = ["a\nb\t.png", "\\n.png", os.fsdecode(b"\xff" * 246 + b".png")]
+    for number, name in enumerate(names):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", (SIZE, SIZE), (number, 0, 0)).save(tmp_path / "photos" / name)
+    images = ImageFolder(tmp_path / "photos")
+    index = make_index(tokenizer, images.relative_paths(), SIZE, checkpoint)
+    dataset = TransformedDataset(images, ResizeCenterCrop(SIZE))
+    tokenize(tokenizer, dataset, images.relative_paths(), index, tmp_path / "tokens", CPU, progress=False)
+    shards = TokenShards(tmp_path / "tokens")
+    assert set(shards.paths) == set(names)
+    assert detokenize(tokenizer, shards, tmp_path / "out", CPU, progress=False) == 3
+    assert set(os.listdir(tmp_path / "out")) == {f"{name}.png" for name in names}
+
+
+@pytest.mark.parametrize("name", ["batch_size", "num_workers"])
+def test_numbers_out_of_range_are_refused_by_name(write, tokenizer, tmp_path, name):
+    write(tmp_path / "tokens")
+    shards, wrong = TokenShards(tmp_path / "tokens"), {name: -1}
+    with pytest.raises(ValueError, match=f"{name} must be at least ., got -1"):
+        detokenize(tokenizer, shards, tmp_path / "out", CPU, **wrong)
+    with pytest.raises(ValueError, match=f"{name} must be at least ., got -1"):
+        tokenize(tokenizer, write.dataset, shards.paths, shards.index, tmp_path / "again", CPU, **wrong)
 
 
 def test_paths_stay_in_the_folder(write, tokenizer, tmp_path):

@@ -42,7 +42,7 @@ def refused(monkeypatch, capsys, *flags: object) -> str:
         ([ENCODER + "channels", "12"], ["8 normalization groups do not divide 12", "multiple of 8"]),
         ([TOKENIZER + "quantizer.init_args.num_bits", "0"], ["must be", "got 0"]),
         ([TOKENIZER + "quantizer.init_args.codebook_size", "1000"], ["codebook_size"]),
-        ([DATA + "train.init_args.num_images", "0"], ["num_images >= 1", "got num_images=0"]),
+        ([DATA + "train.init_args.num_images", "0"], ["num_images must be at least 1", "got 0"]),
         ([ENCODER + "norm_groups", "3"], ["3 normalization groups do not divide 8"]),
         (["--health.lowest_entropy", "1.5"], ["health.lowest_entropy must be in [0, 1]", "got 1.5"]),
         (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),

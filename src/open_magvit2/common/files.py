@@ -1,13 +1,21 @@
 """Files that are whole or not there, and their SHA-256: one place writes atomically, one place hashes."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
+import logging
 import os
+import socket
+import stat
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
+
+logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial"  # ends the name of a file while it is being written
 
@@ -16,9 +24,45 @@ def partial_path(path: Path) -> Path:
     """The temporary name of a file that this process writes.
 
     It begins with a dot, so that scans of the folder ignore it. It holds the process id, so that two processes never
-    write to the same temporary file.
+    write to the same temporary file. Of a name near the 255 bytes of most file systems it holds a hash.
     """
-    return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    name = path.name if len(os.fsencode(path.name)) < 200 else sha256(os.fsencode(path.name))
+    return path.with_name(f".{name}.{os.getpid()}{PARTIAL}")
+
+
+def claim(folder: Path, advice: str) -> IO[str]:
+    """Lock a folder for this process, until the returned file is closed or the process ends in whatever way.
+
+    Raises:
+        ValueError: naming the process that has it, its host and since when, with the advice what to do.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - stays open
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by forked workers
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            logger.warning("%s cannot be locked (%s): nothing keeps a second process out", folder, error)
+            return file
+        file.seek(0)
+        raise ValueError(f"{folder} belongs to {file.read()}, which still runs: {advice}") from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()} (since {datetime.now():%Y-%m-%d %H:%M:%S})")
+    file.flush()
+    return file
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a regular file for reading; anything else is refused without waiting for it or reading without end.
+
+    Raises:
+        OSError: also for a named pipe, a device or a folder, with the errno EINVAL or EISDIR.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - returned
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return file
 
 
 @contextlib.contextmanager
@@ -67,14 +111,14 @@ def sha256(content: bytes) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits; computed once per file, size and modification time."""
-    stat = path.stat()
-    return _sha256_of(str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    """SHA-256 of a regular file as 64 hexadecimal digits; computed once per file, size and modification time."""
+    status = path.stat()
+    return _sha256_of(os.path.realpath(path), status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
 def _sha256_of(path: str, inode: int, size: int, modified: int) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)

@@ -1,6 +1,5 @@
 """What is in an image folder, before a long run: every file decoded, broken ones and oddities named and counted."""
 
-import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,17 +7,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
+from open_magvit2.common.arguments import at_least
 from open_magvit2.common.distributed import all_gather_object, rank
+from open_magvit2.common.files import sha256_of
 from open_magvit2.data.decoding import UNREADABLE, UnreadableImageError, opened, to_rgb
+from open_magvit2.data.image_files import Tally, escaped
 from open_magvit2.data.isolation import Failure, map_isolated
 from open_magvit2.data.sources.image_folder import ImageFolder
 
-_FORMATS = {
-    ".jpeg": ("JPEG", "MPO"), ".jpg": ("JPEG", "MPO"), ".png": ("PNG",), ".webp": ("WEBP",), ".bmp": ("BMP", "DIB")
-}  # fmt: skip
-_NUM_EXAMPLES = 3
+_SAME_KIND = {"MPO": "JPEG", "DIB": "BMP"}
 _ORIENTATION = 0x0112
 
 DIFFERENT_FORMAT = "content of another format than the name's (decoded all the same)"
@@ -33,10 +33,9 @@ class _Facts(NamedTuple):
 
     format: str
     mode: str
-    width: int
-    height: int
-    oddities: tuple[str, ...]
-    digest: int  # of the content; 0 if not asked for
+    shorter_side: int
+    oddities: list[str]
+    digest: int  # of the content, above 0; 0 if not asked for
 
 
 @dataclass
@@ -46,82 +45,47 @@ class FolderReport:
     Attributes:
         root: the folder.
         num_images: files looked at.
-        num_classes: class folders; 0 for a flat one.
+        left_out: what the folder holds that was not looked at.
+        class_sizes: whole images by class folder, those with none included; empty for a flat folder.
         formats, modes: number of images by Pillow's names.
         shorter_sides: number of images by the shorter side in pixels.
-        class_sizes: whole images by class folder, those with none included.
         broken: relative path -> cause, of what cannot be decoded.
-        oddities: what -> number of images, worth knowing but decoded.
-        examples: what -> a few relative paths.
+        oddities: worth knowing, but decoded.
         duplicates: groups of files with one content, as relative paths; None if not looked for.
     """
 
     root: str
     num_images: int
-    num_classes: int
+    left_out: Tally
+    class_sizes: Counter[str]
     formats: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     shorter_sides: Counter[int] = field(default_factory=Counter)
-    class_sizes: Counter[str] = field(default_factory=Counter)
     broken: dict[str, str] = field(default_factory=dict)
-    oddities: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    oddities: Tally = field(default_factory=Tally)
     duplicates: list[list[str]] | None = None
-
-    def add(self, path: str, result: _Facts | Failure) -> None:
-        """Count one file."""
-        if isinstance(result, Failure):
-            self.broken[path] = result.cause
-            return
-        self.formats[result.format] += 1
-        self.modes[result.mode] += 1
-        self.shorter_sides[min(result.width, result.height)] += 1
-        if self.num_classes:
-            self.class_sizes[path.split("/")[0]] += 1
-        for oddity in result.oddities:
-            self.oddities[oddity] += 1
-            examples = self.examples.setdefault(oddity, [])
-            if len(examples) < _NUM_EXAMPLES:
-                examples.append(path)
 
     def text(self) -> str:
         """The report for a terminal: broken files last, all of them."""
         whole = self.num_images - len(self.broken)
         lines = [f"{self.root}: {self.num_images:,} images, {whole:,} whole, {len(self.broken):,} broken"]
-        if self.class_sizes:
-            sizes = sorted(self.class_sizes.values())
-            lines.append(f"classes: {self.num_classes:,}, of {sizes[0]:,} to {sizes[-1]:,} whole images")
+        lines += [f"left out: {line}" for line in self.left_out.lines()]
+        if sizes := sorted(self.class_sizes.values()):
+            lines.append(f"classes: {len(sizes):,}, of {sizes[0]:,} to {sizes[-1]:,} whole images")
         if whole:
-            sides = np.repeat(*map(np.array, zip(*sorted(self.shorter_sides.items()), strict=True)))
+            sides = sorted(self.shorter_sides.elements())
             lines += [
                 f"formats: {_listed(self.formats)}",
                 f"modes: {_listed(self.modes)}",
                 f"shorter side: {sides[0]} to {sides[-1]} pixels, half of the images at least {sides[len(sides) // 2]}",
             ]
-        for oddity, number in self.oddities.most_common():
-            lines.append(f"note: {number:,} {oddity}, e.g. {', '.join(sorted(self.examples[oddity]))}")
+        lines += [f"note: {line}" for line in self.oddities.lines()]
         if self.duplicates is not None:
             extra = sum(len(group) - 1 for group in self.duplicates)
-            example = f", e.g. {' = '.join(self.duplicates[0][:_NUM_EXAMPLES])}" if extra else ""
+            example = f", e.g. {' = '.join(map(escaped, self.duplicates[0][:3]))}" if extra else ""
             lines.append(f"note: {extra:,} repeat the content of another file{example}")
-        lines += [f"broken: {path}: {cause}" for path, cause in sorted(self.broken.items())]
+        lines += [f"broken: {escaped(path)}: {cause}" for path, cause in sorted(self.broken.items())]
         return "\n".join(lines)
-
-    def write_exclude_list(self, path: str | os.PathLike[str]) -> None:
-        """Write the broken files, a line each: relative path, tab, cause; for `ImageFolder(exclude=...)`.
-
-        Raises:
-            ValueError: if a name holds a line break or a tab, which such a list cannot.
-        """
-        for name in self.broken:
-            if set("\n\r\t") & set(name):
-                raise ValueError(f"{name!r} has a line break or a tab in its name: rename or delete it")
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        text = "".join(f"{name}\t{cause}\n" for name, cause in sorted(self.broken.items()))
-        partial.write_bytes(text.encode("utf-8", errors="surrogateescape"))
-        os.replace(partial, path)
 
 
 def check_folder(
@@ -140,25 +104,42 @@ def check_folder(
     Args:
         images: the folder.
         image_size: training size; images with a shorter side below it are noted.
-        duplicates: compare the files' contents (by 64 bits of BLAKE2).
+        duplicates: compare the files' contents (by 64 bits of SHA-256).
         num_workers: number of processes.
         time_limit: seconds a single file may take.
         progress: draw a progress bar.
     """
-    report = FolderReport(images.root, len(images), len(images.classes))
-    report.class_sizes.update(dict.fromkeys(images.classes, 0))
+    at_least(1, image_size=image_size)
+    report = FolderReport(images.root, len(images), images.left_out, Counter(dict.fromkeys(images.classes, 0)))
     digests = np.zeros(len(images) if duplicates else 0, dtype=np.uint64)
 
     def inspect(index: int) -> _Facts | Failure:
-        return _inspect(os.path.join(images.root, images.relative_path(index)), image_size, duplicates)
+        path = os.path.join(images.root, images.relative_path(index))
+        try:
+            return _inspect(path, images.max_pixels, image_size, duplicates)
+        except UnreadableImageError as error:
+            return Failure(error.cause)
 
     results = map_isolated(inspect, range(len(images)), num_workers, time_limit)
     for index, result in tqdm(results, desc="check", unit="image", total=len(images), disable=not progress):
-        report.add(images.relative_path(index), result)
-        if duplicates and isinstance(result, _Facts):
+        path = images.relative_path(index)
+        if isinstance(result, Failure):
+            report.broken[path] = result.cause
+            continue
+        report.formats[result.format] += 1
+        report.modes[result.mode] += 1
+        report.shorter_sides[result.shorter_side] += 1
+        if images.classes:
+            report.class_sizes[path.split("/")[0]] += 1
+        for oddity in result.oddities:
+            report.oddities.add(oddity, path)
+        if duplicates:
             digests[index] = result.digest
     if duplicates:
-        report.duplicates = _equal_files(images, digests)
+        order = np.argsort(digests, kind="stable")
+        order = order[np.searchsorted(digests[order], 1) :]  # 0: broken
+        groups = np.split(order, np.flatnonzero(np.diff(digests[order])) + 1)
+        report.duplicates = sorted(sorted(map(images.relative_path, group)) for group in groups if len(group) > 1)
     return report
 
 
@@ -179,42 +160,27 @@ def leave_out_broken(images: ImageFolder, num_workers: int = 0) -> dict[str, str
     return broken
 
 
-def _inspect(path: str, image_size: int, with_digest: bool) -> _Facts | Failure:
+def _inspect(path: str, max_pixels: int, image_size: int, with_digest: bool) -> _Facts:
     """Decode one file and look at it; runs in a child process."""
     oddities = []
-    try:
-        with opened(path) as image:
-            file_format, mode, size = image.format or "", image.mode, image.size
-            if mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                oddities.append(TRANSPARENT)
-            to_rgb(image)
-            try:
-                if image.getexif().get(_ORIENTATION, 1) != 1:
-                    oddities.append(ROTATED)
-            except UNREADABLE:
-                oddities.append(DAMAGED_EXIF)
-    except UnreadableImageError as error:
-        return Failure(error.cause)
-    if file_format not in _FORMATS.get(os.path.splitext(path)[1].lower(), (file_format,)):
+    with opened(path, max_pixels) as image:
+        kind, mode, side = image.format or "", image.mode, min(image.size)
+        image.load()
+        if mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            oddities.append(TRANSPARENT)
+        to_rgb(image)
+        try:
+            if image.getexif().get(_ORIENTATION, 1) != 1:
+                oddities.append(ROTATED)
+        except UNREADABLE:
+            oddities.append(DAMAGED_EXIF)
+        digest = int(sha256_of(Path(path))[:16], 16) | 1 if with_digest else 0
+    named = Image.registered_extensions().get(os.path.splitext(path)[1].lower(), kind)
+    if _SAME_KIND.get(named, named) != _SAME_KIND.get(kind, kind):
         oddities.append(DIFFERENT_FORMAT)
-    if min(size) < image_size:
+    if side < image_size:
         oddities.append(SMALL)
-    return _Facts(file_format, mode, *size, tuple(oddities), _digest(path) if with_digest else 0)
-
-
-def _digest(path: str) -> int:
-    """64 bits of a file's content, never 0."""
-    with open(path, "rb") as file:
-        return int.from_bytes(hashlib.blake2b(file.read(), digest_size=8).digest(), "little") | 1
-
-
-def _equal_files(images: ImageFolder, digests: np.ndarray) -> list[list[str]]:
-    """Groups of relative paths with one digest."""
-    order = np.argsort(digests, kind="stable")
-    order = order[np.searchsorted(digests[order], 1) :]  # 0: broken
-    starts = np.flatnonzero(np.diff(digests[order])) + 1
-    groups = [group for group in np.split(order, starts) if len(group) > 1]
-    return sorted(sorted(images.relative_path(int(index)) for index in group) for group in groups)
+    return _Facts(kind, mode, side, oddities, digest)
 
 
 def _listed(counts: Counter[str]) -> str:

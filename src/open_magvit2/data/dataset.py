@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from open_magvit2.data.decoding import UnreadableImageError, to_rgb
+from open_magvit2.data.image_files import escaped
 from open_magvit2.data.order import RandomStreams, random_stream
 from open_magvit2.data.transforms import Transform
 from open_magvit2.protocols import Sample
@@ -35,7 +36,7 @@ class Source(ABC):  # noqa: B024 - a class is recognised by its methods
 
     With random access: `__len__` and `read(index)`, or `__getitem__` as torchvision's datasets have it. The same index
     always gives the same item. Without: `__iter__`, in the same order every time (see `streaming.py`). An item is what
-    `as_raw_image` takes.
+    `as_raw_image` takes. A method `identity() -> dict[str, str]` lets a continued training notice other data.
     """
 
     @classmethod
@@ -72,7 +73,7 @@ def source_paths(source: Any) -> list[str]:
 
 
 class ImageDataset(Source, Dataset[RawImage]):
-    """A convenient base class of sources with random access: `source[index]` checks the index and reads.
+    """A base class of sources with random access: `source[index]` checks the index and reads.
 
     Attributes:
         image_size: shorter side of all images, for a source that stores them resized; None: any, to be resized.
@@ -88,10 +89,7 @@ class ImageDataset(Source, Dataset[RawImage]):
 
     @abstractmethod
     def read(self, index: int) -> Any:
-        """Decode image `index` in [0, len(self)); the same index always gives the same image.
-
-        Returns:
-            a `RawImage`, a PIL image, an array, or (image, label).
+        """Image `index` in [0, len(self)), always the same one, as `as_raw_image` takes it.
 
         Raises:
             UnreadableImageError: if the image cannot be decoded; the message names its path.
@@ -170,20 +168,17 @@ class TransformedDataset(Dataset[Sample]):
             label=raw.label,
             path=raw.path,
             index=shown * self.views + view,
-            skipped="\n".join(f"{error.path}\t{error.cause}" for error in skipped),
+            skipped="\n".join(f"{escaped(error.path)}\t{error.cause}" for error in skipped),
         )
-
-    def _item(self, position: int) -> Any:
-        source = self.dataset
-        return source[position] if hasattr(source, "__getitem__") else source.read(position)
 
     def _read(self, epoch: int, position: int) -> tuple[int, RawImage, list[UnreadableImageError]]:
         """The position that was read in the end, its image, and why others were not."""
+        read = getattr(self.dataset, "__getitem__", None) or self.dataset.read
         skipped: list[UnreadableImageError] = []
         shown = position
         while True:
             try:
-                return shown, as_raw_image(self._item(shown), self.dataset, shown), skipped
+                return shown, as_raw_image(read(shown), self.dataset, shown), skipped
             except UnreadableImageError as error:
                 if not self.replace_unreadable:
                     raise

@@ -14,15 +14,21 @@ What each kind of file becomes (docs/reliability.md has the tests):
 import contextlib
 import errno
 import os
-import stat
 import struct
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
+from open_magvit2.common.files import open_regular
+
+Image.init()
 # Pillow reads 40 formats, among them EPS by running Ghostscript: nothing to try on files from the web.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+    if name in Image.OPEN  # builds of Pillow differ
+)
 
 # 179 million, where Pillow refuses as well: a small file may claim any size. ImageNet's largest image has 60 million.
 MAX_PIXELS = 2 * 89_478_485
@@ -54,32 +60,39 @@ class UnreadableImageError(ValueError):
         return type(self), (str(self), self.path, self.cause)
 
 
-def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
+def read_rgb(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file as RGB.
 
     Raises:
         UnreadableImageError: if the file is missing, truncated, no image of `FORMATS`, too large, or may not be read.
         OSError: if this machine is out of file handles or memory.
     """
-    with opened(path) as image:
+    with opened(path, max_pixels) as image:
+        image.load()
         return to_rgb(image)
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """The first frame of a file, decoded, in its own mode; what goes wrong inside becomes an `UnreadableImageError`."""
+def opened(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """The first frame of a file, not yet decoded; what goes wrong inside becomes an `UnreadableImageError`.
+
+    Args:
+        path: of a regular file.
+        max_pixels: width times height; above the default, Pillow's own limit of this process is raised as well.
+    """
     path = os.fspath(path)
+    if max_pixels > MAX_PIXELS and Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
     try:
-        # Decoding inside the `with`: Pillow is lazy and would otherwise keep the file open.
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with open_regular(path) as file:
             image = Image.open(file, formats=FORMATS)
             shorter, longer = sorted(image.size)
-            if shorter * longer > MAX_PIXELS or longer > MAX_ASPECT_RATIO * shorter:
+            if shorter * longer > max_pixels:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, more than {max_pixels}")
+            if longer > MAX_ASPECT_RATIO * shorter:
                 raise ValueError(
-                    f"{image.width} x {image.height} pixels: more than {MAX_PIXELS} in all, or {MAX_ASPECT_RATIO} "
-                    "times as long as wide"
+                    f"{image.width} x {image.height} pixels: more than {MAX_ASPECT_RATIO} times as long as wide"
                 )
-            image.load()
             yield image
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
@@ -113,25 +126,16 @@ def _bits(image: Image.Image) -> int | None:
     return 16 if image.mode.startswith("I;16") or (image.mode == "I" and image.format is not None) else None
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open as `open` does; a named pipe is not waited for, it reads as an empty file."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def _describe(path: str, error: BaseException) -> str:
     """What is wrong with a file, in a line without its name."""
     if isinstance(error, FileNotFoundError):
         return "broken link" if os.path.islink(path) else "the file is gone"
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{type(error).__name__}: {error.strerror}"
-    try:
-        status = os.stat(path)
-    except OSError:
-        return "the file is gone"
-    if not stat.S_ISREG(status.st_mode):
-        return "not a regular file"
-    if status.st_size == 0:
-        return "empty file (0 bytes)"
+        return error.strerror if error.errno == errno.EINVAL else f"{type(error).__name__}: {error.strerror}"
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{text}: if you trust it, raise max_pixels (--max-pixels)"
+    size = os.stat(path).st_size if os.path.exists(path) else 0
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"no image of the formats {' '.join(FORMATS)} ({status.st_size} bytes)"
-    return f"{type(error).__name__}: {' '.join(str(error).split())} ({status.st_size} bytes)"
+        return f"no image of the formats {' '.join(FORMATS)} ({size} bytes)" if size else "empty file (0 bytes)"
+    return f"{text} ({size} bytes)"

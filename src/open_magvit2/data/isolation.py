@@ -1,23 +1,22 @@
 """A function over many numbers in child processes that may die or hang: only the number they were at is lost.
 
-A decoder of untrusted files is C code that can crash or loop. `concurrent.futures` gives up the whole pool then and
-cannot say which item it was.
+A decoder of untrusted files is C code that can crash or loop; `concurrent.futures` gives up the whole pool then.
 """
 
-import collections
 import contextlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
 
+from open_magvit2.common.arguments import above, at_least
+
 Result = TypeVar("Result")
 
-_AT_ONCE = 16  # numbers handed to a worker in one message
 _FORK = multiprocessing.get_context("fork")  # the function need not be picklable, and a new worker starts at once
 
 
@@ -31,12 +30,12 @@ class Failure(NamedTuple):
 class _Worker:
     process: BaseProcess
     connection: Connection
-    pending: collections.deque[int] = field(default_factory=collections.deque)  # the first is being worked on
+    number: int = 0  # being worked on
     since: float = 0.0
 
 
 def map_isolated(
-    function: Callable[[int], Result], numbers: range, num_workers: int, time_limit: float
+    function: Callable[[int], Result], numbers: Sequence[int], num_workers: int, time_limit: float
 ) -> Iterator[tuple[int, Result | Failure]]:
     """(number, function(number)) for all numbers, in the order they are done; memory does not grow with them.
 
@@ -46,36 +45,30 @@ def map_isolated(
         num_workers: number of child processes.
         time_limit: seconds a single call may take; its process is killed then, and another one goes on.
     """
-    if num_workers < 1 or time_limit <= 0:
-        raise ValueError(f"expected num_workers >= 1 and time_limit > 0, got {num_workers} and {time_limit}")
+    at_least(1, num_workers=num_workers)
+    above(0, time_limit=time_limit)
     waiting = iter(numbers)
-    again: collections.deque[int] = collections.deque()  # left over by workers that died
     workers: list[_Worker] = []
 
     def give(worker: _Worker) -> None:
-        """Hand a worker its next numbers, or let it end."""
-        while len(worker.pending) < _AT_ONCE and (again or (number := next(waiting, None)) is not None):
-            worker.pending.append(again.popleft() if again else number)
-        if worker.pending:
-            worker.since = time.monotonic()
-            with contextlib.suppress(OSError):  # it is dead; reading from it says so next
-                worker.connection.send(list(worker.pending))
-        else:
+        """Hand a worker its next number, or let it end."""
+        if (number := next(waiting, None)) is None:
             _stop(worker)
             workers.remove(worker)
+            return
+        worker.number, worker.since = number, time.monotonic()
+        with contextlib.suppress(OSError):  # it is dead; reading from it says so next
+            worker.connection.send(number)
 
     def start() -> None:
-        worker = _start(function, [other.connection for other in workers])
-        workers.append(worker)
-        give(worker)
+        workers.append(_start(function, [other.connection for other in workers]))
+        give(workers[-1])
 
     def lose(worker: _Worker, cause: str) -> tuple[int, Failure]:
-        workers.remove(worker)
-        number = worker.pending.popleft()
-        again.extend(worker.pending)
         _stop(worker)
+        workers.remove(worker)
         start()
-        return number, Failure(cause)
+        return worker.number, Failure(cause)
 
     try:
         for _ in range(min(num_workers, len(numbers))):
@@ -88,13 +81,12 @@ def map_isolated(
                     number, result = worker.connection.recv()
                 except (EOFError, OSError):
                     worker.process.join()
-                    yield lose(worker, _describe(worker.process.exitcode))
-                    continue
-                worker.pending.popleft()
-                worker.since = time.monotonic()
-                if not worker.pending:
+                    code = worker.process.exitcode or 0
+                    killed = f"killed its process by {signal.Signals(-code).name}" if code < 0 else ""
+                    yield lose(worker, killed or f"ended its process with exit code {code}")
+                else:
                     give(worker)
-                yield number, result
+                    yield number, result
             now = time.monotonic()
             for worker in [w for w in workers if now - w.since >= time_limit and not w.connection.poll()]:
                 yield lose(worker, f"took longer than {time_limit:g} s")
@@ -124,17 +116,11 @@ def _work(function: Callable[[int], Any], connection: Connection, inherited: lis
         other.close()  # a copy that stayed open would hide the parent's end from us
     try:
         while True:
-            for number in connection.recv():
-                try:
-                    result = function(number)
-                except Exception as error:
-                    result = Failure(" ".join(f"{type(error).__name__}: {error}".split()))
-                connection.send((number, result))
+            number = connection.recv()
+            try:
+                result = function(number)
+            except Exception as error:
+                result = Failure(" ".join(f"{type(error).__name__}: {error}".split()))
+            connection.send((number, result))
     except (EOFError, OSError):
         return  # the parent is gone
-
-
-def _describe(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        return f"killed its process by {signal.Signals(-exit_code).name}"
-    return f"ended its process with exit code {exit_code}"

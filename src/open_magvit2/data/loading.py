@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -14,7 +15,7 @@ from open_magvit2.data.fast_decoding import FastDecoding
 from open_magvit2.data.order import TrainingSampler, ValidationSampler
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.streaming import TransformedStream
-from open_magvit2.data.transforms import ResizeCenterCrop, ResizeRandomCrop, Size, resized_size
+from open_magvit2.data.transforms import ResizeCenterCrop, ResizeRandomCrop, Size, height_and_width
 from open_magvit2.data.workers import WorkerLoader
 from open_magvit2.protocols import Sample
 
@@ -24,12 +25,10 @@ logger = logging.getLogger(__name__)
 class ImageDataModule(pl.LightningDataModule):
     """Loaders for training and validation; a batch is a collated `Sample`.
 
-    image uint8 [B, 3, H, W] in [0, 255], label int64 [B], index int64 [B], path and skipped lists of B strings. The
-    images stay uint8 on the host (a quarter of the traffic); the LightningModule normalises them on the device.
-
-    A training batch is what ONE rank consumes in one training step, global_batch_size / number of devices images; the
-    LightningModule cuts it into micro-batches that fit its memory. The trainer must be built with
-    `use_distributed_sampler=False`, since sharding happens here. Without a trainer the module acts as a single rank.
+    image uint8 [B, 3, H, W] in [0, 255], label int64 [B], index int64 [B], path and skipped lists of B strings. A
+    training batch is what ONE rank consumes in one training step; the LightningModule cuts it into micro-batches and
+    normalises it on the device. The trainer must be built with `use_distributed_sampler=False`, since sharding happens
+    here. Without a trainer the module acts as a single rank.
 
     Args:
         train: training images; any class that `Source` describes.
@@ -42,8 +41,7 @@ class ImageDataModule(pl.LightningDataModule):
         num_workers: loading processes of each device; 0 loads in the training process.
         prefetch_factor: batches each worker keeps ready.
         decoding: of training images in files: "exact", or "fast", which takes fewer CPU seconds and gives the same
-            crops at 70 dB PSNR or more (docs/performance.md). Validation is always exact; built-in and cached images
-            have nothing to decode.
+            crops at 70 dB PSNR or more (docs/performance.md). Validation is always exact.
         seed: of the order and the transforms' randomness.
         max_skipped_share: of the training images that may turn out unreadable. Each is replaced by another one, named
             in the run's skipped_images.txt and counted as data/skipped; training fails once there are more. 0 fails at
@@ -73,7 +71,8 @@ class ImageDataModule(pl.LightningDataModule):
         max_skipped_share: float = 0.001,
     ) -> None:
         super().__init__()
-        at_least(1, image_size=image_size, validation_batch_size=validation_batch_size, prefetch_factor=prefetch_factor)
+        at_least(1, image_size=image_size, global_batch_size=global_batch_size)
+        at_least(1, validation_batch_size=validation_batch_size, prefetch_factor=prefetch_factor)
         at_least(0, num_workers=num_workers, seed=seed)
         within(0, 1, max_skipped_share=max_skipped_share)
         if decoding not in ("exact", "fast"):
@@ -105,14 +104,10 @@ class ImageDataModule(pl.LightningDataModule):
         """Refuse a batch size that does not fit the devices or the dataset before anything else starts."""
         if stage == "fit" and not self.is_streaming:
             sampler = self._training_sampler()
-            logger.info(
-                "%d training images, %d steps an epoch of %d images (%d on each of %d devices)",
-                len(self.train),
-                len(sampler) // sampler.batch_size,
-                sampler.global_batch_size,
-                sampler.batch_size,
-                sampler.num_replicas,
-            )
+            steps = len(sampler) // sampler.batch_size
+            share = f"{sampler.batch_size} on each of {sampler.num_replicas} devices"
+            batch = self.global_batch_size
+            logger.info("%d training images, %d steps an epoch of %d images (%s)", len(self.train), steps, batch, share)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of one rank's share of a training step, in a new order every epoch; of a stream, without end."""
@@ -134,17 +129,18 @@ class ImageDataModule(pl.LightningDataModule):
         if is_stream(self.validation):
             return self._loader(self._stream(self.validation, transform, batch_size), batch_size)
         dataset = TransformedDataset(self.validation, transform, self.seed)
-        sampler = ValidationSampler(len(dataset), *self._replicas_and_rank())
-        return self._loader(dataset, batch_size, sampler)
+        return self._loader(dataset, batch_size, ValidationSampler(len(dataset), *self._replicas_and_rank()))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next training step begins, counted in steps that are over: workers may have loaded far beyond."""
         # Lightning's public loops, but no public name for the number of batches that are over.
         num_steps = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
         if self.is_streaming:
-            return {"steps": num_steps, "stream_begins_at": self._stream_begins_at, **self._parts()}
-        sampler = self._sampler_after(num_steps)
-        return {"epoch": sampler.epoch, "start": sampler.start, "steps": num_steps, **self._order()}
+            place = {"stream_begins_at": self._stream_begins_at}
+        else:
+            sampler = self._sampler_after(num_steps)
+            place = {"epoch": sampler.epoch, "start": sampler.start}
+        return {**place, "steps": num_steps, **self._identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at the image after the last one trained on, with another global batch as well.
@@ -152,21 +148,23 @@ class ImageDataModule(pl.LightningDataModule):
         Another dataset or seed has another order, in which that image means nothing: then the next epoch begins. A
         stream continues only with the same devices, workers and batch; with others it begins anew.
         """
-        identity = self._parts() if self.is_streaming else self._order()
-        saved = {key: state_dict.get(key) for key in identity}
+        # An earlier release, or another kind of source, may have saved less of it.
+        now = {key: value for key, value in self._identity.items() if key in state_dict}
+        saved = {key: state_dict[key] for key in now}
+        steps = state_dict["steps"]
         if self.is_streaming:
-            if identity != saved:
+            self._start, self._stream_begins_at = (0, 0, steps), state_dict["stream_begins_at"]
+            if now != saved:
+                self._stream_begins_at = steps
                 logger.warning(
                     "the stream was divided otherwise (saved %s, now %s) and begins anew: images that were seen may be "
                     "seen again",
                     saved,
-                    identity,
+                    now,
                 )
-            self._start = (0, 0, state_dict["steps"])
-            self._stream_begins_at = state_dict["stream_begins_at"] if identity == saved else state_dict["steps"]
             return
         sampler = self._training_sampler()
-        if identity == saved:
+        if now == saved:
             sampler.move_to(state_dict["epoch"], state_dict["start"])
             sampler.advance(0)
         else:
@@ -174,11 +172,11 @@ class ImageDataModule(pl.LightningDataModule):
                 "the checkpoint was made on other data (saved %s, now %s): the rest of its epoch %d is dropped and the "
                 "next one begins",
                 saved,
-                identity,
+                now,
                 state_dict["epoch"],
             )
             sampler.move_to(state_dict["epoch"] + 1, 0)
-        self._start = (sampler.epoch, sampler.start, state_dict["steps"])
+        self._start = (sampler.epoch, sampler.start, steps)
 
     def epoch_and_batch(self, num_steps: int) -> tuple[int, int]:
         """The epoch after so many training steps, and how many of its batches are done, as Lightning counts them."""
@@ -195,46 +193,38 @@ class ImageDataModule(pl.LightningDataModule):
         sampler.advance(num_steps - steps_before)
         return sampler
 
-    def _order(self) -> dict[str, int]:
-        """What the order of training images depends on, beside the epoch."""
-        return {"num_samples": self._num_samples(), "seed": self.seed}
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        return self.train.identity() if hasattr(self.train, "identity") else {}
 
-    def _parts(self) -> dict[str, int]:
-        """What the division of a stream depends on."""
-        return {
-            "seed": self.seed,
-            "batch_size": self._share_of_batch(),
-            "num_parts": self._replicas_and_rank()[0] * max(1, self.num_workers),
-        }
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What the order of the images depends on, apart from the epoch; of a stream, its division."""
+        if self.is_streaming:
+            num_parts = self._replicas_and_rank()[0] * max(1, self.num_workers)
+            return {"seed": self.seed, "batch_size": self._share_of_batch(), "num_parts": num_parts}
+        return {"num_samples": self._num_samples(), "seed": self.seed, **self._files}
 
     def _num_samples(self) -> int:
         return len(self.train) * getattr(self.train_transform, "views", 1)
 
     def _share_of_batch(self) -> int:
         num_replicas, _ = self._replicas_and_rank()
-        if self.global_batch_size < 1 or self.global_batch_size % num_replicas:
+        if self.global_batch_size % num_replicas:
             raise ValueError(
-                f"global_batch_size must be a positive multiple of the {num_replicas} devices, got "
-                f"{self.global_batch_size}"
+                f"global_batch_size must be a multiple of the {num_replicas} devices, got {self.global_batch_size}"
             )
         return self.global_batch_size // num_replicas
 
     def _training_sampler(self) -> TrainingSampler:
-        num_replicas, rank = self._replicas_and_rank()
-        return TrainingSampler(self._num_samples(), self.global_batch_size, num_replicas, rank, self.seed)
+        return TrainingSampler(self._num_samples(), self.global_batch_size, *self._replicas_and_rank(), self.seed)
 
     def _replicas_and_rank(self) -> tuple[int, int]:
-        if self.trainer is None:
-            return 1, 0
-        return self.trainer.world_size, self.trainer.global_rank
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
-    def _stream(
-        self, source: Any, transform: Callable, batch_size: int, num_batches_done: int = 0, is_endless: bool = False
-    ) -> TransformedStream:
+    def _stream(self, source: Any, transform: Callable, batch_size: int, *progress: Any) -> TransformedStream:
         num_replicas, rank = self._replicas_and_rank()
-        return TransformedStream(
-            source, transform, self.seed, rank, num_replicas, batch_size, num_batches_done, is_endless
-        )
+        return TransformedStream(source, transform, self.seed, rank, num_replicas, batch_size, *progress)
 
     def _loader(
         self, dataset: Any, batch_size: int, sampler: Any = None, is_persistent: bool = False
@@ -255,7 +245,7 @@ class ImageDataModule(pl.LightningDataModule):
 def _check_resized(name: str, source: Any, image_size: Size) -> None:
     """Refuse a source whose images were resized to another size."""
     resized = getattr(source, "image_size", None)
-    if resized is not None and resized_size(resized, resized, image_size) != (resized, resized):
+    if resized is not None and height_and_width(resized) != height_and_width(image_size):
         raise ValueError(
             f"the {name} images were resized to {resized} pixels, expected image_size {image_size}: set image_size to "
             "theirs, or write a cache of this size with scripts/cache_dataset.py"

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from open_magvit2.common.arguments import at_least, within
+
 
 class TrainingSampler(Sampler[int]):
     """A new permutation each epoch, cut into global batches; each rank takes its slice of every one of them.
 
-    The global batch of a step is therefore the same set of images whatever the number of ranks. The incomplete batch
-    at the end of an epoch is dropped, so that all ranks take the same number of steps; the next permutation differs,
-    so no image is left out for good.
+    A global batch is therefore the same set of images for any number of ranks. The incomplete one at the end of an
+    epoch is dropped; the next permutation differs, so no image is left out for good.
 
     Args:
         num_samples: images in the dataset.
@@ -27,14 +28,14 @@ class TrainingSampler(Sampler[int]):
         seed: of the permutations.
 
     Attributes:
-        epoch: the epoch the next iteration is of.
-        start: images of that epoch, over all ranks, that are already consumed; see `move_to`.
+        epoch, start: of the next iteration, and how many of that epoch's images over all ranks are consumed.
     """
 
     def __init__(
         self, num_samples: int, global_batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0
     ) -> None:
-        _check_rank(num_replicas, rank)
+        at_least(0, seed=seed)
+        within(0, num_replicas, rank=rank)
         if global_batch_size < 1 or global_batch_size % num_replicas:
             raise ValueError(
                 f"global_batch_size must be a positive multiple of the number of devices: got {global_batch_size} on "
@@ -67,12 +68,8 @@ class TrainingSampler(Sampler[int]):
         """Let the next iteration continue `epoch` after its first `start` images (counted over all ranks).
 
         Counted in images, not steps, so that a run may continue with another number of devices or batch size.
-
-        Raises:
-            ValueError: if `start` is outside [0, num_samples].
         """
-        if not 0 <= start <= self.num_samples:
-            raise ValueError(f"start must be in [0, {self.num_samples}], the images of an epoch, got {start}")
+        within(0, self.num_samples, include_high=True, start=start)
         self.epoch = epoch
         self.start = start
 
@@ -109,7 +106,7 @@ class ValidationSampler(Sampler[int]):
     """
 
     def __init__(self, num_samples: int, num_replicas: int = 1, rank: int = 0) -> None:
-        _check_rank(num_replicas, rank)
+        within(0, num_replicas, rank=rank)
         if num_samples < num_replicas:
             raise ValueError(
                 f"the validation set holds {num_samples} image(s), fewer than the {num_replicas} device(s) that share "
@@ -124,22 +121,12 @@ class ValidationSampler(Sampler[int]):
         return iter(self.indices)
 
 
-def _check_rank(num_replicas: int, rank: int) -> None:
-    if not 0 <= rank < num_replicas:
-        raise ValueError(f"rank must be in [0, num_replicas), got rank {rank} of {num_replicas}")
-
-
 def random_stream(purpose: str, *numbers: int) -> np.random.Generator:
-    """A generator seeded by `purpose` and `numbers`, e.g. `random_stream("shuffle", seed, epoch)`.
+    """A generator seeded by `purpose` and numbers >= 0, e.g. `random_stream("shuffle", seed, epoch)`.
 
     No state is carried from call to call, so what is drawn never depends on workers, ranks, order or resumption.
     The purpose keeps streams with equal numbers apart: the crop of image 0 shares nothing with the shuffle of epoch 0.
-
-    Raises:
-        ValueError: if a number is negative.
     """
-    if any(number < 0 for number in numbers):
-        raise ValueError(f"random_stream expects numbers >= 0 (seed, epoch, index, ...), got {numbers}")
     return np.random.default_rng((zlib.crc32(purpose.encode()), *numbers))
 
 

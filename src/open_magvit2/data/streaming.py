@@ -2,16 +2,19 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from open_magvit2.common.arguments import at_least, within
 from open_magvit2.data.dataset import as_raw_image, is_stream
 from open_magvit2.data.order import random_stream
 from open_magvit2.data.transforms import Transform
 from open_magvit2.protocols import Sample
 
 
+@dataclass(eq=False)
 class TransformedStream(IterableDataset[Sample]):
     """Samples of an iterable source.
 
@@ -28,27 +31,24 @@ class TransformedStream(IterableDataset[Sample]):
         num_batches_done: batches of this rank that are consumed: the stream goes on after them. Their items are read
             again and thrown away, without the transform.
         is_endless: begin anew at the end, in the next epoch; training never ends by itself. A validation is one pass.
+
+    Raises:
+        ValueError: for numbers out of range.
     """
 
-    def __init__(
-        self,
-        source: Any,
-        transform: Transform,
-        seed: int = 0,
-        rank: int = 0,
-        num_replicas: int = 1,
-        batch_size: int = 1,
-        num_batches_done: int = 0,
-        is_endless: bool = False,
-    ) -> None:
-        self.source = source
-        self.transform = transform
-        self.seed = seed
-        self.rank = rank
-        self.num_replicas = num_replicas
-        self.batch_size = batch_size
-        self.num_batches_done = num_batches_done
-        self.is_endless = is_endless
+    source: Any
+    transform: Transform
+    seed: int = 0
+    rank: int = 0
+    num_replicas: int = 1
+    batch_size: int = 1
+    num_batches_done: int = 0
+    is_endless: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(0, seed=self.seed, num_batches_done=self.num_batches_done)
+        at_least(1, num_replicas=self.num_replicas, batch_size=self.batch_size)
+        within(0, self.num_replicas, rank=self.rank)
 
     def __iter__(self) -> Iterator[Sample]:
         worker = get_worker_info()
@@ -61,8 +61,7 @@ class TransformedStream(IterableDataset[Sample]):
         items = itertools.islice(self._items(part, num_parts), batches * self.batch_size, None)
         for epoch, index, item in items:
             raw = as_raw_image(item, self.source, index)
-            generator = random_stream("transform", self.seed, epoch, index)
-            image = self.transform(raw.image, generator)
+            image = self.transform(raw.image, random_stream("transform", self.seed, epoch, index))
             yield Sample(image=image, label=raw.label, path=raw.path, index=index, skipped="")
 
     def _items(self, part: int, num_parts: int) -> Iterator[tuple[int, int, Any]]:

@@ -1,7 +1,7 @@
 """What becomes of a raw image: resize, crop, flip; uint8 from end to end, with the reference's exact pixels.
 
-A transform is a value that is passed in: (image, random generator) -> uint8 [3, height, width]. Its attribute `views`
-says how many samples it makes of one image; where there are several, it is called with the number of the view as well.
+A transform is a value that is passed in: (image, random generator) -> uint8 [3, height, width]. One that makes several
+samples of an image has an attribute `views`, their number, and is called with the number of the view as well.
 """
 
 import math
@@ -78,8 +78,6 @@ class ResizeRandomCrop:
         flip: mirror left to right with probability 1/2.
     """
 
-    views = 1
-
     def __init__(self, size: Size, flip: bool = False) -> None:
         self.size = height_and_width(size)
         self.flip = flip
@@ -98,13 +96,7 @@ class ResizeRandomCrop:
 
 
 class ResizeCenterCrop:
-    """Resize to cover `size` and crop the centre: bit for bit torchvision's Resize and CenterCrop.
-
-    Args:
-        size: side of a square, or (height, width), in pixels.
-    """
-
-    views = 1
+    """Resize to cover `size` and crop the centre: bit for bit torchvision's Resize and CenterCrop."""
 
     def __init__(self, size: Size) -> None:
         self.size = height_and_width(size)
@@ -134,8 +126,6 @@ class RandomResizedCrop:
         flip: mirror left to right with probability 1/2.
     """
 
-    views = 1
-
     def __init__(
         self,
         size: Size,
@@ -153,8 +143,7 @@ class RandomResizedCrop:
 
     def __call__(self, image: Picture, generator: np.random.Generator) -> Tensor:
         """Image -> uint8 [3, height, width]."""
-        if isinstance(image, np.ndarray):
-            image = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+        image = _as_picture(image)
         left, top, width, height = self._box(*image.size, generator)
         flip = self.flip and bool(generator.integers(2))
         # Cropped first, as torchvision does: `resize(box=...)` would filter over pixels beyond the box.
@@ -201,13 +190,16 @@ class TenCrop:
         """
         height, width = self.size
         area = (int(height * self.enlargement), int(width * self.enlargement))
-        if isinstance(image, np.ndarray):
-            image = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+        image = _as_picture(image)
         pixels = ResizeCenterCrop(area)(image, generator).numpy()
         right, bottom = area[1] - width, area[0] - height
         centre = (round(right / 2), round(bottom / 2))
         left, top = ((0, 0), (right, 0), (0, bottom), (right, bottom), centre)[view % 5]
         return crop_to_pixels(pixels, right - left if view >= 5 else left, top, self.size, flip=view >= 5)
+
+
+def _as_picture(image: Picture) -> Image.Image:
+    return image if isinstance(image, Image.Image) else Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
 
 
 def _draw_below(end: int, generator: np.random.Generator) -> int:

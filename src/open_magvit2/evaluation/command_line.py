@@ -6,6 +6,7 @@ from pathlib import Path
 from open_magvit2.common.devices import choose_device
 from open_magvit2.common.errors import short_errors
 from open_magvit2.common.files import check_writable
+from open_magvit2.data.decoding import MAX_PIXELS
 from open_magvit2.evaluation import image_size as sizes
 from open_magvit2.evaluation import protocol, table_rows, tokenizers
 
@@ -42,6 +43,7 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
     add("--source-args", nargs="*", default=[], metavar="NAME=VALUE", help="for the constructor of --source")
     add("--file-list", help="text file of paths below --images")
     skip = "leave out files that cannot be read, and list them; default: refuse. Decodes every file first, on"
+    _add_max_pixels(parser)
     add("--skip-broken", action="store_true", help=f"{skip} --num-workers processes, with 0 on one a core")
     size = "side, or height and width; default: the training's; of a table: its rows of this size"
     add("--image-size", type=int, nargs="+", metavar="SIDE", help=size)
@@ -79,6 +81,7 @@ def parse_reconstruct(description: str, arguments: list[str] | None = None) -> a
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("images", nargs="*", help="image files and folders of images, of any size")
+    _add_max_pixels(parser)
     add("--checkpoint", required=True)
     add("--weights", choices=["ema", "raw"], default="ema")
     _add_allow_modules(parser)
@@ -116,6 +119,11 @@ def parse_reconstruct(description: str, arguments: list[str] | None = None) -> a
 def _add_allow_modules(parser: argparse.ArgumentParser) -> None:
     text = "Python packages outside this one from which a checkpoint may name classes"
     parser.add_argument("--allow-modules", nargs="*", default=[], metavar="MODULE", help=text)
+
+
+def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    text = "an image of more, width times height, is not read (default: %(default)s)"
+    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help=text)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from open_magvit2.common import weights
 from open_magvit2.common.distributed import all_gather_object, rank
 from open_magvit2.common.files import sha256, sha256_of
+from open_magvit2.data.decoding import UnreadableImageError, opened
 from open_magvit2.protocols import Metric, Sample, Tokenizer
 
 _NUM_FINGERPRINT_IMAGES = 64
@@ -89,8 +89,11 @@ def _folder(root: str | Path, names: Sequence[str], file_list: str | Path | None
 
     def describe(name: str) -> str:
         path = root / name
-        content = f"\t{sha256_of(path)}" if full else ""
-        return f"{name}\t{path.stat().st_size}{content}\n"
+        try:
+            content = f"\t{sha256_of(path)}" if full else ""
+            return f"{name}\t{path.stat().st_size}{content}\n"
+        except OSError as error:  # reading the image says so, or --skip-broken leaves it out
+            return f"{name}\t{error.strerror}\n"
 
     digest = hashlib.sha256()
     with ThreadPoolExecutor(8) as threads:
@@ -118,9 +121,9 @@ def _sampled_sizes(paths: list[Path]) -> dict[str, Any]:
     sizes = []
     for i in range(number):
         try:
-            with Image.open(paths[i * len(paths) // number]) as image:
+            with opened(paths[i * len(paths) // number]) as image:
                 sizes.append(image.size)
-        except (OSError, ValueError, SyntaxError):
+        except UnreadableImageError:
             continue  # the dataset refuses it by name
     shorter = sorted(map(min, sizes))
     return {

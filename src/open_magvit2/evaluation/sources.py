@@ -32,7 +32,7 @@ def image_source(args: argparse.Namespace) -> ImageSource | None:
         ValueError: for a source that cannot be built.
     """
     if args.images:
-        source = ImageFolder(args.images, args.file_list)
+        source = ImageFolder(args.images, args.file_list, max_pixels=args.max_pixels)
         facts = provenance.folder(args.images, source.relative_paths(), args.file_list, args.fingerprint == "full")
         facts["skipped"] = leave_out_broken(source, args.num_workers) if args.skip_broken else {}
     elif args.source:

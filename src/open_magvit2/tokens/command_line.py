@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from open_magvit2.data.decoding import MAX_PIXELS
+
 
 def parse(description: str | None, arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the flags; a mistake ends the program with code 2.
@@ -25,6 +27,7 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
     add("--ten-crops", action="store_true", help="ten views an image: corners and centre, and those mirrored")
     add("--file-list", help="text file of paths below --images")
     add("--exclude", help="text file of paths to leave out, as scripts/check_dataset.py writes it")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="an image of more is not read (default: %(default)s)")
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16 is faster and changes some tokens")
     add("--shard-size", type=int, default=10_000, help="images in a file of tokens")
     add("--batch-size", type=int, default=32)

@@ -55,6 +55,7 @@ def detokenize(
     """
     index = shards.index
     at_least(0, num_workers=num_workers)
+    at_least(1, batch_size=batch_size)
     _check_tokenizer(tokenizer, shards)
     outside = [path for path in shards.paths if Path(path).is_absolute() or ".." in Path(path).parts]
     if outside:

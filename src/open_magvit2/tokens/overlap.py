@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from open_magvit2.common.arguments import at_least
+
 
 def to_host(results: Iterable[Tensor]) -> Iterator[Tensor]:
     """The same tensors on the host, in order, each handed out once the next one's work has been given to the device.
@@ -60,8 +62,7 @@ def in_threads(num_threads: int, most_pending: int) -> Iterator[Callable[..., No
     if num_threads == 0:
         yield lambda function, *arguments: function(*arguments)
         return
-    if most_pending < 1:
-        raise ValueError(f"most_pending must be at least 1, got {most_pending}")
+    at_least(1, num_threads=num_threads, most_pending=most_pending)
     pool, pending = ThreadPoolExecutor(num_threads), deque[Future[None]]()
 
     def call(function: Callable[..., None], *arguments: object) -> None:

@@ -13,7 +13,8 @@ from interruptions import Crash, CrashAt, Record, content, fit
 from pytorch_lightning.callbacks import Callback
 
 from open_magvit2.common import checkpoints
-from open_magvit2.training.resume.checkpoint_files import claim, newest_whole
+from open_magvit2.common.files import claim
+from open_magvit2.training.resume.checkpoint_files import newest_whole
 from open_magvit2.training.resume.checkpointing import TrainingCheckpoint
 from open_magvit2.training.resume.preemption import EXIT_CODE
 
@@ -78,7 +79,7 @@ def test_files_from_the_future_do_not_displace_what_is_written(tmp_path, caplog)
 
 
 def _claim_and_wait(folder, reached):
-    claimed = claim(folder)
+    claimed = claim(folder, "")
     reached.touch()
     time.sleep(3600)
     claimed.close()

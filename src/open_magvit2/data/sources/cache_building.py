@@ -1,7 +1,5 @@
 """Writes a cache of resized images: sizes first, then file by file in parallel; a killed run continues where it was."""
 
-import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -9,32 +7,34 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import PIL
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
-from open_magvit2.common.files import partial_path, sha256, write_atomically
-from open_magvit2.data.decoding import FORMATS, UNREADABLE, UnreadableImageError
-from open_magvit2.data.sources import cache_format
-from open_magvit2.data.sources.cache_format import IMAGES, PATHS, ROW, pixel_file
+from open_magvit2.common.arguments import at_least
+from open_magvit2.common.files import atomic_writer, claim, sha256, write_atomically
+from open_magvit2.data.decoding import UnreadableImageError, opened
+from open_magvit2.data.image_files import write_list
+from open_magvit2.data.isolation import Failure, map_isolated
+from open_magvit2.data.sources.cached import HEADER, IMAGES, PATHS, ROW, pixel_file, read_header, write_header
 from open_magvit2.data.sources.image_folder import ImageFolder
-from open_magvit2.data.transforms import resize_to_cover, resized_size
+from open_magvit2.data.transforms import Size, height_and_width, resize_to_cover, resized_size
 
 logger = logging.getLogger(__name__)
 
 BUILDING, PLAN, BROKEN = "building", "plan.json", "broken.txt"
+_NO_LIMIT = 1e6  # seconds
 Progress = Callable[[int], Any]  # told the number of images that were done since it was last called
+Result = TypeVar("Result")
 
 
 class Plan(NamedTuple):
     """What will be written; a run that was interrupted is continued only by one with the same plan."""
 
-    image_size: int
+    image_size: int | list[int]
     images_per_file: int
     num_source_images: int
     num_bytes: int  # of all pixels, if no image is broken
@@ -46,37 +46,52 @@ class Plan(NamedTuple):
         """Files of pixels."""
         return -(-self.num_source_images // self.images_per_file)
 
+    def images(self, number: int) -> range:
+        """The images of a file."""
+        return range(number * self.images_per_file, min((number + 1) * self.images_per_file, self.num_source_images))
+
 
 class BrokenImagesError(ValueError):
     """Images of the source that cannot be decoded, so that the cache was not finished."""
 
 
 def make_plan(
-    source: ImageFolder, image_size: int, images_per_file: int, num_workers: int, progress: Progress = lambda _: None
+    source: ImageFolder, image_size: Size, images_per_file: int, num_workers: int, progress: Progress = lambda _: None
 ) -> Plan:
     """Read the sizes of all images from their files' heads.
 
     Args:
         source: the images.
-        image_size: of the shorter side after resizing.
+        image_size: of the shorter side after resizing, or (height, width) to be just covered.
         images_per_file: what a killed run loses at most, for each worker.
-        num_workers: processes; 0 for none beside this one.
-        progress: called now and then.
+        num_workers: processes; 0 works in this one.
+        progress: of the sizes that were read.
     """
-    if image_size < 1 or images_per_file < 1:
-        raise ValueError(f"expected image_size and images_per_file >= 1, got {image_size} and {images_per_file}")
+    at_least(1, images_per_file=images_per_file)
+    height, width = height_and_width(image_size)
+    plan = Plan(
+        height if height == width else [height, width],
+        images_per_file,
+        len(source),
+        num_bytes=0,
+        fingerprint="",
+        resizer=f"Pillow {PIL.__version__}, bilinear",
+    )
+
+    def sizes(number: int) -> list[tuple[int, int, int]]:
+        return [_size(source, index) for index in plan.images(number)]
+
+    found = {}
+    for number, result in _map(sizes, range(plan.num_files), num_workers):
+        found[number] = result
+        progress(len(result))
     digest, num_bytes = hashlib.sha256(), 0
-    sizes = _Sizes(source, images_per_file)
-    for number, found in enumerate(DataLoader(sizes, batch_size=None, num_workers=num_workers)):
-        for index, (file_size, width, height) in enumerate(found, start=number * images_per_file):
-            line = (source.relative_path(index), source.label(index), file_size, width, height)
-            digest.update(repr(line).encode("utf-8", "surrogateescape") + b"\n")
-            if width and height:
-                new_width, new_height = resized_size(width, height, image_size)
-                num_bytes += 3 * new_width * new_height
-        progress(len(found))
-    resizer = f"Pillow {PIL.__version__}, bilinear"
-    return Plan(image_size, images_per_file, len(source), num_bytes, digest.hexdigest(), resizer)
+    for index, (file_size, *size) in enumerate(size for number in range(plan.num_files) for size in found[number]):
+        line = (source.relative_path(index), source.label(index), file_size, *size)
+        digest.update(repr(line).encode("utf-8", "surrogateescape") + b"\n")
+        if all(size):
+            num_bytes += 3 * int(np.prod(resized_size(*size, image_size)))
+    return plan._replace(num_bytes=num_bytes, fingerprint=digest.hexdigest())
 
 
 def build(
@@ -90,10 +105,9 @@ def build(
     """Write the cache, or what an interrupted run left to write of it.
 
     Args:
-        source: the images.
+        source, num_workers: as for the plan.
         root: folder of the cache; made if it is not there.
         plan: made from the same source.
-        num_workers: processes; 0 for none beside this one.
         skip_broken: leave images out that cannot be decoded; the header lists them.
         progress: called after every file; images of an interrupted run come first.
 
@@ -103,12 +117,11 @@ def build(
     Raises:
         BrokenImagesError: if images cannot be decoded and `skip_broken` is not set. All the others are written by then;
             `broken.txt` lists these, and is a list for `ImageFolder(exclude=...)`.
-        ValueError: if the folder holds something else, or the disk is too small.
-        BlockingIOError: if another process writes this cache.
+        ValueError: if the folder holds something else, another process writes it, or the disk is too small.
     """
-    with _only_writer(root):
-        if (root / cache_format.HEADER).exists():
-            header = cache_format.read_header(root)
+    with claim(root, "wait for it or stop it"):
+        if (root / HEADER).exists():
+            header = read_header(root)
             _refuse_other_plan(root, header["plan"], plan)
             shutil.rmtree(root / BUILDING, ignore_errors=True)
             progress(plan.num_source_images)
@@ -117,88 +130,71 @@ def build(
         for record in records.values():
             progress(len(record["images"]) + len(record["left_out"]))
         missing = [number for number in range(plan.num_files) if number not in records]
-        files = _PixelFiles(source, root, plan, skip_broken, missing)
-        for number, record in DataLoader(files, batch_size=None, num_workers=num_workers):
+
+        def write(number: int) -> dict[str, Any]:
+            return _write_file(source, root, plan, skip_broken, number)
+
+        for number, record in _map(write, missing, num_workers):
             records[number] = record
             progress(len(record["images"]) + len(record["left_out"]))
         ordered = [records[number] for number in range(plan.num_files)]
-        left_out = [tuple(entry) for record in ordered for entry in record["left_out"]]
-        _report_broken(root, left_out, skip_broken)
-        return _finish(source, root, plan, ordered, [path for path, _ in left_out])
+        left_out = dict(entry for record in ordered for entry in record["left_out"])
+        if left_out:
+            write_list(root / BROKEN, left_out)
+            names = "; ".join(f"{path!r}: {cause}" for path, cause in list(left_out.items())[:10])
+            message = f"{len(left_out)} images cannot be decoded ({root / BROKEN} lists all): {names}"
+            if not skip_broken:
+                raise BrokenImagesError(f"{message}. Replace them, or leave them out with --skip-broken")
+            logger.warning("%s; left out", message)
+        return _finish(source, root, plan, ordered, list(left_out))
 
 
-class _Sizes(Dataset[list[tuple[int, int, int]]]):
-    """(bytes, width, height) of the source's images, some at a time; zeros where there is no such file or no image."""
-
-    def __init__(self, source: ImageFolder, step: int) -> None:
-        self.source = source
-        self.step = step
-
-    def __len__(self) -> int:
-        return -(-len(self.source) // self.step)
-
-    def __getitem__(self, number: int) -> list[tuple[int, int, int]]:
-        indices = range(number * self.step, min((number + 1) * self.step, len(self.source)))
-        return [self._size(self.source.path(index)) for index in indices]
-
-    def _size(self, path: str) -> tuple[int, int, int]:
-        if not os.path.isfile(path):  # also: a named pipe would be waited for
-            return 0, 0, 0
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                return os.path.getsize(path), *image.size
-        except UNREADABLE:  # counted and named when it is decoded
-            return os.path.getsize(path), 0, 0
+def _map(function: Callable[[int], Result], numbers: Sequence[int], num_workers: int) -> Iterator[tuple[int, Result]]:
+    """(number, function(number)), in any order."""
+    at_least(0, num_workers=num_workers)
+    if num_workers == 0:
+        yield from ((number, function(number)) for number in numbers)
+        return
+    for number, result in map_isolated(function, numbers, num_workers, _NO_LIMIT):
+        if isinstance(result, Failure):
+            raise OSError(f"a process of the cache failed: {result.cause}")
+        yield number, result
 
 
-class _PixelFiles(Dataset[tuple[int, dict[str, Any]]]):
-    """Writes the pixel files with these numbers; reading an element writes a file."""
-
-    def __init__(self, source: ImageFolder, root: Path, plan: Plan, skip_broken: bool, numbers: list[int]) -> None:
-        self.source, self.root, self.plan, self.skip_broken = source, root, plan, skip_broken
-        self.numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, position: int) -> tuple[int, dict[str, Any]]:
-        number, step = self.numbers[position], self.plan.images_per_file
-        path = self.root / pixel_file(number)
-        partial = partial_path(path)
-        images, left_out = [], []
-        with open(partial, "wb") as file:
-            for index in range(number * step, min((number + 1) * step, self.plan.num_source_images)):
-                try:
-                    image = resize_to_cover(self.source.read(index).image, self.plan.image_size)
-                except UnreadableImageError as error:
-                    left_out.append((self.source.relative_path(index), error.cause))
-                    continue
-                planes = np.asarray(image).transpose(2, 0, 1).tobytes()
-                images.append((index, file.tell(), image.height, image.width, zlib.crc32(planes)))
-                file.write(planes)
-            file.flush()
-            os.fsync(file.fileno())
-        record = {"images": images, "left_out": left_out, "num_bytes": sum(3 * i[2] * i[3] for i in images)}
-        if self.skip_broken or not left_out:
-            os.replace(partial, path)
-            # The record comes after the pixels: where it is, they are whole.
-            write_atomically(self.root / BUILDING / f"{number:05}.json", json.dumps(record).encode())
-        else:
-            partial.unlink()
-        return number, record
+def _size(source: ImageFolder, index: int) -> tuple[int, int, int]:
+    """(bytes, width, height); zeros where there is no such file or no image: it is named when it is decoded."""
+    path = source.path(index)
+    size = os.path.getsize(path) if os.path.isfile(path) else 0
+    try:
+        with opened(path, source.max_pixels) as image:
+            return size, *image.size
+    except UnreadableImageError:
+        return size, 0, 0
 
 
-@contextlib.contextmanager
-def _only_writer(root: Path) -> Iterator[None]:
-    """Keep a second process from writing the same cache."""
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".lock", "w") as lock:
-        # Unlike flock's, this lock is not inherited: workers that outlive a killed process do not hold it.
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BlockingIOError(f"another process writes the cache {str(root)!r}: wait for it or stop it") from error
-        yield
+def _write_file(source: ImageFolder, root: Path, plan: Plan, skip_broken: bool, number: int) -> dict[str, Any]:
+    """Write a file of pixels and its record, but not where images are broken that may not be left out."""
+    images: list[tuple[int, ...]] = []
+    left_out: list[tuple[str, str]] = []
+    record = {"images": images, "left_out": left_out}
+    path = root / pixel_file(number)
+    with atomic_writer(path) as file:
+        for index in plan.images(number):
+            try:
+                image = resize_to_cover(source.read(index).image, plan.image_size)
+            except UnreadableImageError as error:
+                left_out.append((source.relative_path(index), error.cause))
+                continue
+            planes = np.asarray(image).transpose(2, 0, 1).tobytes()
+            images.append((index, file.tell(), image.height, image.width, zlib.crc32(planes)))
+            file.write(planes)
+        record["num_bytes"] = file.tell()
+    if skip_broken or not left_out:
+        # The record comes after the pixels: where it is, they are whole.
+        write_atomically(root / BUILDING / f"{number:05}.json", json.dumps(record))
+    else:
+        path.unlink()
+    return record
 
 
 def _continue(root: Path, plan: Plan, skip_broken: bool) -> dict[int, dict[str, Any]]:
@@ -214,41 +210,24 @@ def _continue(root: Path, plan: Plan, skip_broken: bool) -> dict[int, dict[str, 
     records = {}
     for path in sorted(building.glob("[0-9]*.json")):
         record, pixels = json.loads(path.read_bytes()), root / pixel_file(int(path.stem))
-        if (
-            pixels.is_file()
-            and pixels.stat().st_size == record["num_bytes"]
-            and (skip_broken or not record["left_out"])
-        ):
+        is_whole = pixels.is_file() and pixels.stat().st_size == record["num_bytes"]
+        if is_whole and (skip_broken or not record["left_out"]):
             records[int(path.stem)] = record
     needed = plan.num_bytes - sum(record["num_bytes"] for record in records.values())
     if (free := shutil.disk_usage(root).free) < needed:
         raise ValueError(f"{str(root)!r} has {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB still to write")
-    write_atomically(building / PLAN, json.dumps(plan._asdict()).encode())
+    write_atomically(building / PLAN, json.dumps(plan._asdict()))
     return records
 
 
 def _refuse_other_plan(root: Path, found: dict[str, Any], plan: Plan) -> None:
     wanted = plan._asdict()
-    if differences := [
-        f"{key} {found.get(key)}, expected {wanted[key]}" for key in wanted if found.get(key) != wanted[key]
-    ]:
+    different = [f"{key} {found.get(key)}, expected {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
+    if different:
         raise ValueError(
-            f"{str(root)!r} holds a cache that was begun with {'; '.join(differences)}. Give another folder, or delete "
+            f"{str(root)!r} holds a cache that was begun with {'; '.join(different)}. Give another folder, or delete "
             "this one; a fingerprint changes when files of the source change"
         )
-
-
-def _report_broken(root: Path, left_out: list[tuple[str, str]], skip_broken: bool) -> None:
-    if not left_out:
-        return
-    write_atomically(
-        root / BROKEN, "".join(f"{path}\t{cause}\n" for path, cause in left_out).encode("utf-8", "surrogateescape")
-    )
-    names = "; ".join(f"{path!r}: {cause}" for path, cause in left_out[:10])
-    message = f"{len(left_out)} images cannot be decoded ({root / BROKEN} lists all): {names}"
-    if not skip_broken:
-        raise BrokenImagesError(f"{message}. Replace them, or leave them out with --skip-broken")
-    logger.warning("%s; left out", message)
 
 
 def _finish(source: ImageFolder, root: Path, plan: Plan, records: list[dict[str, Any]], left_out: list[str]) -> int:
@@ -278,6 +257,6 @@ def _finish(source: ImageFolder, root: Path, plan: Plan, records: list[dict[str,
         "checksums": {name: sha256(data) for name, data in files.items()},
         "plan": plan._asdict(),
     }
-    cache_format.write_header(root, header)
+    write_header(root, header)
     shutil.rmtree(root / BUILDING)
     return len(rows)

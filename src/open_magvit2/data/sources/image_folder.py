@@ -2,16 +2,19 @@
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from open_magvit2.common.arguments import at_least
+from open_magvit2.common.files import sha256
 from open_magvit2.data.dataset import ImageDataset, RawImage
-from open_magvit2.data.decoding import UnreadableImageError, read_rgb
+from open_magvit2.data.decoding import MAX_PIXELS, UnreadableImageError, read_rgb
+from open_magvit2.data.image_files import SUFFIXES, Tally, list_folder, read_list
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+_MOST_SIZES = 4096  # asking for a million takes minutes on network disks
 SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test")
 
 
@@ -19,23 +22,25 @@ class ImageFolder(ImageDataset):
     """The images below a folder, sorted by their path relative to it, e.g. "n01440764/n01440764_18.JPEG".
 
     Layouts, told apart by themselves:
-        class folders: `<root>/<class>/<image>`; the label is the position of the class in the sorted folder names.
+        class folders: `<root>/<class>/<image>`; the label is the position of the class in the sorted names of the
+            folders that hold images.
         flat folder: `<root>/<image>`; the label is -1.
         file list: with `file_list`, a UTF-8 text file with one path a line relative to `root`, optionally followed by
             a tab and a label >= 0 (a tab, since names may hold spaces). Empty lines are skipped, the order is kept.
 
-    Extensions .jpeg .jpg .png .webp .bmp in any case; hidden files and other files are ignored in folders. What the
-    files hold is decoded by content, not by name: `decoding.py` says what becomes of each kind.
+    `image_files.is_image_file` says which files are images; `decoding.py` says what becomes of each kind.
 
     Args:
         root: the folder.
         file_list: path of the list of files, or None to take all images in the folder.
         exclude: path of a list of images to leave out, one path a line relative to `root` (or beginning with it) up to
             a tab, as scripts/check_dataset.py writes it; a training's skipped_images.txt is one as well.
+        max_pixels: an image that claims more, width times height, is unreadable.
 
     Attributes:
         classes: the sorted class names; empty for flat folders and lists. `exclude` does not change them.
-        num_excluded: images left out.
+        num_excluded: images left out by `exclude`.
+        left_out: what the folder holds that is not taken.
 
     Raises:
         FileNotFoundError: if the folder, a list or the first file of the list does not exist.
@@ -47,7 +52,9 @@ class ImageFolder(ImageDataset):
         root: str | os.PathLike[str],
         file_list: str | os.PathLike[str] | None = None,
         exclude: str | os.PathLike[str] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
+        at_least(1, max_pixels=max_pixels)
         self.root = os.path.expanduser(os.fspath(root))
         if not os.path.isdir(self.root):
             found = "a file" if os.path.exists(self.root) else "nothing"
@@ -55,7 +62,9 @@ class ImageFolder(ImageDataset):
                 f"image folder {self.root!r} does not exist (found {found} in {_nearest_folder(self.root)!r}). "
                 "Expected a folder with <class>/<image> files or images; check the path and that the disk is mounted"
             )
+        self.max_pixels = max_pixels
         self.classes: list[str] = []
+        self.left_out = Tally()
         if file_list is None:
             paths, labels = self._scan()
         else:
@@ -67,6 +76,8 @@ class ImageFolder(ImageDataset):
             self.leave_out(_read_exclude_list(self.root, os.path.expanduser(os.fspath(exclude)), paths))
         excluded = f", {self.num_excluded} more excluded" if self.num_excluded else ""
         logger.info("%d images in %d classes below %s%s", len(self), len(self.classes), self.root, excluded)
+        if self.left_out.counts:
+            logger.warning("left out below %s: %s", self.root, "; ".join(self.left_out.lines()))
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -83,7 +94,7 @@ class ImageFolder(ImageDataset):
         """
         path = self.path(index)
         try:
-            return RawImage(read_rgb(path), self.label(index), path)
+            return RawImage(read_rgb(path, self.max_pixels), self.label(index), path)
         except UnreadableImageError as error:
             raise UnreadableImageError(
                 f"cannot read image {index} at {path!r}: {error.cause}. Replace the file or leave it out (`exclude` "
@@ -104,6 +115,18 @@ class ImageFolder(ImageDataset):
         """Where image `index` lies below `root`."""
         return self._paths[index]
 
+    def identity(self) -> dict[str, str]:
+        """What a continued training compares: names and labels in order, and the sizes of up to 4,096 of the files."""
+
+        def size(index: int) -> int:
+            try:
+                return os.stat(self.path(index)).st_size
+            except OSError:
+                return -1
+
+        sizes = [size(index) for index in range(0, len(self), -(-len(self) // _MOST_SIZES))]
+        return {"names": self._paths.sha256(self._labels), "sizes": sha256(repr(sizes).encode())}
+
     def leave_out(self, relative_paths: Collection[str]) -> None:
         """Forget some images, before anything else asks for one: the others move up.
 
@@ -111,7 +134,7 @@ class ImageFolder(ImageDataset):
             ValueError: if none remains.
         """
         names = set(relative_paths)
-        paths = [self._paths[index] for index in range(len(self))]
+        paths = self.relative_paths()
         kept = [index for index, path in enumerate(paths) if path not in names]
         if not kept:
             raise ValueError(f"all {len(paths)} images below {self.root!r} are left out")
@@ -121,44 +144,40 @@ class ImageFolder(ImageDataset):
 
     def _scan(self) -> tuple[list[str], list[int]]:
         """Relative paths in order with their labels; sets `classes` if there are class folders."""
-        flat, folders, num_other = _list_folder(self.root)
-        labelled: list[tuple[str, int]] = []
-        nested: list[str] = []
-        for label, folder in enumerate(folders):
-            names, subfolders, num_ignored = _list_folder(os.path.join(self.root, folder))
-            labelled.extend((f"{folder}/{name}", label) for name in names)
-            num_other += num_ignored
-            if not names and subfolders:
-                nested.append(folder)
-        self._check_layout(flat, folders, nested, len(labelled), num_other)
-        if flat:
-            return flat, [-1] * len(flat)
-        self.classes = folders
-        labelled.sort()
-        return [path for path, _ in labelled], [label for _, label in labelled]
-
-    def _check_layout(
-        self, flat: Sequence[str], folders: Sequence[str], nested: Sequence[str], num_labelled: int, num_other: int
-    ) -> None:
+        flat, folders = list_folder(self.root, "", self.left_out)
         expected = f"Expected {self.root}/<class>/<image> or {self.root}/<image>"
-        for folder in nested:
-            if example := _find_below(os.path.join(self.root, folder)):
+        labelled: list[tuple[str, int]] = []
+        for folder in folders:
+            images, subfolders = list_folder(self.root, folder, self.left_out)
+            deeper = [path for inner in subfolders for path in list_folder(self.root, inner, Tally())[0]]
+            if deeper and not images:
                 splits = [f"{self.root}/{name}" for name in SPLIT_NAMES if name in folders]
                 advice = f"Did you mean {' or '.join(splits)}?" if splits else "Move them up or use a file_list"
                 raise ValueError(
-                    f"images below {self.root!r} lie one level deeper than expected, e.g. {example!r}. "
-                    f"{expected}. {advice}"
+                    f"images below {self.root!r} lie one level deeper than expected, e.g. "
+                    f"{os.path.join(self.root, deeper[0])!r}. {expected}. {advice}"
                 )
-        if flat and num_labelled:
+            for path in deeper:
+                self.left_out.add("images in folders below class folders", path)
+            if images:
+                labelled += [(path, len(self.classes)) for path in images]
+                self.classes.append(folder)
+            else:
+                self.left_out.add("folders without images", folder)
+        if flat and labelled:
             raise ValueError(
-                f"{self.root!r} holds {len(flat)} images (e.g. {flat[0]!r}) beside folders with {num_labelled} more. "
+                f"{self.root!r} holds {len(flat)} images (e.g. {flat[0]!r}) and folders with {len(labelled)} more. "
                 f"{expected}, not both; move one kind away or use a file_list"
             )
-        if not flat and not num_labelled:
+        if not flat and not labelled:
             raise ValueError(
-                f"no images below {self.root!r}: found {len(folders)} folders and {num_other} other files. "
-                f"{expected} with one of the extensions {' '.join(EXTENSIONS)}; has the archive been unpacked here?"
+                f"no images below {self.root!r}: found {'; '.join(self.left_out.lines()) or 'nothing'}. "
+                f"{expected} with one of the suffixes {' '.join(sorted(SUFFIXES))}; has the archive been unpacked here?"
             )
+        if flat:
+            return flat, [-1] * len(flat)
+        labelled.sort()
+        return [path for path, _ in labelled], [label for _, label in labelled]
 
 
 class PackedStrings:
@@ -179,29 +198,9 @@ class PackedStrings:
         start = self._ends[index - 1] if index else 0
         return os.fsdecode(self._bytes[start : self._ends[index]].tobytes())
 
-
-def _list_folder(folder: str) -> tuple[list[str], list[str], int]:
-    """Sorted names of images, sorted names of folders, number of other entries; `scandir` asks for no file's status."""
-    images, folders, num_other = [], [], 0
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                num_other += 1
-            elif entry.is_dir():
-                folders.append(entry.name)
-            elif entry.name.lower().endswith(EXTENSIONS):
-                images.append(entry.name)
-            else:
-                num_other += 1
-    return sorted(images), sorted(folders), num_other
-
-
-def _find_below(folder: str) -> str | None:
-    """The path of an image in a folder of `folder`, if there is one."""
-    for name in _list_folder(folder)[1]:
-        if images := _list_folder(os.path.join(folder, name))[0]:
-            return os.path.join(folder, name, images[0])
-    return None
+    def sha256(self, numbers: np.ndarray) -> str:
+        """Of all strings in order, and of an int32 for each."""
+        return sha256(b"".join(map(np.ndarray.tobytes, (self._bytes, self._ends, numbers.astype("<i4")))))
 
 
 def _nearest_folder(path: str) -> str:
@@ -215,7 +214,7 @@ def _nearest_folder(path: str) -> str:
 def _read_file_list(root: str, file_list: str) -> tuple[list[str], list[int]]:
     """Paths and labels of a file list (see `ImageFolder`)."""
     paths, labels = [], []
-    for number, path, label in _read_lines("file list", file_list):
+    for number, path, label in read_list("file list", file_list):
         if label is not None and not label.strip().isdecimal():
             raise ValueError(
                 f"line {number} of {file_list!r} has label {label!r}; expected a path, or a path, a tab and a "
@@ -226,7 +225,7 @@ def _read_file_list(root: str, file_list: str) -> tuple[list[str], list[int]]:
     if not paths:
         raise ValueError(f"file list {file_list!r} is empty; expected one path a line, relative to {root!r}")
     # Only the first: it shows a wrong root at once, while asking for a million files takes minutes on network disks.
-    if not os.path.exists(os.path.join(root, paths[0])):
+    if not os.path.lexists(os.path.join(root, paths[0])):
         raise FileNotFoundError(
             f"the first file of {file_list!r}, {paths[0]!r}, does not exist below {root!r}; "
             "expected paths relative to root"
@@ -237,7 +236,7 @@ def _read_file_list(root: str, file_list: str) -> tuple[list[str], list[int]]:
 def _read_exclude_list(root: str, exclude: str, paths: list[str]) -> set[str]:
     """The relative paths that a list (see `ImageFolder`) names."""
     prefix = root.rstrip("/") + "/"
-    names = {path.removeprefix(prefix) for _, path, _ in _read_lines("exclude list", exclude)}
+    names = {path.removeprefix(prefix) for _, path, _ in read_list("exclude list", exclude)}
     absent = names.difference(paths)
     if absent:
         example = f"e.g. {min(absent)!r}"
@@ -248,14 +247,3 @@ def _read_exclude_list(root: str, exclude: str, paths: list[str]) -> set[str]:
             )
         logger.warning("%d of the %d paths in %s are not in the dataset, %s", len(absent), len(names), exclude, example)
     return names
-
-
-def _read_lines(kind: str, path: str) -> Iterator[tuple[int, str, str | None]]:
-    """(line number, path, what follows the tab or None) of the lines of a list that are not empty."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{kind} {path!r} does not exist; expected a text file with one path a line")
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, start=1):
-            name, tab, rest = line.rstrip("\n").partition("\t")
-            if name.strip():
-                yield number, name, rest if tab else None

@@ -17,6 +17,7 @@ from typing import Any
 
 from open_magvit2.common.arguments import at_least
 from open_magvit2.common.files import write_atomically
+from open_magvit2.data.image_files import escaped
 
 FILE, PATHS = "index.json", "paths.txt"
 VERSION = 2
@@ -103,25 +104,16 @@ class Index:
 
 
 def tokens_file(shard: int) -> str:
-    """Name of a shard's tokens."""
     return f"tokens-{shard:05d}.npy"
 
 
 def labels_file(shard: int) -> str:
-    """Name of a shard's labels."""
     return f"labels-{shard:05d}.npy"
 
 
 def paths_text(paths: Sequence[str]) -> bytes:
-    """The content of paths.txt.
-
-    Raises:
-        ValueError: for a path with a line break.
-    """
-    broken = [path for path in paths if "\n" in path or "\r" in path]
-    if broken:
-        raise ValueError(f"{len(broken)} paths hold line breaks, e.g. {broken[0]!r}: rename the files")
-    return "".join(f"{path}\n" for path in paths).encode("utf-8", errors="surrogateescape")
+    """The content of paths.txt; names with line breaks as `image_files.escaped` writes them."""
+    return "".join(f"{escaped(path)}\n" for path in paths).encode("utf-8", errors="surrogateescape")
 
 
 def write_index(folder: Path, index: Index) -> None:
@@ -130,12 +122,7 @@ def write_index(folder: Path, index: Index) -> None:
 
 
 def read_index(folder: Path) -> Index:
-    """Read and check index.json, of version 1 as well.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is of another version, lacks fields, or holds impossible values.
-    """
+    """Read and check index.json, of version 1 as well; ValueError or FileNotFoundError says what is wrong with it."""
     path = folder / FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no tokens: there is no {FILE}; scripts/tokenize_images.py writes them")

@@ -1,19 +1,16 @@
 """Checkpoint files are whole or not there: written atomically, linked by name, and checked before use."""
 
 import errno
-import fcntl
 import logging
 import os
 import pickle
 import re
 import shutil
-import socket
 import zipfile
 import zlib
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -76,31 +73,6 @@ def alias(path: Path, name: str) -> None:
     finally:
         partial.unlink(missing_ok=True)  # to move a link onto another link of the same file leaves both
     sync_folder(path.parent)
-
-
-def claim(folder: Path) -> IO[str]:
-    """Lock a folder for this process, until the returned file is closed or the process ends in whatever way.
-
-    Raises:
-        ValueError: naming the process that has it, its host and since when.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - stays open
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by forked workers
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            logger.warning("%s cannot be locked (%s): nothing keeps a second run out", folder, error)
-            return file
-        file.seek(0)
-        raise ValueError(
-            f"{folder} belongs to {file.read()}, which still runs: end it, or name another folder by "
-            "checkpoint.dirpath or by the logger's version"
-        ) from error
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()} (since {datetime.now():%Y-%m-%d %H:%M:%S})")
-    file.flush()
-    return file
 
 
 def remove_partial_files(folder: Path) -> None:

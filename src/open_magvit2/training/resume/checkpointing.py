@@ -14,6 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
 from open_magvit2.common.arguments import at_least
+from open_magvit2.common.files import claim
 from open_magvit2.training import lightning_internals
 from open_magvit2.training.resume import checkpoint_files
 from open_magvit2.training.resume.preemption import EXIT_CODE, Agreement, SignalWatch
@@ -21,6 +22,7 @@ from open_magvit2.training.resume.preemption import EXIT_CODE, Agreement, Signal
 logger = logging.getLogger(__name__)
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+_ANOTHER_FOLDER = "end it, or name another folder by checkpoint.dirpath or by the logger's version"
 _NOTHING, _SAVE, _STOP = range(3)  # what a rank asks for after a step; the largest of all ranks counts
 
 
@@ -80,7 +82,7 @@ class TrainingCheckpoint(Checkpoint):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = checkpoint_files.AtomicCheckpointIO()
         if trainer.is_global_zero:
-            self._claim = checkpoint_files.claim(Path(self.dirpath))  # until the process ends
+            self._claim = claim(Path(self.dirpath), _ANOTHER_FOLDER)  # until the process ends
             checkpoint_files.remove_partial_files(Path(self.dirpath))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from open_magvit2.common.arguments import at_least
 from open_magvit2.data.dataset import ImageDataset, RawImage
 from open_magvit2.data.order import random_stream
 from open_magvit2.data.sources.synthetic.drawing import Palette, linear, paint
@@ -29,11 +30,9 @@ class SyntheticImages(ImageDataset):
     def __init__(
         self, num_images: int, size: int, seed: int = 0, split: Literal["train", "validation"] = "train"
     ) -> None:
-        if num_images < 1 or size < 16 or seed < 0:
-            raise ValueError(
-                "SyntheticImages expects num_images >= 1, size >= 16 and seed >= 0, "
-                f"got num_images={num_images}, size={size}, seed={seed}"
-            )
+        at_least(1, num_images=num_images)
+        at_least(16, size=size)
+        at_least(0, seed=seed)
         if split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
         self.num_images = num_images
