@@ -1,8 +1,8 @@
 """How much of the samples is realistic, and how much of the real images is reached, by nearest neighbours.
 
 Precision and recall: Kynkaanniemi et al., arXiv 1904.06991, with 3 neighbours and distances up to the radius, as the
-ADM evaluator has them; it computes in float16. Density and coverage: Naeem et al., arXiv 2002.09797, with 5 neighbours and
-distances below the radius, as its code has them: one outlier among the real images does not raise them.
+ADM evaluator has them; it computes in float16. Density and coverage: Naeem et al., arXiv 2002.09797, with 5 neighbours
+and distances below the radius, as its code has them: one outlier among the real images does not raise them.
 """
 
 import torch
