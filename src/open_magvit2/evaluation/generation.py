@@ -170,16 +170,16 @@ def _warnings(images: ImageSet, protocol: Protocol, reference: Reference, result
     warnings = []
     if len(images) != protocol.num_images:
         warnings.append(
-            f"{len(images):,} images, not the {protocol.num_images:,} of the protocol: all figures depend on the number "
-            "of images and are not comparable with published ones"
+            f"{len(images):,} images, not the {protocol.num_images:,} of the protocol: all figures depend on the "
+            "number of images and are not comparable with published ones"
         )
     for name, size in _MOMENTS.items():
         if name in result.metrics and len(images) <= size:
             warnings.append(f"{name}: {len(images):,} images, fewer than its {size:,} features: a singular covariance")
     if reference.facts["moments"] != "of the file":
         warnings.append(
-            f"the reference's moments are of {reference.facts['num_images']:,} images, not of a published file: FID and "
-            "sFID are not comparable with published ones"
+            f"the reference's moments are of {reference.facts['num_images']:,} images, not of a published file: FID "
+            "and sFID are not comparable with published ones"
         )
     balance = class_balance(images.labels)
     if balance["per_class"] and balance["per_class"][0] != balance["per_class"][1]:

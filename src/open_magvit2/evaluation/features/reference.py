@@ -70,18 +70,26 @@ def load_reference(
             "VIRTUAL_imagenet256_labeled.npz, an npz of images, or a folder"
         )
     moments = _read_moments(path, keys) if {"mu", "sigma"} <= set(keys) else None
-    measured, facts = (
-        None,
-        {"path": str(path), "sha256": sha256_of(path) if path.is_file() else None, "num_images": None},
-    )
+    facts = {"path": str(path), "sha256": fingerprint(path), "num_images": None}
+    measured = None
     if moments is None or (with_features and "arr_0" in keys):
         images = open_images(path)
         measured = _measure(images, device, batch_size, progress)
-        facts |= {"sha256": images.facts["fingerprint"], "num_images": len(images)}
+        facts["num_images"] = len(images)
     facts["moments"] = "of the file" if moments else "of its images"
     facts["num_neighbours_of"] = len(measured.features) if measured else None
     pooled, spatial = moments or (measured.pooled, measured.spatial)
     return Reference(pooled, spatial, measured.features if measured else None, facts)
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 of a reference's file, or over the names, sizes and contents of its images.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+    """
+    path = Path(path).expanduser()
+    return sha256_of(path) if path.is_file() else open_images(path).facts["fingerprint"]
 
 
 def _read_moments(path: Path, keys: list[str]) -> tuple[Gaussian, Gaussian | None]:
