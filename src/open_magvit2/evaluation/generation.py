@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
+from open_magvit2.common.files import sha256_of
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import float32
 from open_magvit2.evaluation import metrics as metric_table
@@ -114,17 +115,38 @@ def evaluate_images(
     return GenerationRun(record, result, torch.stack([gathered[place] for place in sorted(gathered)]))
 
 
-def samples_model(images: ImageSet, method: str = "") -> dict[str, Any]:
-    """The model of finished images: of their generator what scripts/sample.py wrote, the rest is not known."""
-    path = images.facts["path"]
+def samples_model(
+    images: ImageSet, method: str = "", checkpoint: Path | None = None, num_params: int | None = None
+) -> dict[str, Any]:
+    """The model that images come from.
+
+    Args:
+        images: finished ones, or those of a generator.
+        method: its name; by default that of its file.
+        checkpoint: its file, by which a table finds the record; None: not known, the samples stand for it.
+        num_params: how many parameters it has, if that is known.
+
+    Raises:
+        ValueError: if the images say that another file made them.
+    """
+    digest = images.facts.get("generator_sha256")
+    path = checkpoint or Path(images.facts["path"])
+    if checkpoint is not None:
+        own = sha256_of(checkpoint)
+        if digest not in (None, own):
+            raise ValueError(
+                f"the images were made by a generator of SHA-256 {digest}, got {checkpoint} of {own}: name the file "
+                "that made them"
+            )
+        digest = own
     return {
-        "method": method or Path(path).stem,
+        "method": method or path.stem,
         "train_data": "-",
         "family": None,
-        "checkpoint_path": path,
-        "checkpoint_sha256": images.facts.get("generator_sha256", images.facts["fingerprint"]),
+        "checkpoint_path": str(path),
+        "checkpoint_sha256": digest or images.facts["fingerprint"],
         "weights_used": None,
-        "num_params": None,
+        "num_params": num_params,
     }
 
 
