@@ -20,13 +20,13 @@ def sum_over_ranks(state: Tensor | None, shape: tuple[int, ...], dtype: torch.dt
         A new tensor; the state itself is left alone, so that accumulation may go on.
     """
     if state is None:
-        state = torch.zeros(shape, dtype=dtype, device=_collective_device())
+        state = torch.zeros(shape, dtype=dtype, device=collective_device())
     if tuple(state.shape) != tuple(shape) or state.dtype != dtype:
         raise ValueError(f"expected a state {shape} of {dtype}, got {tuple(state.shape)} of {state.dtype}")
     return all_reduce_sum(state.clone())
 
 
-def _collective_device() -> torch.device:
+def collective_device() -> torch.device:
     """Where a tensor must be to take part in a collective: NCCL has no CPU tensors."""
     if is_distributed() and dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())

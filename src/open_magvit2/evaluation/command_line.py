@@ -7,8 +7,8 @@ from open_magvit2.common.devices import choose_device
 from open_magvit2.common.errors import short_errors
 from open_magvit2.common.files import check_writable
 from open_magvit2.data.decoding import MAX_PIXELS
+from open_magvit2.evaluation import generation_command_line, protocol, table_rows, tokenizers
 from open_magvit2.evaluation import image_size as sizes
-from open_magvit2.evaluation import protocol, table_rows, tokenizers
 
 
 def parse_evaluate(description: str, protocols: Path, arguments: list[str] | None = None) -> argparse.Namespace:
@@ -22,7 +22,9 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
         protocols: folder of the named protocols.
         arguments: by default those of the process.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind, epilog = argparse.RawDescriptionHelpFormatter, generation_command_line.make_parser().format_help()
+    epilog = f"for generated images:\n\n{epilog}".replace("%", "%%")
+    parser = argparse.ArgumentParser(description=description, formatter_class=kind, epilog=epilog)
     add = parser.add_argument
     what, source = parser.add_mutually_exclusive_group(required=True), parser.add_mutually_exclusive_group()
     what.add_argument("--checkpoint", help="evaluate one tokenizer")

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from open_magvit2.common import weights
 from open_magvit2.common.images import to_uint8
@@ -18,6 +18,8 @@ from open_magvit2.common.precision import float32
 
 Preprocessing = Literal["paper", "u8", "tf"]
 NUM_FEATURES = 2048
+NUM_SPATIAL_FEATURES = 2023  # 7 x 17 x 17
+_SPATIAL_CHANNELS = 7
 _INPUT_SIZE = 299
 
 
@@ -26,6 +28,7 @@ class InceptionOutput(NamedTuple):
 
     features: Tensor  # float32 [B, 2048], the last pooling layer
     logits: Tensor  # float32 [B, 1008], without the bias, as the Inception score uses them
+    spatial: Tensor  # float32 [B, 2023], 7 channels of a 17 x 17 grid, in TensorFlow's order: row, column, channel
 
 
 class Inception:
@@ -41,6 +44,8 @@ class Inception:
         self.network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
         )
+        # What TensorFlow calls mixed_6/conv, after its ReLU.
+        self.network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
         self._kept = lru_cache(maxsize=4)(self._run)
 
     def __call__(self, image: Tensor, preprocessing: Preprocessing = "paper") -> InceptionOutput:
@@ -59,7 +64,7 @@ class Inception:
     def _run(self, image: Tensor, preprocessing: Preprocessing) -> InceptionOutput:
         self.network.to(image.device)
         if preprocessing == "tf":
-            return InceptionOutput(*self.network(to_uint8(image)))
+            return InceptionOutput(*self.network(to_uint8(image)), self._spatial)
         if preprocessing == "paper":
             unit = (image.to(torch.float32).clamp(-1.0, 1.0) + 1.0) / 2.0
         elif preprocessing == "u8":
@@ -72,7 +77,10 @@ class Inception:
         for layer in layers:
             x = layer(x)
         features = x.flatten(1)
-        return InceptionOutput(features, features @ classifier.weight.T)
+        return InceptionOutput(features, features @ classifier.weight.T, self._spatial)
+
+    def _keep_spatial(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._spatial = output[:, :_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
 
 
 def load() -> Inception:

@@ -9,16 +9,18 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from open_magvit2.common.weights import WeightsUnavailable
+from open_magvit2.evaluation.features.reference import Reference
 from open_magvit2.protocols import Metric
 
 # name: (module, arguments)
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rfid_u8": ("rfid", {"preprocessing": "u8"}),
     "rfid_tf": ("rfid", {"preprocessing": "tf"}),
+    "sfid": ("fid", {"features": "spatial"}),
     "lpips_alex": ("lpips", {"networks": ("alex",)}),
     "lpips_vgg": ("lpips", {"networks": ("vgg",)}),
 }
@@ -33,6 +35,7 @@ class MetricContext:
     # Names the content of the dataset and its preprocessing, so that figures of the originals can be kept between runs
     # (the moments of rFID); empty: keep nothing.
     dataset_key: str = ""
+    reference: Reference | None = None  # what generated images are compared with; None of reconstructions
 
 
 def available() -> list[str]:
@@ -67,7 +70,7 @@ def create(names: Sequence[str], context: MetricContext) -> tuple[dict[str, Metr
     for name in names:
         kind, arguments = _metric_class(name)
         parameters = inspect.signature(kind).parameters
-        known = {field: value for field, value in asdict(context).items() if field in parameters}
+        known = {field: value for field, value in vars(context).items() if field in parameters}
         for field, value in known.items():
             if value is None and parameters[field].default is inspect.Parameter.empty:
                 raise ValueError(f"the metric {name} needs {field}, which is not known here")

@@ -6,16 +6,14 @@ over the splits. In the dataset's order, sorted by class, the same images score 
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from open_magvit2.common import weights
-from open_magvit2.common.accumulators import sum_over_ranks
 from open_magvit2.evaluation.features import inception
+from open_magvit2.evaluation.features.class_probabilities import GroupedInceptionScore
 from open_magvit2.protocols import EvaluationBatch
 
 _NUM_SPLITS = 10
 _SEED = 2020  # torch-fidelity's
-_NUM_CLASSES = 1008
 
 
 class ReconstructionInceptionScore:
@@ -36,24 +34,13 @@ class ReconstructionInceptionScore:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._sums: Tensor | None = None  # float64 [splits, classes + 1]: sums of p, and of sum_c p log p
+        self._groups = GroupedInceptionScore(_NUM_SPLITS)
 
-    @torch.no_grad()
     def update(self, batch: EvaluationBatch) -> None:
         """Accumulate the class probabilities of a batch."""
-        log_p = self.network(batch.output, "tf").logits.to(torch.float64).log_softmax(dim=1)
-        p = log_p.exp()
-        rows = torch.cat([p, (p * log_p).sum(dim=1, keepdim=True)], dim=1)
-        if self._sums is None:
-            self._sums = rows.new_zeros(_NUM_SPLITS, _NUM_CLASSES + 1)
-            self._split = self._split.to(rows.device)
-        self._sums.index_add_(0, self._split[batch.index.to(rows.device)], rows)
+        self._groups.update(self._split[batch.index.cpu()], self.network(batch.output, "tf").logits)
 
     def compute(self) -> dict[str, float]:
         """Mean and standard deviation over the splits that hold images; a collective call under DDP."""
-        sums = sum_over_ranks(self._sums, (_NUM_SPLITS, _NUM_CLASSES + 1), torch.float64).cpu()
-        number = self._split.bincount(minlength=_NUM_SPLITS).cpu()[:, None]
-        means = (sums / number)[number[:, 0] > 0]
-        p = means[:, :-1]
-        scores = (means[:, -1] - torch.special.xlogy(p, p).sum(dim=1)).exp()
+        scores = self._groups.scores()
         return {"ris": scores.mean().item(), "ris_std": scores.std(correction=0).item()}

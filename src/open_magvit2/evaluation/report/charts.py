@@ -1,6 +1,7 @@
 """The charts of a page, drawn with matplotlib as SVG in the colours of its style sheet, light and dark."""
 
 import io
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,6 +109,43 @@ def code_usage(sorted_counts: Tensor, codebook_size: int) -> Chart:
     axes.text(0.98, 0.05, f"half of the tokens: {half:,} codes", fontsize=8, color=_SOFT, ha="right")
     description = f"{len(sorted_counts):,} of {codebook_size:,} codes used, {half:,} cover half of the tokens"
     return _chart("Use of the codes", axes, description)
+
+
+def sweep(points: list[dict[str, Any]]) -> list[Chart]:
+    """FID and Inception Score of the points of a sweep against the first option, and against each other.
+
+    Args:
+        points: with "options" and "metrics"; a line for every combination of the other options.
+    """
+    scale, *others = points[0]["options"]
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for point in points:
+        values = {name: value[0] if isinstance(value, list) else value for name, value in point["options"].items()}
+        fid, score = (point["metrics"].get(name) for name in ("fid", "inception_score"))
+        label = ", ".join(f"{name} {values[name]:g}" for name in others)
+        if fid is not None and score is not None:
+            lines.setdefault(label, []).append((values[scale], fid, score))
+    wanted = [
+        ("FID", scale, "FID", 0, 1),
+        ("Inception Score", scale, "IS", 0, 2),
+        ("IS against FID", "FID", "IS", 1, 2),
+    ]
+    return [_curves(title, x_label, y_label, lines, x, y) for title, x_label, y_label, x, y in wanted if lines]
+
+
+def _curves(
+    title: str, x_label: str, y_label: str, lines: dict[str, list[tuple[float, float, float]]], x: int, y: int
+) -> Chart:
+    axes = _axes(x_label, y_label)
+    styles = itertools.product(("-", "--", ":", "-."), (_ACCENT, _MARK, _SOFT))
+    for (label, values), (style, colour) in zip(lines.items(), styles, strict=False):
+        ordered = sorted(values)
+        columns = [value[x] for value in ordered], [value[y] for value in ordered]
+        axes.plot(*columns, style, color=colour, marker="o", markersize=3, linewidth=1.2, label=label)
+    if len(lines) > 1:
+        axes.legend(fontsize=7, labelcolor=_SOFT, frameon=False)
+    found = [value[y] for values in lines.values() for value in values]
+    return _chart(title, axes, f"{y_label} from {min(found):.2f} to {max(found):.2f} against {x_label}")
 
 
 def bit_balance(means: Tensor) -> Chart:

@@ -32,7 +32,7 @@ class Kind:
     facts: tuple[Column, ...]  # columns of what was evaluated
     figures: tuple[Column, ...]  # columns of figures, published or measured
     cards: tuple[str, ...]  # further figures that a page shows large
-    describe: Callable[[dict[str, Any]], dict[str, Any]]  # the values of `facts` that a record tells
+    describe: Callable[[dict[str, Any]], dict[str, Any]]  # the values of those `facts` that a record tells
 
     @property
     def titles(self) -> list[str]:
@@ -79,7 +79,38 @@ RECONSTRUCTION = Kind(
     describe=_describe_reconstruction,
 )
 
-KINDS: dict[str, Kind] = {"reconstruction": RECONSTRUCTION}
+
+def _describe_generation(record: dict[str, Any]) -> dict[str, Any]:
+    sampling, num_params = record.get("samples", {}).get("sampling"), record["model"].get("num_params")
+    told = {} if num_params is None else {"num_params": f"{num_params / 1e6:.0f}M"}
+    # Settings are of all sub-tokens, or a list of one each.
+    groups = (sampling or {}).get("groups") or [sampling or {}]
+    for name in ("guidance", "temperature"):
+        values = [f"{group[name]:g}" for group in groups if isinstance(group.get(name), int | float)]
+        if values:
+            told[name] = ", ".join(values if len(set(values)) > 1 else values[:1])
+    return told
+
+
+GENERATION = Kind(
+    title="generation",
+    table_title="Comparison of generators",
+    facts=(
+        Column("num_params", "#Params", optional=True),
+        Column("guidance", "Guidance", optional=True),
+        Column("temperature", "Temperature", optional=True),
+    ),
+    figures=(
+        Column("fid", "FID", "{:.2f}"),
+        Column("inception_score", "IS", "{:.2f}"),
+        Column("precision", "Precision", "{:.2f}"),
+        Column("recall", "Recall", "{:.2f}"),
+    ),
+    cards=("sfid", "density", "coverage"),
+    describe=_describe_generation,
+)
+
+KINDS: dict[str, Kind] = {"reconstruction": RECONSTRUCTION, "generation": GENERATION}
 
 # Of which PSNR a figure is.
 QUALIFIERS = {

@@ -24,7 +24,7 @@ def row(record: dict[str, Any]) -> str:
     kind = KINDS[record["kind"]]
     facts = kind.describe(record)
     cells = [f"{record['model']['method']}{_in_brackets(*doubts(record))}"]
-    cells += [column.form.format(facts[column.name]) for column in kind.facts]
+    cells += [column.form.format(facts[column.name]) if column.name in facts else "-" for column in kind.facts]
     for column in kind.figures:
         name = figure_name(column, record["protocol"])
         value = figure(record, name)[1] if name else None

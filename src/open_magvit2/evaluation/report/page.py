@@ -21,7 +21,21 @@ if TYPE_CHECKING:
     import jinja2
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_FOLDED = ("protocol", "dataset", "model", "metric_weights", "runtime", "versions", "git", "command", "sanity")
+_FOLDED = (
+    "protocol",
+    "samples",
+    "reference",
+    "dataset",
+    "model",
+    "metric_weights",
+    "runtime",
+    "versions",
+    "git",
+    "command",
+    "sanity",
+)
+
+_TWO_DIGITS = ("rfid", "ris", "psnr", "bits", "codebook_entropy", "fid", "sfid", "inception_score")
 
 
 def render(
@@ -29,6 +43,7 @@ def render(
     rows: dict[str, Tensor] | None = None,
     details: dict[str, dict[str, Tensor]] | None = None,
     pictures: list[Picture] | None = None,
+    samples: Tensor | None = None,
 ) -> str:
     """The page of one record.
 
@@ -36,6 +51,7 @@ def render(
         record: as `record.write_json` returns it.
         rows, details: of the `loop.Evaluation`, for charts.
         pictures: of the gallery.
+        samples: generated images to show, uint8 [N, 3, H, W].
     """
     kind, protocol = KINDS[record["kind"]], record["protocol"]
     groups: dict[str, list[Picture]] = {}
@@ -55,12 +71,20 @@ def render(
             images=image_count(record),
             cards=[card for card in cards if card[1] in record["metrics"] or card[0] in record["metrics_absent"]],
             groups=groups,
+            samples=[] if samples is None else list(samples),
             amplification=AMPLIFICATION,
             charts=charts.draw(record, rows or {}, details or {}),
             figures=[(_plain_name(name, record), name, value) for name, value in record["metrics"].items()],
             folded=[(name.replace("_", " "), json.dumps(record[name], indent=2)) for name in _FOLDED if name in record],
         )
     )
+
+
+def render_sweep(sweep: dict[str, Any]) -> str:
+    """The page of a sweep, of the content of sweep.json; the results of its points are paths relative to the page."""
+    names = list(dict.fromkeys(name for point in sweep["points"] for name in point["metrics"]))
+    drawn = charts.sweep(sweep["points"])
+    return _environment().get_template("sweep.html").render(sweep=sweep, names=names, charts=drawn)
 
 
 def render_table(kind: Kind, rows: list[dict[str, Any]], created: str) -> str:
@@ -112,4 +136,4 @@ def _number(value: float | None, name: str) -> str:
         return f"{value:.1%}"
     if name in ("codebook_used", "codebook_perplexity"):
         return f"{value:,.0f}"
-    return f"{value:.2f}" if name.startswith(("rfid", "ris", "psnr", "bits", "codebook_entropy")) else f"{value:.4f}"
+    return f"{value:.2f}" if name.startswith(_TWO_DIGITS) else f"{value:.4f}"

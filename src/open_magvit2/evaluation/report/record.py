@@ -53,12 +53,18 @@ def write_json(path: Path | str, content: dict[str, Any]) -> dict[str, Any]:
     Raises:
         TypeError: for a value that JSON cannot hold, by name.
     """
+    content = plain(content)
+    write_atomically(Path(path), json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return content
+
+
+def plain(content: dict[str, Any]) -> dict[str, Any]:
+    """The plain values that `write_json` writes."""
     replaced: list[str] = []
-    plain = _plain(content, "", replaced)
+    values = _plain(content, "", replaced)
     if replaced:
-        plain.setdefault("warnings", []).extend(replaced)
-    write_atomically(Path(path), json.dumps(plain, indent=2, allow_nan=False) + "\n")
-    return plain
+        values.setdefault("warnings", []).extend(replaced)
+    return values
 
 
 def read(path: Path) -> dict[str, Any]:

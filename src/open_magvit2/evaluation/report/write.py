@@ -10,9 +10,10 @@ from open_magvit2.common import environment
 from open_magvit2.common.files import write_atomically
 from open_magvit2.evaluation.report import gallery, markdown, page
 from open_magvit2.evaluation.report.kinds import KINDS
-from open_magvit2.evaluation.report.record import SCHEMA_VERSION, write_json
+from open_magvit2.evaluation.report.record import SCHEMA_VERSION, plain, write_json
 
 if TYPE_CHECKING:
+    from open_magvit2.evaluation.generation import GenerationRun
     from open_magvit2.evaluation.run import Run
 
 
@@ -32,10 +33,47 @@ def run_files(folder: Path | str, run: "Run") -> str:
     write_atomically(folder / "per_image.npz", columns.getvalue())
     pictures = gallery.pictures(run.tokenizer, run.dataset, rows, run.device, run.evaluation.reconstructions)
     write_atomically(folder / "report.html", page.render(record, rows, run.evaluation.details, pictures))
+    return _summary(record, row, f"results.json, per_image.npz, row.md and report.html in {folder}")
+
+
+def generation_files(folder: Path | str, run: "GenerationRun") -> str:
+    """Write results.json, row.md and report.html of generated images; to be called on one rank.
+
+    Returns:
+        a summary for the terminal.
+    """
+    folder = Path(folder)
+    record = plain(run.record)
+    row = markdown.row(record)
+    write_atomically(folder / "row.md", f"{markdown.header(KINDS[record['kind']])}\n{row}\n")
+    write_atomically(folder / "report.html", page.render(record, samples=run.pictures))
+    # Last: a sweep takes a point for finished that has its results.
+    write_json(folder / "results.json", record)
+    return _summary(record, row, f"results.json, row.md and report.html in {folder}")
+
+
+def sweep_files(folder: Path | str, sweep: dict[str, Any]) -> dict[str, Any]:
+    """Write sweep.json and sweep.html; to be called on one rank.
+
+    Args:
+        folder: to write to.
+        sweep: of `sweep.run`.
+
+    Returns:
+        the content of sweep.json.
+    """
+    folder = Path(folder)
+    head = {"kind": "generation-sweep", "schema_version": SCHEMA_VERSION, "created_utc": environment.now()}
+    content = write_json(folder / "sweep.json", {**head, **sweep})
+    write_atomically(folder / "sweep.html", page.render_sweep(content))
+    return content
+
+
+def _summary(record: dict[str, Any], row: str, where: str) -> str:
+    """The figures, the row and the files, for the terminal."""
     width = max(map(len, record["metrics"]), default=0)
     figures = {name: "-" if value is None else f"{value:.6g}" for name, value in record["metrics"].items()}
-    lines = [f"{name:{width}}  {value}" for name, value in figures.items()]
-    return "\n".join([*lines, row, f"results.json, per_image.npz, row.md and report.html in {folder}"])
+    return "\n".join([*(f"{name:{width}}  {value}" for name, value in figures.items()), row, where])
 
 
 def table_files(folder: Path | str, rows: list[dict[str, Any]], kind: str = "reconstruction") -> str:

@@ -1,0 +1,294 @@
+"""Generated images of an npz, a folder and a generator through to results.json, row, page, table and sweep."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, run_here
+from PIL import Image
+from small_tokenizers import make_images
+from test_pages_in_a_browser import BROWSER, look
+
+from open_magvit2.evaluation import generation, protocol, sweep, table, table_rows
+from open_magvit2.evaluation.features import inception
+from open_magvit2.evaluation.features.reference import load_reference
+from open_magvit2.evaluation.generated import GeneratedImages
+from open_magvit2.evaluation.generation import GenerationSetting, evaluate_images, samples_model
+from open_magvit2.evaluation.metrics import inception_score
+from open_magvit2.evaluation.report import write
+from open_magvit2.evaluation.samples import open_images
+
+CONFIGS = ROOT / "configs" / "evaluation"
+ADM = protocol.load("adm", CONFIGS)
+CPU = torch.device("cpu")
+
+
+FEATURES, SPATIAL_FEATURES = 48, 27
+
+
+class PixelNetwork:
+    """In place of Inception: a few averaged pixels are the features, so that a pass takes no time."""
+
+    def __call__(self, image, preprocessing):
+        assert preprocessing == "tf"
+        features, spatial = (torch.nn.functional.adaptive_avg_pool2d(image, side).flatten(1) for side in (4, 3))
+        logits = 8.0 * torch.nn.functional.pad(features, (0, 1008 - FEATURES), value=-1.0)
+        return inception.InceptionOutput(features, logits, spatial)
+
+
+@pytest.fixture
+def pixel_network(monkeypatch, random_networks, tmp_path):
+    monkeypatch.setattr(inception, "load", PixelNetwork)
+    monkeypatch.setattr(inception, "NUM_FEATURES", FEATURES)
+    monkeypatch.setattr(inception, "NUM_SPATIAL_FEATURES", SPATIAL_FEATURES)
+    monkeypatch.setenv("OPEN_MAGVIT2_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("open_magvit2.evaluation.provenance.metric_weights", lambda metrics: {})
+
+
+def nhwc(images):
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """20 samples as npz, compressed npz and folder; a reference of 12 images, and of moments."""
+    samples, real = make_images(20, seed=0), make_images(12, seed=1)
+    labels = np.arange(20) % 4
+    np.savez(tmp_path / "stored.npz", nhwc(samples), labels)
+    np.savez_compressed(tmp_path / "compressed.npz", arr_0=nhwc(samples))
+    (tmp_path / "folder").mkdir()
+    for i, image in enumerate(samples):
+        Image.fromarray(nhwc(image[None])[0]).save(tmp_path / "folder" / f"{i:06d}.png")
+    np.savez(tmp_path / "real.npz", nhwc(real))
+    return tmp_path
+
+
+def setting(reference, **changes):
+    return GenerationSetting(reference, CPU, 8, progress=False, **{"allow_few_images": True, **changes})
+
+
+def evaluate(path, reference, chosen=ADM, **changes):
+    images = open_images(path)
+    return evaluate_images(images, samples_model(images), chosen, setting(reference, **changes))
+
+
+def test_npz_compressed_npz_and_folder_hold_the_same_images(files):
+    expected = make_images(20, seed=0)
+    for name in ("stored.npz", "compressed.npz", "folder"):
+        images = open_images(files / name)
+        batches = list(images.batches(8))
+        assert [len(index) for index, _ in batches] == [8, 8, 4]
+        assert torch.cat([index for index, _ in batches]).tolist() == list(range(20)), name
+        assert torch.equal(torch.cat([pixels for _, pixels in batches]), expected), name
+    assert open_images(files / "stored.npz").labels.tolist() == [i % 4 for i in range(20)]
+
+
+def test_one_figure_whatever_holds_the_images(files, pixel_network):
+    runs = [evaluate(files / name, files / "real.npz") for name in ("stored.npz", "compressed.npz", "folder")]
+    first = runs[0].record["metrics"]
+    assert first.keys() == {
+        *("fid", "sfid", "inception_score", "inception_score_std", "inception_score_shuffled"),
+        *("precision", "recall", "density", "coverage"),
+    }
+    for run in runs[1:]:
+        assert run.record["metrics"] == pytest.approx(first, rel=1e-9)
+    again = evaluate(files / "stored.npz", files / "real.npz")  # the reference's features were kept
+    assert again.record["metrics"] == pytest.approx(first, rel=1e-9)
+
+
+def test_the_record_tells_samples_and_reference(files, pixel_network):
+    found = evaluate(files / "stored.npz", files / "real.npz").record
+    assert found["kind"] == "generation"
+    assert found["samples"]["num_images"] == 20
+    assert (found["samples"]["num_classes"], found["samples"]["per_class"]) == (4, [5, 5])
+    assert found["samples"]["image_size"] == [32, 32]
+    assert re.fullmatch("[0-9a-f]{64}", found["reference"]["sha256"])
+    assert found["reference"]["num_images"] == 12
+    assert found["reference"]["moments"] == "of its images"
+    warnings = "\n".join(found["warnings"])
+    assert "20 images, not the 50,000 of the protocol" in warnings
+    assert "moments are of 12 images" in warnings
+
+
+def test_moments_of_a_file_give_the_fid_of_its_images(files, pixel_network):
+    reference = load_reference(files / "real.npz", CPU, progress=False)
+    moments = {"mu": reference.pooled.mean.numpy(), "sigma": reference.pooled.covariance.numpy()}
+    spatial = {"mu_s": reference.spatial.mean.numpy(), "sigma_s": reference.spatial.covariance.numpy()}
+    np.savez(files / "all.npz", **moments, **spatial, arr_0=nhwc(make_images(12, seed=1)))
+    np.savez(files / "moments.npz", **moments)
+    expected = evaluate(files / "stored.npz", files / "real.npz").record["metrics"]
+    found = evaluate(files / "stored.npz", files / "all.npz").record
+    assert found["metrics"] == pytest.approx(expected, rel=1e-6)
+    assert found["reference"]["moments"] == "of the file"
+    found = evaluate(files / "stored.npz", files / "moments.npz").record
+    assert found["metrics"]["fid"] == pytest.approx(expected["fid"], rel=1e-6)
+    assert set(found["metrics_absent"]) == {"sfid", "precision_recall"}
+    assert "mu_s" in found["metrics_absent"]["sfid"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": np.zeros((3, 4, 4, 3), np.uint8)}, "expected images under the key arr_0, got images"),
+        (
+            {"arr_0": np.zeros((3, 4, 4, 3), np.float32)},
+            r"expected arr_0 uint8 \[N, H, W, 3\], got float32 \[3, 4, 4, 3\]",
+        ),
+        ({"arr_0": np.zeros((3, 3, 4, 4), np.uint8)}, r"got uint8 \[3, 3, 4, 4\]"),
+    ],
+)
+def test_samples_of_another_form_are_refused(tmp_path, content, message):
+    np.savez(tmp_path / "bad.npz", **content)
+    with pytest.raises(ValueError, match=message):
+        open_images(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"mean": np.zeros(2048)}, "expected moments under mu and sigma, or images under arr_0, got mean"),
+        ({"mu": np.zeros(64), "sigma": np.eye(64)}, r"expected mu \[2048\] and sigma \[2048, 2048\] of floats"),
+        ({"mu": np.full(2048, np.nan), "sigma": np.eye(2048)}, "not finite"),
+    ],
+)
+def test_references_of_another_form_are_refused(tmp_path, content, message):
+    np.savez(tmp_path / "bad.npz", **content)
+    with pytest.raises(ValueError, match=message):
+        load_reference(tmp_path / "bad.npz", CPU, progress=False)
+
+
+def test_other_mistakes_name_got_and_expected(files, pixel_network):
+    with pytest.raises(ValueError, match="expected at least 2,049 generated images, got 20"):
+        evaluate(files / "stored.npz", files / "real.npz", allow_few_images=False)
+    (files / "broken.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="expected an npz file"):
+        open_images(files / "broken.npz")
+    Image.new("RGB", (40, 32)).save(files / "folder" / "wide.png")
+    with pytest.raises(ValueError, match="expected images of one size, got 32 x 32 .* and 32 x 40"):
+        list(open_images(files / "folder").batches(50))
+    with pytest.raises(FileNotFoundError, match="is not there"):
+        open_images(files / "nothing.npz")
+
+
+def test_images_in_the_order_of_their_classes_are_reported(files, pixel_network, monkeypatch):
+    for module in (inception_score, generation):
+        monkeypatch.setattr(module, "GROUP_SIZE", 5)
+    monkeypatch.setattr(inception_score.GenerationInceptionScore.__init__, "__defaults__", (5,))
+    samples = make_images(20, seed=0)
+    for name, labels in (("sorted", np.arange(20) // 5), ("shuffled", np.arange(20) % 4)):
+        np.savez(files / f"{name}.npz", nhwc(samples), labels)
+    ordered, shuffled = (evaluate(files / f"{name}.npz", files / "real.npz").record for name in ("sorted", "shuffled"))
+    assert any("not in shuffled order" in text for text in ordered["warnings"])
+    assert not any("not in shuffled order" in text for text in shuffled["warnings"])
+    assert not generation._is_ordered(None, 20, 100.0, 101.0)
+    assert generation._is_ordered(None, 20, 80.0, 101.0)  # nothing known of the classes
+
+
+def test_an_unfinished_run_of_samples_is_refused(files):
+    (files / "samples.json").write_text(json.dumps({"num_images": 30, "seed": 3}))
+    with pytest.raises(ValueError, match="expected the 30 images .* got 20"):
+        open_images(files / "stored.npz")
+
+
+class Shades:
+    """Makes images of a scale: the larger, the fewer different ones. Counts what it makes."""
+
+    def __init__(self):
+        self.number = 0
+
+    def images(self, options):
+        def make(labels, seeds):
+            self.number += len(seeds)
+            noise = torch.stack([make_images(1, seed=seed)[0] for seed in seeds]).float()
+            return (128 + (noise - 128) / options["guidance"]).to(torch.uint8)
+
+        made_by = {"sampling": {"kind": "Shades", **options}, "seed": 7, "generator_sha256": "0" * 64}
+        return GeneratedImages(make, torch.arange(20) % 4, range(100, 120), made_by)
+
+
+def test_images_of_a_generator_and_of_a_file_of_them_have_the_same_figures(files, pixel_network):
+    images = Shades().images({"guidance": 1.0, "temperature": 1.0})
+    (files / "g.ckpt").write_bytes(b"generator")
+    model = {"method": "shades", "checkpoint_path": "g.ckpt", "checkpoint_sha256": "0", "weights_used": None}
+    run = evaluate_images(images, {**model, "num_params": 343_000_000}, ADM, setting(files / "real.npz"))
+    pixels = torch.cat([pixels for _, pixels in images.batches(6)])
+    np.savez(files / "made.npz", nhwc(pixels))
+    again = evaluate(files / "made.npz", files / "real.npz")
+    assert run.record["metrics"] == pytest.approx(again.record["metrics"], rel=1e-9)
+    assert run.record["samples"]["sampling"]["guidance"] == 1.0
+    text = write.generation_files(files / "out", run)
+    assert "| shades | 343M | 1 | 1 |" in text
+    assert f"{run.record['metrics']['fid']:.2f} (20 images)" in text
+
+
+def test_a_sweep_does_not_sample_a_finished_point_again(files, pixel_network):
+    shades = Shades()
+    points = sweep.points(["guidance=1,1.5,2", "temperature=1,1.1"])
+    assert len(points) == 6
+    model = {"method": "shades", "checkpoint_path": "g.ckpt", "checkpoint_sha256": "0", "weights_used": None}
+    arguments = (shades.images, {**model, "num_params": None}, ADM, setting(files / "real.npz"), files / "sweep")
+    first = sweep.run(points[:4], *arguments)
+    assert shades.number == 4 * 24  # 20 images in batches of 8
+    whole = sweep.run(points, *arguments)
+    assert shades.number == 6 * 24
+    assert whole["points"][:4] == first["points"]
+    assert [point["options"] for point in whole["points"]] == points
+    written = json.loads((files / "sweep" / "sweep.json").read_text())
+    assert written["best_fid"] == min(written["points"], key=lambda point: point["metrics"]["fid"])["options"]
+    assert all(point["sampling"]["guidance"] == point["options"]["guidance"] for point in written["points"])
+    page = (files / "sweep" / "sweep.html").read_text()
+    assert page.count("<svg ") == 3
+    assert page.count("report.html") == 6
+    (files / "sweep" / written["points"][0]["results"]).write_text("{damaged")
+    sweep.run(points, *arguments)
+    assert shades.number == 7 * 24
+
+
+def test_the_words_of_a_sweep():
+    assert sweep.points(["guidance=1.9/2.0,3"]) == [{"guidance": [1.9, 2.0]}, {"guidance": 3.0}]
+    for words in (["guidance"], ["guidance=a"], ["guidance=1,1"], ["guidance=1", "guidance=2"], []):
+        with pytest.raises(ValueError, match="guidance"):
+            sweep.points(words)
+
+
+def test_the_published_table(tmp_path):
+    kind, rows = table_rows.load(CONFIGS / "table_generation.yaml", CONFIGS)
+    compared = table.compare(rows, tmp_path, tmp_path, None, kind)
+    text = write.table_files(tmp_path, compared, kind)
+    assert "| Open-MAGVIT2 AR-B | 343M | 1.9, 2 | 1 | 3.08 (published) | 258.26 (published) |" in text
+    assert all(entry["state"] == "published" for entry in compared)
+
+
+def test_the_command(files, pixel_network):
+    command = [ROOT / "scripts" / "evaluate.py", "--reference", files / "real.npz", "--device", "cpu"]
+    result = run_here(*command, "--samples", files / "stored.npz", "--allow-few-images", "--output", files / "out")
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (files / "out").iterdir()} == {"results.json", "row.md", "report.html"}
+    page = (files / "out" / "report.html").read_text()
+    assert page.count("<img") == 20
+    assert "stored: generation" in page
+    for flags, message in [
+        (["--samples", files / "stored.npz"], "expected at least 2,049 generated images, got 20"),
+        (["--samples", files / "stored.npz", "--sweep", "guidance=1"], "are for --generator alone"),
+        (["--samples", files / "gone.npz"], "is not there"),
+        (["--sweep", "guidance=1"], "needs --generator"),
+    ]:
+        result = run_here(*command, *flags, "--output", files / "bad")
+        assert result.returncode > 0
+        assert message in result.stderr
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine to look at pages with")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_pages_fit(files, pixel_network, width):
+    shades = Shades()
+    model = {"method": "shades", "checkpoint_path": "g.ckpt", "checkpoint_sha256": "0", "weights_used": None}
+    points = sweep.points(["guidance=1,1.5,2", "temperature=1,1.1"])
+    sweep.run(points, shades.images, {**model, "num_params": None}, ADM, setting(files / "real.npz"), files / "sweep")
+    (report, *_) = (files / "sweep" / "points").rglob("report.html")
+    for page in (files / "sweep" / "sweep.html", report):
+        seen = look(page.read_text(), files, width)
+        assert seen["page"] <= width
+        assert seen["images"] == page.read_text().count("<img")
