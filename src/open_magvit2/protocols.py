@@ -7,7 +7,7 @@ file. "Image" stands for a clip as well: where an image is [B, 3, H, W], a clip 
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
@@ -171,6 +171,40 @@ class Tokenizer(Protocol):
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(reconstruction not clamped, indices) of an image in one pass."""
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """What training's pictures, evaluation and scripts need of any class-conditional generator of tokens.
+
+    A tokenizer whose `codebook_size` and `token_shape` are the generator's `codebook_size` and `grid` makes images of
+    the indices.
+    """
+
+    codebook_size: int
+    grid: tuple[int, ...]
+    num_classes: int
+
+    def generate(self, labels: Tensor, seeds: Sequence[int], settings: Any = None) -> Tensor:
+        """Indices int64 [B, *grid] of one image a label.
+
+        An image depends on its label, its seed and the settings; not on the batch it is made in, up to rounding.
+
+        Args:
+            labels: int64 [B] in [0, num_classes).
+            seeds: one an image, whole numbers >= 0 of any size.
+            settings: of `make_settings`; None takes the generator's defaults.
+
+        Raises:
+            ValueError: for labels outside the class table, another number of seeds, or settings that do not fit.
+        """
+
+    def make_settings(self, **options: Any) -> Any:
+        """Settings of `generate`, a dataclass, from named options as a command line has them: guidance, temperature.
+
+        Raises:
+            ValueError: for an option that the generator does not have, naming those it has, or a value out of range.
+        """
 
 
 class EvaluationBatch(NamedTuple):

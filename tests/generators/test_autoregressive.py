@@ -131,7 +131,7 @@ def test_weights_in_half_precision_keep_their_angles():
     model = small().bfloat16()
     table = model.rotary(torch.zeros(1, dtype=torch.bfloat16))
     assert table.dtype == torch.float32
-    expected = axial_rotary_table((3, 4), 16)[:11].float()
+    expected = axial_rotary_table((3, 4), 16).float()
     assert torch.equal(table[1:], expected)
 
 

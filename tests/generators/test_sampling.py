@@ -7,7 +7,8 @@ import torch
 from generator_goldens import GOLDENS, generator, hash_of_indices, tokens_and_labels
 from test_autoregressive import small
 
-from open_magvit2.generators.sampling import Sampling, SubTokenSampling, draw, filtered, random_numbers, sample
+from open_magvit2.generators.drawing import Streams, SubTokenSampling, draw, filtered
+from open_magvit2.generators.sampling import Sampling, sample
 
 GREEDY = [("greedy_unguided", (1.0, 1.0)), ("greedy_cfg_2_2", (2.0, 2.0)), ("greedy_cfg_1.9_4", (1.9, 4.0))]
 NAMES = ["om2_ar_tiny", "om2_ar_tiny_9_9"] + [
@@ -96,9 +97,11 @@ def test_draws_follow_the_probabilities_and_never_take_an_excluded_value():
 
 
 def test_random_numbers_belong_to_the_seed():
-    numbers = random_numbers([7, 8], 4, 2)
-    assert torch.equal(random_numbers([8], 4, 2)[0], numbers[1])
-    assert not torch.equal(numbers[0], numbers[1])
+    streams, alone = Streams([7, 8, 8 + 2**32]), Streams([8])
+    for _ in range(2):
+        numbers = streams.uniform(4, 2)
+        assert torch.equal(alone.uniform(4, 2)[0], numbers[1])
+        assert len({tuple(image.flatten().tolist()) for image in numbers}) == 3  # the whole seed counts
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -5,34 +5,29 @@ Sources: MaskGIT (Chang et al., arXiv 2202.04200), MAGVIT-v2 (arXiv 2310.05737),
 generator, without the causal mask.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least, within
-from open_magvit2.generators.autoregressive import check_labels, initialize
-from open_magvit2.generators.factorization import Factorization
-from open_magvit2.layers.rotary import axial_rotary_table
-from open_magvit2.layers.transformer import EPS, TransformerBlock
+from open_magvit2.common.arguments import at_least
+from open_magvit2.generators.backbone import TokenTransformer, initialize
+from open_magvit2.generators.masking import MaskedSampling, make_settings, sample_masked
 
 Inputs = Literal["bits", "embeddings"]
 
 
-class MaskedGenerator(nn.Module):
+class MaskedGenerator(TokenTransformer):
     """Class-conditional prediction of masked sub-tokens from the others.
 
     Args:
         bits: of the sub-tokens (see `Factorization`); (9, 9) for 18 bits in MAGVIT-v2 and MaskBit.
-        grid: (rows, columns) of the tokens, or any number of axes.
-        num_classes: the class table has one row more, `null_class`, for classifier-free guidance.
-        width, num_heads, num_blocks, hidden: of the transformer; the defaults have 307 M parameters.
-        dropout: on the inputs, after attention and after SwiGLU.
+        grid, num_classes, width, num_heads, hidden, dropout, normalize_queries_and_keys: see `TokenTransformer`; the
+            defaults have 307 M parameters.
+        num_blocks: number of blocks.
         inputs: "bits": a sub-token enters as its bits in {-1, +1}, 0 where it is masked, through one linear layer;
             "embeddings": by a table for each group, with a row for the mask, summed.
-        normalize_queries_and_keys: RMSNorm in every attention.
 
     Raises:
         ValueError: for values out of range.
@@ -51,46 +46,27 @@ class MaskedGenerator(nn.Module):
         inputs: Inputs = "bits",
         normalize_queries_and_keys: bool = False,
     ) -> None:
-        super().__init__()
-        at_least(1, grid=grid, num_classes=num_classes, width=width, num_blocks=num_blocks)
-        within(0, 1, dropout=dropout)
+        options = (width, num_heads, hidden, dropout, normalize_queries_and_keys)
+        super().__init__(bits, grid, num_classes, *options, rotate_class_slot=True)
+        at_least(1, num_blocks=num_blocks)
         if inputs not in ("bits", "embeddings"):
             raise ValueError(f"inputs must be 'bits' or 'embeddings', got {inputs!r}")
-        self.bits = tuple(bits)
-        self.grid = tuple(grid)
-        self.num_classes = num_classes
-        self.width = width
-        self.num_heads = num_heads
         self.num_blocks = num_blocks
-        self.hidden = hidden
-        self.dropout = dropout
         self.inputs = inputs
-        self.normalize_queries_and_keys = normalize_queries_and_keys
-        self.factorization = Factorization(bits)
-        sizes = self.factorization.sizes
-        self.class_embedding = nn.Embedding(num_classes + 1, width)
         if inputs == "bits":
             self.bit_projection = nn.Linear(sum(self.bits), width)
-        else:
-            self.embeddings = nn.ModuleList(nn.Embedding(size + 1, width) for size in sizes)  # the last row is the mask
-        self.input_dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(width, num_heads, hidden, dropout, normalize_queries_and_keys) for _ in range(num_blocks)
-        )
-        self.norm = nn.RMSNorm(width, eps=EPS)
-        self.heads = nn.ModuleList(nn.Linear(width, size, bias=False) for size in sizes)
-        self._rotary: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        else:  # the last row of each table is the mask
+            self.embeddings = nn.ModuleList(nn.Embedding(size + 1, width) for size in self.factorization.sizes)
+        self.blocks = self.make_blocks(num_blocks)
         self.apply(initialize)
 
-    @property
-    def num_tokens(self) -> int:
-        """N, tokens of an image."""
-        return math.prod(self.grid)
+    def generate(self, labels: Tensor, seeds: Sequence[int], settings: MaskedSampling | None = None) -> Tensor:
+        """See `protocols.Generator`, and `masking.sample_masked`."""
+        return sample_masked(self, labels, seeds, settings)
 
-    @property
-    def null_class(self) -> int:
-        """The class of unconditional generation."""
-        return self.num_classes
+    def make_settings(self, **options: Any) -> MaskedSampling:
+        """See `protocols.Generator`, and `masking.make_settings` for the options."""
+        return make_settings(**options)
 
     def forward(self, sub_tokens: Tensor, is_masked: Tensor, labels: Tensor) -> list[Tensor]:
         """Logits of every sub-token, masked or not.
@@ -112,23 +88,13 @@ class MaskedGenerator(nn.Module):
                 f"expected sub-tokens and mask {expected} of grid {self.grid}, got {tuple(sub_tokens.shape)} and "
                 f"{tuple(is_masked.shape)}"
             )
-        check_labels(labels, self.num_classes)
+        self.check_labels(labels)
         features = torch.cat([self.class_embedding(labels)[:, None], self._embed(sub_tokens, is_masked)], dim=1)
         features = self.input_dropout(features)
         for block in self.blocks:
             features = block(features, self.rotary(features))
         features = self.norm(features[:, 1:])
         return [head(features) for head in self.heads]
-
-    def rotary(self, features: Tensor) -> Tensor:
-        """The rotary table [1 + N, head_width / 2, 2]: the class slot is not rotated. No buffer, kept in float32."""
-        key = (features.device, torch.promote_types(features.dtype, torch.float32))
-        if key not in self._rotary:
-            table = axial_rotary_table(self.grid, self.width // self.num_heads)
-            identity = torch.zeros_like(table[:1])
-            identity[..., 0] = 1.0
-            self._rotary[key] = torch.cat([identity, table]).to(*key)
-        return self._rotary[key]
 
     def _embed(self, sub_tokens: Tensor, is_masked: Tensor) -> Tensor:
         """[B, N, G] -> [B, N, D]."""

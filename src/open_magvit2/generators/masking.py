@@ -4,18 +4,22 @@ Sources: MaskGIT (arXiv 2202.04200), section 3.2, for confidence sampling with a
 schedule; MaskBit (arXiv 2409.16211) for the arccos schedule, guidance that grows with the step and groups masked alone.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from open_magvit2.common.arguments import above, at_least
-from open_magvit2.generators.autoregressive import check_labels
-from open_magvit2.generators.masked import MaskedGenerator
-from open_magvit2.generators.sampling import draw
+from open_magvit2.generators.drawing import Streams, draw
+from open_magvit2.generators.sampling import check_options, check_requests
+
+if TYPE_CHECKING:
+    from open_magvit2.generators.masked import MaskedGenerator
 
 MaskSchedule = Literal["arccos", "cosine"]
 
@@ -69,6 +73,21 @@ class MaskedSampling:
         return max(min(math.floor(total * share), now - 1), min(1, now))
 
 
+def make_settings(**options: Any) -> MaskedSampling:
+    """Settings from named options, as a command line has them: a number, or a list of one.
+
+    Raises:
+        ValueError: for another option, or several values.
+    """
+    check_options(options, [item.name for item in fields(MaskedSampling)])
+    for name, value in options.items():
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            if len(value) != 1:
+                raise ValueError(f"masked sampling has one {name} for all sub-tokens, got {list(value)}")
+            options[name] = value[0]
+    return MaskedSampling(**options)
+
+
 @torch.no_grad()
 def sample_masked(
     generator: MaskedGenerator,
@@ -97,11 +116,8 @@ def sample_masked(
         ValueError: for labels outside the class table, another number of seeds, or known tokens of another shape.
     """
     settings = MaskedSampling() if settings is None else settings
-    check_labels(labels, generator.num_classes)
-    batch, number, num_groups = len(labels), generator.num_tokens, len(generator.bits)
-    if len(seeds) != batch:
-        raise ValueError(f"expected one seed an image, got {len(seeds)} seeds for {batch} labels")
-    device = generator.class_embedding.weight.device
+    check_requests(generator, labels, seeds)
+    batch, number, num_groups, device = len(labels), generator.num_tokens, len(generator.bits), generator.device
     labels = labels.to(device)
     sub_tokens = torch.zeros(batch, number, num_groups, dtype=torch.int64, device=device)
     is_masked = torch.ones(batch, number, num_groups, dtype=torch.bool, device=device)
@@ -114,11 +130,9 @@ def sample_masked(
         split = generator.factorization.split(indices.flatten(1).masked_fill(~is_known.flatten(1), 0))
         sub_tokens, is_masked = torch.where(kept, split, sub_tokens), ~kept & is_masked
     totals = is_masked.flatten(1).sum(dim=1).tolist()
-    streams = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    streams = Streams(seeds)
     for step in range(settings.num_steps):
-        uniform = torch.stack(
-            [torch.rand(2, number, num_groups, dtype=torch.float64, generator=stream) for stream in streams]
-        ).to(device)
+        uniform = streams.uniform(2, number, num_groups).to(device)
         logits = _guided(generator, sub_tokens, is_masked, labels, settings.scale(step))
         drawn, confidence = _draw(logits, uniform[:, 0])
         sub_tokens = torch.where(is_masked, drawn, sub_tokens)

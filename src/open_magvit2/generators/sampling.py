@@ -1,43 +1,29 @@
-"""Sampling from the autoregressive generator: guidance, temperature, top-k, top-p, with a seed for every image.
+"""Sampling from the autoregressive generator: one token after the other, with guidance and a seed for every image.
 
 Guidance (Ho & Salimans, arXiv 2207.12598) as the reference computes it: l = u + scale (c - u), with the conditional and
-the unconditional logits of the same tokens; scale 1 is none. Then temperature, top-k, top-p (Holtzman et al., arXiv
-1904.09751), softmax, and one draw.
+the unconditional logits of the same tokens; scale 1 is none. `drawing` says what follows.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from open_magvit2.common.arguments import above, at_least
-from open_magvit2.generators.autoregressive import AutoregressiveGenerator, check_labels
+from open_magvit2.common.arguments import above
+from open_magvit2.common.precision import at_least_float32
+from open_magvit2.generators.drawing import Streams, SubTokenSampling, draw, filtered
+from open_magvit2.generators.packing import packed_linears
+from open_magvit2.layers.attention import KeyValueCache
+
+if TYPE_CHECKING:
+    from open_magvit2.generators.autoregressive import AutoregressiveGenerator
 
 GuidanceSchedule = Literal["constant", "linear", "cosine", "power_cosine"]
-
-
-@dataclass(frozen=True)
-class SubTokenSampling:
-    """How one sub-token of every position is drawn.
-
-    Attributes:
-        guidance: scale of classifier-free guidance; 1 is none.
-        temperature: divides the logits.
-        top_k: keep the k largest logits, and those equal to the smallest of them; 0 keeps all.
-        top_p: keep the most probable values up to the first at which their sum exceeds p; 1 keeps all.
-    """
-
-    guidance: float = 1.0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        at_least(0, guidance=self.guidance, top_k=self.top_k)
-        above(0, temperature=self.temperature, top_p=self.top_p)
 
 
 @dataclass(frozen=True)
@@ -63,11 +49,15 @@ class Sampling:
             raise ValueError(f"schedule must be constant, linear, cosine or power_cosine, got {self.schedule!r}")
         above(0, power=self.power)
 
-    def of_group(self, group: int, num_groups: int) -> SubTokenSampling:
-        """The setting of one sub-token."""
+    def of_groups(self, num_groups: int) -> tuple[SubTokenSampling, ...]:
+        """The setting of every sub-token.
+
+        Raises:
+            ValueError: for another number of settings.
+        """
         if len(self.groups) not in (1, num_groups):
             raise ValueError(f"expected 1 or {num_groups} sub-token settings, got {len(self.groups)}")
-        return self.groups[group if len(self.groups) > 1 else 0]
+        return tuple(self.groups) if len(self.groups) == num_groups else (self.groups[0],) * num_groups
 
     def scale(self, guidance: float, position: int, num_positions: int) -> float:
         """The guidance scale at a position."""
@@ -77,6 +67,39 @@ class Sampling:
         if self.schedule != "linear":
             share = (1.0 - math.cos(math.pi * share ** (self.power if self.schedule == "power_cosine" else 1.0))) / 2.0
         return 1.0 + (guidance - 1.0) * share
+
+
+def make_settings(num_groups: int, **options: Any) -> Sampling:
+    """Settings from named options, as a command line has them.
+
+    Args:
+        num_groups: G, sub-tokens of a token.
+        options: guidance, temperature, top_k, top_p: a number, or one for each sub-token; schedule, power, greedy.
+
+    Raises:
+        ValueError: for another option, or another number of values.
+    """
+    names = [item.name for item in fields(SubTokenSampling)]
+    check_options(options, [*names, *(item.name for item in fields(Sampling) if item.name != "groups")])
+    of_groups: list[dict[str, float]] = [{} for _ in range(num_groups)]
+    for name in names:
+        value = options.pop(name, None)
+        values = [] if value is None else list(value) if isinstance(value, Sequence) else [value]
+        if len(values) not in (0, 1, num_groups):
+            raise ValueError(f"{name} must be one number, or {num_groups}, one a sub-token, got {values}")
+        for group, number in enumerate(values * (num_groups if len(values) == 1 else 1)):
+            of_groups[group][name] = number
+    return Sampling(tuple(SubTokenSampling(**group) for group in of_groups), **options)
+
+
+def check_options(options: dict[str, Any], known: Sequence[str]) -> None:
+    """Refuse options that a generator's sampling does not have.
+
+    Raises:
+        ValueError: naming them and the known ones.
+    """
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"this generator's sampling has no {', '.join(unknown)}; it has {', '.join(known)}")
 
 
 @torch.no_grad()
@@ -89,10 +112,12 @@ def sample(
 ) -> Tensor:
     """Generate the tokens of one image a label.
 
-    An image depends on its label, its seed and the settings; not on the batch it is made in, up to rounding.
+    An image depends on its label, its seed and the settings; not on the batch it is made in, up to rounding. The keys
+    and values of all positions are allocated once. On a CPU weights are packed for the call, which takes their memory
+    once more.
 
     Args:
-        generator: in eval mode.
+        generator: in eval mode, in float32, float64, bfloat16 or float16, or under autocast.
         labels: int64 [B] in [0, num_classes).
         seeds: one an image.
         settings: greedy, guidance and so on; by default plain sampling.
@@ -105,77 +130,94 @@ def sample(
         ValueError: for labels outside the class table, another number of seeds, or more tokens than the grid has.
     """
     settings = Sampling() if settings is None else settings
-    check_labels(labels, generator.num_classes)
     number = generator.num_tokens if num_tokens is None else num_tokens
     if not 1 <= number <= generator.num_tokens:
         raise ValueError(f"num_tokens must be 1 to {generator.num_tokens}, the grid's, got {num_tokens}")
-    if len(seeds) != len(labels):
-        raise ValueError(f"expected one seed an image, got {len(seeds)} seeds for {len(labels)} labels")
-    num_groups, batch = len(generator.bits), len(labels)
-    groups = [settings.of_group(group, num_groups) for group in range(num_groups)]
-    guided = any(group.guidance != 1.0 for group in groups)
-    device = generator.class_embedding.weight.device
-    labels = labels.to(device)
-    if guided:
-        labels = torch.cat([labels, torch.full_like(labels, generator.null_class)])
-    uniform = None if settings.greedy else random_numbers(seeds, number, num_groups).to(device)
-    spatial, factorized = generator.make_caches(len(labels))
-    sub_tokens = torch.empty(batch, number, num_groups, dtype=torch.int64, device=device)
-    features = generator.class_embedding(labels)[:, None]
-    for position in range(number):
-        slot = generator.context(features, spatial, position)[:, 0]
-        for group, setting in enumerate(groups):
-            logits = generator.next_logits(slot, group, factorized)
-            if guided:
-                conditional, null = logits.chunk(2)
-                logits = null + settings.scale(setting.guidance, position, generator.num_tokens) * (conditional - null)
-            if settings.greedy:
-                chosen = logits.argmax(dim=-1)
-            else:
-                chosen = draw(filtered(logits, setting), uniform[:, position, group])
-            sub_tokens[:, position, group] = chosen
-            if group + 1 < num_groups:
-                slot = generator.embeddings[group](_both(chosen, guided))
-        if position + 1 < number:
-            features = generator.embed_tokens(_both(sub_tokens[:, position : position + 1], guided))
+    groups = settings.of_groups(len(generator.bits))
+    rows, uniform, scales = prepare(generator, labels, seeds, settings)
+    caches = generator.make_caches(len(rows))
+    sub_tokens = torch.empty(len(labels), number, len(groups), dtype=torch.int64, device=generator.device)
+    features = generator.class_embedding(rows)[:, None]
+    with packed_linears(generator, len(rows)):
+        for position in range(number):
+            at = uniform[position], scales[position]
+            chosen, features = next_token(generator, caches, features, position, *at, groups, settings.greedy)
+            sub_tokens[:, position] = chosen
     indices = generator.factorization.join(sub_tokens)
     return indices.unflatten(1, generator.grid) if number == generator.num_tokens else indices
 
 
-def filtered(logits: Tensor, setting: SubTokenSampling) -> Tensor:
-    """Probabilities float32 (float64 of float64) [B, V] after temperature, top-k and top-p."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / setting.temperature
-    if 0 < setting.top_k < logits.shape[-1]:
-        smallest = logits.topk(setting.top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, -math.inf)
-    probabilities = logits.softmax(dim=-1)
-    if setting.top_p < 1.0:
-        ordered, order = probabilities.sort(dim=-1, descending=True)
-        before = ordered.cumsum(dim=-1) - ordered
-        dropped = (before > setting.top_p).scatter(-1, order, before > setting.top_p)
-        probabilities = probabilities.masked_fill(dropped, 0.0)
-        probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
-    return probabilities
+def prepare(
+    generator: AutoregressiveGenerator, labels: Tensor, seeds: Sequence[int], settings: Sampling
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What is known before the first token.
+
+    Returns:
+        labels int64 [B], or [2 B] with the null class where there is guidance; uniform numbers float64 [N, B, G];
+        guidance scales float64 [N, G]; all on the generator's device.
+
+    Raises:
+        ValueError: for labels outside the class table, or another number of seeds.
+    """
+    check_requests(generator, labels, seeds)
+    number, groups = generator.num_tokens, settings.of_groups(len(generator.bits))
+    scales = [[settings.scale(group.guidance, position, number) for group in groups] for position in range(number)]
+    uniform = Streams(seeds).uniform(number, len(groups)).transpose(0, 1).contiguous()
+    labels = labels.to(generator.device)
+    if any(group.guidance != 1.0 for group in groups):
+        labels = torch.cat([labels, torch.full_like(labels, generator.null_class)])
+    return labels, uniform.to(generator.device), torch.tensor(scales, dtype=torch.float64, device=generator.device)
 
 
-def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The value at which the cumulated probabilities [B, V] pass a uniform number [B] in [0, 1): int64 [B]."""
-    cumulated = probabilities.to(torch.float64).cumsum(dim=-1)
-    thresholds = uniform[:, None] * cumulated[:, -1:]
-    chosen = torch.searchsorted(cumulated, thresholds, right=True)[:, 0]
-    last = probabilities.shape[-1] - 1 - probabilities.flip(-1).gt(0).to(torch.int8).argmax(dim=-1)
-    return torch.minimum(chosen, last)
+def check_requests(generator: Any, labels: Tensor, seeds: Sequence[int]) -> None:
+    """Refuse labels outside the class table, no label at all, or another number of seeds.
+
+    Raises:
+        ValueError: naming both sides.
+    """
+    generator.check_labels(labels)
+    if len(seeds) != len(labels) or len(labels) == 0:
+        raise ValueError(f"expected one seed an image, got {len(seeds)} seeds for {len(labels)} labels")
 
 
-def random_numbers(seeds: Sequence[int], num_positions: int, num_groups: int) -> Tensor:
-    """Uniform numbers float64 [B, positions, groups], each image's from its own seed, on the CPU."""
-    drawn = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(int(seed))
-        drawn.append(torch.rand(num_positions, num_groups, dtype=torch.float64, generator=generator))
-    return torch.stack(drawn)
+def next_token(
+    generator: AutoregressiveGenerator,
+    caches: tuple[KeyValueCache, KeyValueCache],
+    features: Tensor,
+    position: int | Tensor,
+    uniform: Tensor,
+    scales: Tensor,
+    groups: Sequence[SubTokenSampling],
+    greedy: bool,
+) -> tuple[Tensor, Tensor]:
+    """One step: the sub-tokens of a position, and the input of the next.
 
+    Args:
+        generator: the model.
+        caches: of `make_caches` for R rows; those of this position are added.
+        features: [R, 1, D], the input of this position; R is 2 B with guidance, conditional rows first, else B.
+        position: a number; or a tensor int64 [1], which makes all shapes the same whatever the position.
+        uniform: float64 [B, G] in [0, 1).
+        scales: float64 [G], of guidance.
+        groups: the settings of every sub-token.
+        greedy: the most probable value instead of a drawn one.
 
-def _both(chosen: Tensor, guided: bool) -> Tensor:
-    """The conditional and the unconditional half get the same tokens."""
-    return torch.cat([chosen, chosen]) if guided else chosen
+    Returns:
+        sub-tokens int64 [B, G]; features [R, 1, D].
+    """
+    spatial, factorized = caches
+    copies = len(features) // len(uniform)
+    slot = generator.context(features, spatial, position)[:, 0]
+    chosen: list[Tensor] = []
+    for group, setting in enumerate(groups):
+        logits = at_least_float32(generator.next_logits(slot, group, factorized))
+        if copies == 2:
+            conditional, null = logits.chunk(2)
+            # u + s (c - u), and exactly c at s = 1
+            logits = torch.lerp(null, conditional, scales[group].to(logits.dtype))
+        value = logits.argmax(dim=-1) if greedy else draw(filtered(logits, setting), uniform[:, group])
+        chosen.append(value)
+        if group + 1 < len(groups):
+            slot = generator.embeddings[group](value.repeat(copies))  # both halves get the same tokens
+    sub_tokens = torch.stack(chosen, dim=-1)
+    return sub_tokens, generator.embed_tokens(sub_tokens[:, None].repeat(copies, 1, 1))

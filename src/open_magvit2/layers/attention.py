@@ -28,13 +28,26 @@ class KeyValueCache:
         shape = (num_layers, 2, batch_size, num_heads, num_positions, head_width)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
 
-    def update(self, layer: int, start: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values [B, heads, n, head_width] from position `start` on; return all up to their end."""
-        end = start + key.shape[2]
+    def update(self, layer: int, start: int | Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values [B, heads, n, head_width] from position `start` on; return all up to their end.
+
+        With a tensor int64 [1] as start, n is 1 and all positions are returned: `mask` says which of them are filled.
+        """
         keys, values = self.values[layer]
+        if isinstance(start, Tensor):
+            keys.index_copy_(2, start, key.to(keys.dtype))
+            values.index_copy_(2, start, value.to(values.dtype))
+            return keys, values
+        end = start + key.shape[2]
         keys[:, :, start:end] = key
         values[:, :, start:end] = value
         return keys[:, :, :end], values[:, :, :end]
+
+    def mask(self, start: int | Tensor) -> Tensor | None:
+        """Which of the returned positions a query at `start` sees: bool [1, positions]; None is all of them."""
+        if not isinstance(start, Tensor):
+            return None
+        return torch.arange(self.values.shape[4], device=start.device)[None] <= start
 
 
 class SelfAttention(nn.Module):
@@ -71,7 +84,7 @@ class SelfAttention(nn.Module):
         is_causal: bool = False,
         cache: KeyValueCache | None = None,
         layer: int = 0,
-        start: int = 0,
+        start: int | Tensor = 0,
     ) -> Tensor:
         """Attend over positions [B, N, D] -> [B, N, D].
 
@@ -82,7 +95,7 @@ class SelfAttention(nn.Module):
             cache: holds the positions before `start`, which these then see as well; they are added to it. With a cache
                 one position is passed at a time, or the first ones together.
             layer: of the cache.
-            start: number of positions in the cache.
+            start: number of positions in the cache; as a tensor int64 [1], the work has one shape whatever the number.
         """
         batch, number, width = features.shape
         qkv = self.qkv(features).view(batch, number, 3, self.num_heads, self.head_width)
@@ -90,7 +103,8 @@ class SelfAttention(nn.Module):
         query, key = self.query_norm(query), self.key_norm(key)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
+        mask = None
         if cache is not None:
-            key, value = cache.update(layer, start, key, value)
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal and number > 1)
+            (key, value), mask = cache.update(layer, start, key, value), cache.mask(start)
+        attended = F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal and number > 1)
         return self.dropout(self.out(attended.transpose(1, 2).reshape(batch, number, width)))

@@ -59,7 +59,7 @@ class TransformerBlock(nn.Module):
         is_causal: bool = False,
         cache: KeyValueCache | None = None,
         layer: int = 0,
-        start: int = 0,
+        start: int | Tensor = 0,
     ) -> Tensor:
         """Arguments of `SelfAttention.forward`."""
         features = features + self.attention(self.attention_norm(features), rotary, is_causal, cache, layer, start)

@@ -1,0 +1,88 @@
+"""One value of every sub-token from its logits: temperature, top-k, top-p, a draw by a uniform number from a seed.
+
+Top-p is nucleus sampling (Holtzman et al., arXiv 1904.09751). Random numbers come from the CPU, each image's from its
+own seed, so that neither the device nor the batch decides which image is made.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from open_magvit2.common.arguments import above, at_least
+from open_magvit2.common.precision import at_least_float32
+
+
+@dataclass(frozen=True)
+class SubTokenSampling:
+    """How one sub-token of every position is drawn.
+
+    Attributes:
+        guidance: scale of classifier-free guidance; 1 is none.
+        temperature: divides the logits.
+        top_k: keep the k largest logits, and those equal to the smallest of them; 0 keeps all.
+        top_p: keep the most probable values up to the first at which their sum exceeds p; 1 keeps all.
+    """
+
+    guidance: float = 1.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least(0, guidance=self.guidance, top_k=self.top_k)
+        above(0, temperature=self.temperature, top_p=self.top_p)
+
+
+def filtered(logits: Tensor, setting: SubTokenSampling) -> Tensor:
+    """Probabilities float32 (float64 of float64) [B, V] after temperature, top-k and top-p."""
+    logits = at_least_float32(logits) / setting.temperature
+    if 0 < setting.top_k < logits.shape[-1]:
+        smallest = logits.topk(setting.top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest, -math.inf)
+    probabilities = logits.softmax(dim=-1)
+    if setting.top_p < 1.0:
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        before = ordered.cumsum(dim=-1) - ordered
+        dropped = (before > setting.top_p).scatter(-1, order, before > setting.top_p)
+        probabilities = probabilities.masked_fill(dropped, 0.0)
+        probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
+    return probabilities
+
+
+def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The value at which the cumulated probabilities [B, V] pass a uniform number [B] in [0, 1): int64 [B]."""
+    cumulated = probabilities.to(torch.float64).cumsum(dim=-1)
+    thresholds = uniform[:, None] * cumulated[:, -1:]
+    chosen = torch.searchsorted(cumulated, thresholds, right=True)[:, 0]
+    last = probabilities.shape[-1] - 1 - probabilities.flip(-1).gt(0).to(torch.int8).argmax(dim=-1)
+    return torch.minimum(chosen, last)
+
+
+class Streams:
+    """Uniform random numbers of each image of a batch, from its own seed.
+
+    NumPy hashes the whole seed. PyTorch's generator on a CPU reads its lowest 32 bits alone.
+
+    Args:
+        seeds: one an image, whole numbers >= 0 of any size.
+
+    Raises:
+        ValueError: for a negative seed.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        seeds = [int(seed) for seed in seeds]
+        if seeds:
+            at_least(0, seeds=seeds)
+        self._generators = [np.random.default_rng(seed) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """The next numbers in [0, 1) of every image: float64 [B, *shape] on the CPU."""
+        return torch.from_numpy(np.stack([generator.random(shape) for generator in self._generators]))
