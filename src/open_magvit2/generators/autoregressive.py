@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from open_magvit2.common.arguments import at_least
-from open_magvit2.generators.backbone import TokenTransformer, initialize
+from open_magvit2.generators.backbone import TokenTransformer, check_labels, initialize
 from open_magvit2.generators.sampling import Sampling, make_settings, sample
 from open_magvit2.layers.attention import KeyValueCache
 
@@ -142,4 +142,4 @@ class AutoregressiveGenerator(TokenTransformer):
         expected = (len(labels), self.num_tokens, len(self.bits))
         if tuple(sub_tokens.shape) != expected:
             raise ValueError(f"expected sub-tokens {expected} of grid {self.grid}, got {tuple(sub_tokens.shape)}")
-        self.check_labels(labels)
+        check_labels(labels, self.num_classes)

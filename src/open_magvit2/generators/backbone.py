@@ -104,18 +104,19 @@ class TokenTransformer(nn.Module):
                 self._rotary[key] = torch.cat([first, table]).to(*key)
         return self._rotary[key]
 
-    def check_labels(self, labels: Tensor) -> None:
-        """Refuse labels outside [0, num_classes]; num_classes itself is the null class. Checked on the CPU alone.
 
-        Raises:
-            ValueError: naming the label and the range.
-        """
-        if labels.ndim != 1 or labels.is_floating_point():
-            raise ValueError(f"expected integer labels [B], got {labels.dtype} {tuple(labels.shape)}")
-        if labels.device.type == "cpu" and len(labels):
-            for label in (int(labels.min()), int(labels.max())):
-                if not 0 <= label <= self.num_classes:
-                    raise ValueError(f"class {label} is outside the table: expected 0 to {self.num_classes - 1}")
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Refuse labels outside [0, num_classes]; num_classes itself is the null class. Checked on the CPU alone.
+
+    Raises:
+        ValueError: naming the label and the range.
+    """
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(f"expected integer labels [B], got {labels.dtype} {tuple(labels.shape)}")
+    if labels.device.type == "cpu" and len(labels):
+        for label in (int(labels.min()), int(labels.max())):
+            if not 0 <= label <= num_classes:
+                raise ValueError(f"class {label} is outside the table: expected 0 to {num_classes - 1}")
 
 
 def initialize(module: nn.Module) -> None:

@@ -75,9 +75,7 @@ class _Step:
         copies: 2 with guidance, else 1.
     """
 
-    def __init__(
-        self, sampler: CompiledSampler, groups: Sequence[SubTokenSampling], greedy: bool, copies: int
-    ) -> None:
+    def __init__(self, sampler: CompiledSampler, groups: Sequence[SubTokenSampling], greedy: bool, copies: int) -> None:
         self.generator, batch = sampler.generator, sampler.batch_size
         number, num_groups, device = self.generator.num_tokens, len(groups), self.generator.device
         caches = self.generator.make_caches(batch * copies)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from open_magvit2.common.arguments import at_least
-from open_magvit2.generators.backbone import TokenTransformer, initialize
+from open_magvit2.generators.backbone import TokenTransformer, check_labels, initialize
 from open_magvit2.generators.masking import MaskedSampling, make_settings, sample_masked
 
 Inputs = Literal["bits", "embeddings"]
@@ -88,7 +88,7 @@ class MaskedGenerator(TokenTransformer):
                 f"expected sub-tokens and mask {expected} of grid {self.grid}, got {tuple(sub_tokens.shape)} and "
                 f"{tuple(is_masked.shape)}"
             )
-        self.check_labels(labels)
+        check_labels(labels, self.num_classes)
         features = torch.cat([self.class_embedding(labels)[:, None], self._embed(sub_tokens, is_masked)], dim=1)
         features = self.input_dropout(features)
         for block in self.blocks:

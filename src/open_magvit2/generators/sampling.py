@@ -16,6 +16,7 @@ from torch import Tensor
 
 from open_magvit2.common.arguments import above
 from open_magvit2.common.precision import at_least_float32
+from open_magvit2.generators.backbone import check_labels
 from open_magvit2.generators.drawing import Streams, SubTokenSampling, draw, filtered
 from open_magvit2.generators.packing import packed_linears
 from open_magvit2.layers.attention import KeyValueCache
@@ -175,7 +176,7 @@ def check_requests(generator: Any, labels: Tensor, seeds: Sequence[int]) -> None
     Raises:
         ValueError: naming both sides.
     """
-    generator.check_labels(labels)
+    check_labels(labels, generator.num_classes)
     if len(seeds) != len(labels) or len(labels) == 0:
         raise ValueError(f"expected one seed an image, got {len(seeds)} seeds for {len(labels)} labels")
 

@@ -1,0 +1,45 @@
+#!/usr/bin/env python
+"""Generate images: a picture of some classes, many images for an evaluation, or an area of a photo made anew.
+
+python scripts/sample.py --generator AR_256_B.ckpt --classes "golden retriever" 88 --guidance 4 --output outputs/classes
+torchrun --nproc_per_node 8 scripts/sample.py --generator AR_256_B.ckpt --num-images 50000 --guidance 1.9 2.0 \\
+  --precision bf16 --compile --output outputs/samples    # PNG files and samples.npz; run it again after a kill
+python scripts/sample.py --generator masked.ckpt --edit photo.jpg --box 64 64 192 192 --classes 207 --output outputs/new
+"""
+
+from open_magvit2 import load_tokenizer
+from open_magvit2.common.devices import processes
+from open_magvit2.common.distributed import rank
+from open_magvit2.common.errors import short_errors
+from open_magvit2.generators import command_line, pictures
+from open_magvit2.generators.published import load_generator
+from open_magvit2.generators.writing import Plan, write_samples
+
+
+def main() -> None:
+    args = command_line.parse(__doc__)
+    with short_errors(), processes(args.device) as device:
+        generator = load_generator(args.generator, device=device, grid=args.grid, head_width=args.head_width)
+        source = command_line.tokenizer_file(args, generator)
+        tokenizer = load_tokenizer(*source, device)
+        generator = command_line.prepared(args, generator)
+        settings, classes = command_line.settings(args, generator), command_line.classes(args, generator)
+        what = (generator, tokenizer, settings)
+        if args.num_images is not None:
+            plan, made_by = Plan(args.num_images, tuple(classes), args.seed), command_line.made_by(args, source)
+            done = write_samples(*what, plan, made_by, args.output, device, args.batch_size, args.num_workers)
+            text = f"{args.output}: {done} images made now, {args.num_images} there"
+        else:
+            chosen = (classes, args.per_class, args.seed)
+            if args.edit:
+                area = args.mask or args.box
+                rows = pictures.edited_rows(*what, *chosen, args.edit, area, args.outside, args.keep_pixels)
+            else:
+                rows = pictures.class_rows(*what, *chosen, device, args.batch_size)
+            text = f"written: {pictures.write_rows(args.output, rows)}" if rank() == 0 else ""
+        if rank() == 0:
+            print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Names of classes: ImageNet's, those of a folder of class folders, or of a list; and the class that a user means."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+_IMAGENET_CLASSES = 1000
+
+
+def class_names(num_classes: int, source: str | Path | None = None) -> list[str]:
+    """The name of every class, in the order of their numbers.
+
+    Args:
+        num_classes: of the generator.
+        source: a folder of class folders, which are numbered in sorted order as in training; or a text file, one name a
+            line; None for ImageNet's names of 1000 classes, and for numbers otherwise.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or file.
+        ValueError: for another number of names than of classes.
+    """
+    if source is None:
+        return imagenet_names() if num_classes == _IMAGENET_CLASSES else [str(number) for number in range(num_classes)]
+    path = Path(source).expanduser()
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    elif path.is_file():
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    else:
+        raise FileNotFoundError(f"no folder or file with class names at {source}")
+    if len(names) != num_classes:
+        raise ValueError(f"{source} names {len(names)} classes, the generator has {num_classes}")
+    return names
+
+
+def imagenet_names() -> list[str]:
+    """The 1000 names of ILSVRC2012's classes in the order of their synsets, from torchvision; all differ."""
+    from torchvision.models import ResNet50_Weights  # metadata alone, nothing is downloaded
+
+    return list(ResNet50_Weights.DEFAULT.meta["categories"])
+
+
+def find_class(text: str, names: Sequence[str]) -> int:
+    """The number of a class that a user typed: its number, or its name in any case; a part will do if only one has it.
+
+    Raises:
+        ValueError: for none or several; it suggests names.
+    """
+    words = text.strip().lower()
+    lower = [name.lower() for name in names]
+    if words in lower:
+        return lower.index(words)
+    if words.isdecimal():
+        if int(words) < len(names):
+            return int(words)
+        raise ValueError(f"class {words} is outside the table: expected 0 to {len(names) - 1}")
+    having = [number for number, name in enumerate(lower) if words and words in name]
+    if len(having) == 1:
+        return having[0]
+    similar = [names[number] for number in having] or difflib.get_close_matches(text, names, 5, 0.5)
+    hint = f"; there are: {', '.join(similar[:8])}" if similar else ""
+    raise ValueError(f"{'several classes have' if having else 'no class is called'} {text!r}{hint}")

@@ -1,0 +1,148 @@
+"""Generated and edited images in captioned rows, and as files."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from open_magvit2.common.arguments import at_least
+from open_magvit2.data.decoding import read_rgb
+from open_magvit2.data.transforms import ResizeCenterCrop
+from open_magvit2.generators.decoding import generate_images, image_seed, image_size
+from open_magvit2.generators.editing import box_area, edit
+from open_magvit2.generators.masked import MaskedGenerator
+from open_magvit2.protocols import Generator, Tokenizer
+
+Row = tuple[str, Tensor]  # caption, images uint8 [N, 3, H, W]
+_GREY = 128
+_INK, _LEAST_SIDE, _GAP = (25, 25, 25), 96, 4
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """uint8 [3, H, W] -> an RGB image."""
+    return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
+
+
+def captioned_rows(rows: Sequence[Row]) -> Image.Image:
+    """Rows of images, each below its caption; small images are enlarged by a whole factor.
+
+    Args:
+        rows: (caption, uint8 [N, 3, H, W]) of each; N may differ.
+    """
+    height, width = rows[0][1].shape[2:]
+    enlarge = math.ceil(_LEAST_SIDE / min(height, width))
+    size = (width * enlarge, height * enlarge)
+    font = ImageFont.load_default(max(13, size[0] // 18) | 1)  # at even sizes its spaces are rounded to nothing
+    line = round(font.size * 1.6)
+    columns = max(len(images) for _, images in rows)
+    longest = max(math.ceil(font.getlength(caption)) for caption, _ in rows)
+    full = max(columns * (size[0] + _GAP), longest + _GAP) + _GAP
+    canvas = Image.new("RGB", (full, len(rows) * (size[1] + line + _GAP) + _GAP), "white")
+    draw = ImageDraw.Draw(canvas)
+    for row, (caption, images) in enumerate(rows):
+        top = _GAP + row * (size[1] + line + _GAP)
+        draw.text((_GAP, top + line // 2), caption, _INK, font, anchor="lm")
+        for column, pixels in enumerate(images):
+            enlarged = to_image(pixels).resize(size, Image.Resampling.NEAREST)
+            canvas.paste(enlarged, (_GAP + column * (size[0] + _GAP), top + line))
+    return canvas
+
+
+def class_rows(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    settings: Any,
+    classes: Mapping[int, str],
+    per_class: int,
+    seed: int,
+    device: torch.device,
+    batch_size: int = 50,
+) -> list[Row]:
+    """A row of images of each class, the same ones whatever the other classes are.
+
+    Args:
+        generator, tokenizer: on `device`.
+        settings: of the generator.
+        classes: number -> name.
+        per_class: images of each.
+        seed: of the run; image i of every class has `image_seed(seed, i)`.
+        device: to compute on.
+        batch_size: images at once.
+
+    Raises:
+        ValueError: for a tokenizer that does not fit the generator.
+    """
+    at_least(1, per_class=per_class, batch_size=batch_size)
+    image_size(generator, tokenizer)
+    labels, seeds = _labels_and_seeds(classes, per_class, seed)
+    parts = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
+    made = [generate_images(generator, tokenizer, labels[p], seeds[p], settings, device).cpu() for p in parts]
+    rows = torch.cat(made).split(per_class)
+    return [(_caption(*item), images) for item, images in zip(classes.items(), rows, strict=True)]
+
+
+def edited_rows(
+    generator: MaskedGenerator,
+    tokenizer: Tokenizer,
+    settings: Any,
+    classes: Mapping[int, str],
+    per_class: int,
+    seed: int,
+    photo: Path,
+    area: Path | Sequence[int],
+    outside: bool = False,
+    keep_pixels: bool = False,
+) -> list[Row]:
+    """A photo and its area, then a row of edits for each class.
+
+    Args:
+        generator, tokenizer, settings, classes, per_class, seed: see `class_rows`.
+        photo: resized and cropped to the tokenizer's size.
+        area: what is made anew: a picture, white there, which is resized and cropped as the photo is; or a box (top,
+            left, bottom, right) in pixels of the cropped photo.
+        outside: make what is outside of the area instead.
+        keep_pixels: see `editing.edit`.
+
+    Raises:
+        ValueError: for files that cannot be read, a box out of the image, or a generator that cannot keep tokens.
+    """
+    at_least(1, per_class=per_class)
+    size = image_size(generator, tokenizer)
+    crop = ResizeCenterCrop(size)
+    image = crop(read_rgb(photo), None)
+    if isinstance(area, Path):
+        chosen = crop(read_rgb(area), None).float().mean(dim=0) >= _GREY
+        chosen = ~chosen if outside else chosen
+    else:
+        chosen = box_area(size, area, outside)
+    labels, seeds = _labels_and_seeds(classes, per_class, seed)
+    made = edit(generator, tokenizer, image, chosen, labels, seeds, settings, keep_pixels).split(per_class)
+    shown = torch.where(chosen, torch.full_like(image, _GREY), image)
+    rows = [(_caption(*item), images) for item, images in zip(classes.items(), made, strict=True)]
+    return [(f"{photo.name}; grey is made anew", torch.stack([image, shown])), *rows]
+
+
+def write_rows(folder: Path, rows: Sequence[Row]) -> Path:
+    """Write grid.png with all rows, and every image as "<caption>_<number>.png"; the path of the grid."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for caption, images in rows:
+        name = re.sub(r"[^A-Za-z0-9.-]+", "_", caption).strip("_")
+        for number, pixels in enumerate(images):
+            to_image(pixels).save(folder / f"{name}_{number}.png")
+    captioned_rows(rows).save(folder / "grid.png")
+    return folder / "grid.png"
+
+
+def _labels_and_seeds(classes: Mapping[int, str], per_class: int, seed: int) -> tuple[Tensor, list[int]]:
+    labels = torch.tensor(list(classes)).repeat_interleave(per_class)
+    return labels, [image_seed(seed, number) for _ in classes for number in range(per_class)]
+
+
+def _caption(number: int, name: str) -> str:
+    return name if name == str(number) else f"{number} {name}"

@@ -1,0 +1,221 @@
+"""Many generated images to files, as evaluators read them: resumable, shared by ranks, every class equally often.
+
+images/000000.png   one file an image, whole or not there: a run that was killed goes on with those that are missing
+samples.npz         arr_0, uint8 [N, H, W, 3], and arr_1, the labels int64 [N]: the form of OpenAI's guided-diffusion
+samples.json        what made them; "complete" once all of it is there
+
+Images come in shuffled order of classes: the Inception Score is a mean over consecutive groups.
+"""
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from open_magvit2.common import environment
+from open_magvit2.common.arguments import at_least
+from open_magvit2.common.distributed import all_gather_object, rank, world_size
+from open_magvit2.common.files import PARTIAL, atomic_writer, write_atomically
+from open_magvit2.generators.decoding import generate_images, image_seed, image_size
+from open_magvit2.generators.pictures import to_image
+from open_magvit2.protocols import Generator, Tokenizer
+
+IMAGES, ARRAYS, RECORD = "images", "samples.npz", "samples.json"
+_COMPRESS_LEVEL = 1  # of PNG: a quarter of the time of Pillow's default for a tenth more bytes
+_READ_AHEAD = 64  # images in memory while the arrays are written
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images are made. Image i has `labels()[i]` and `decoding.image_seed(seed, i)`.
+
+    Attributes:
+        num_images: a multiple of the number of classes.
+        classes: their numbers; every one gets as many images.
+        seed: of the order of the classes, and of every image.
+
+    Raises:
+        ValueError: for another number of images, no class or one twice.
+    """
+
+    num_images: int
+    classes: tuple[int, ...]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(1, num_images=self.num_images)
+        at_least(0, seed=self.seed)
+        if len(set(self.classes)) != len(self.classes) or not self.classes:
+            raise ValueError(f"expected different classes, got {list(self.classes)}")
+        if self.num_images % len(self.classes):
+            raise ValueError(
+                f"{self.num_images} images cannot hold {len(self.classes)} classes equally often: take a multiple of "
+                f"{len(self.classes)}"
+            )
+
+    def labels(self) -> Tensor:
+        """int64 [num_images]: every class equally often, shuffled by the seed."""
+        each = np.repeat(np.asarray(self.classes, dtype=np.int64), self.num_images // len(self.classes))
+        return torch.from_numpy(np.random.default_rng(self.seed).permutation(each))
+
+
+def write_samples(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    settings: Any,
+    plan: Plan,
+    made_by: Mapping[str, Any],
+    folder: Path,
+    device: torch.device,
+    batch_size: int = 50,
+    num_workers: int = 4,
+    progress: bool = True,
+) -> int:
+    """Write the images of a plan and join them; a collective call under DDP. Images that are there are kept.
+
+    Args:
+        generator, tokenizer: on `device`.
+        settings: of the generator, a dataclass; None for its defaults.
+        plan: which images.
+        made_by: plain values that decide the pixels as well: checksums of files, weights, precision.
+        folder: to write into, on a file system that all ranks share.
+        device: to compute on.
+        batch_size: images at once on each rank.
+        num_workers: threads of each rank that write and read PNG files.
+        progress: draw a progress bar on rank 0.
+
+    Returns:
+        number of images made now, over all ranks.
+
+    Raises:
+        ValueError: for a tokenizer that does not fit, or a folder with images made otherwise: what differs is named.
+    """
+    at_least(1, batch_size=batch_size, num_workers=num_workers)
+    settings = generator.make_settings() if settings is None else settings
+    height, width = image_size(generator, tokenizer)
+    record = {
+        **asdict(plan),
+        "image_size": [height, width],
+        "sampling": {"kind": type(settings).__name__, **asdict(settings)},
+        **made_by,
+    }
+    record = json.loads(json.dumps(record))
+    _begin(folder, record)
+    files = [folder / IMAGES / f"{number:06d}.png" for number in range(plan.num_images)]
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    missing = all_gather_object(missing)[0]  # all ranks must have looked before the first of them writes
+    labels, begin, batch_size = plan.labels(), time.monotonic(), min(batch_size, plan.num_images)
+    todo = missing[rank() :: world_size()]
+    bar = tqdm(desc="sample", unit="image", total=len(missing), disable=not progress or rank() > 0)
+    with bar, ThreadPoolExecutor(num_workers) as threads:
+        writing: list[Future[None]] = []
+        for start in range(0, len(todo), batch_size):
+            numbers = todo[start : start + batch_size]
+            # Filled up: a batch of another size is rounded otherwise, and in 16 bits that shows.
+            filled = numbers + numbers[-1:] * (batch_size - len(numbers))
+            seeds = [image_seed(plan.seed, number) for number in filled]
+            pixels = generate_images(generator, tokenizer, labels[filled], seeds, settings, device)[
+                : len(numbers)
+            ].cpu()
+            for future in writing:  # of the batch before: while this one was made, they were written
+                future.result()
+            writing = [threads.submit(_write_png, files[n], image) for n, image in zip(numbers, pixels, strict=True)]
+            bar.update(min(len(numbers) * world_size(), len(missing) - bar.n))  # the other ranks are about as far
+        for future in writing:
+            future.result()
+    all_gather_object(None)
+    seconds = time.monotonic() - begin
+    if rank() == 0 and (missing or not (folder / ARRAYS).is_file() or not _read(folder)["complete"]):
+        _write_arrays(folder / ARRAYS, files, labels.numpy(), (height, width), num_workers, progress)
+        speed = {"images_made_last": len(missing), "seconds_last": seconds, "processes": world_size()}
+        _write_record(folder, record, complete=True, **speed)
+    all_gather_object(None)
+    return len(missing)
+
+
+def _begin(folder: Path, record: dict[str, Any]) -> None:
+    """Write what is known before the first image, or check that an interrupted run was doing the same."""
+    if rank() == 0:
+        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+        for unfinished in [*folder.glob(f".*{PARTIAL}"), *(folder / IMAGES).glob(f".*{PARTIAL}")]:
+            unfinished.unlink()
+        if not (folder / RECORD).is_file():
+            if next((folder / IMAGES).iterdir(), None) is not None:
+                raise ValueError(f"{folder / IMAGES} holds files and there is no {RECORD}: choose another folder")
+            _write_record(folder, record, complete=False)
+    all_gather_object(None)  # the others wait until it is there
+    found = _read(folder)
+    pairs = [(name, found.get(name), value) for name, value in record.items()]
+    different = [f"{name}: {mine} here, {value} requested" for name, mine, value in pairs if mine != value]
+    if different:
+        raise ValueError(
+            f"{folder} holds images made otherwise ({'; '.join(different)}): continue with the settings they were "
+            "made with, or choose another folder"
+        )
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / RECORD} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{folder / RECORD} is damaged: expected a dictionary")
+    return content
+
+
+def _write_record(folder: Path, record: Mapping[str, Any], complete: bool, **more: Any) -> None:
+    program = {"versions": environment.versions(), "git": environment.git(), "command": environment.command()}
+    content = {"complete": complete, **record, **more, "written_utc": environment.now(), **program}
+    write_atomically(folder / RECORD, json.dumps(content, indent=1) + "\n")
+
+
+def _write_png(file: Path, pixels: Tensor) -> None:
+    """Pixels uint8 [3, H, W] as a PNG file, whole or not there."""
+    content = io.BytesIO()
+    to_image(pixels).save(content, format="PNG", compress_level=_COMPRESS_LEVEL)
+    write_atomically(file, content.getvalue())
+
+
+def _write_arrays(
+    path: Path, files: Sequence[Path], labels: np.ndarray, size: tuple[int, int], num_workers: int, progress: bool
+) -> None:
+    """Join PNG files to an npz file, a few in memory at a time."""
+    bar = tqdm(desc="join", unit="image", total=len(files), disable=not progress)
+    with (
+        bar,
+        atomic_writer(path) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        ThreadPoolExecutor(num_workers) as threads,
+    ):
+        with archive.open("arr_0.npy", "w", force_zip64=True) as array:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *size, 3)}
+            np.lib.format.write_array_header_1_0(array, header)
+            for pixels in _read_ahead(threads, files):
+                if pixels.shape != (*size, 3):
+                    raise ValueError(f"{files[bar.n]} has {pixels.shape}, expected {(*size, 3)}: delete it, run again")
+                array.write(pixels.tobytes())
+                bar.update()
+        with archive.open("arr_1.npy", "w") as array:
+            np.lib.format.write_array(array, labels, allow_pickle=False)
+
+
+def _read_ahead(threads: ThreadPoolExecutor, files: Sequence[Path]) -> Iterator[np.ndarray]:
+    for start in range(0, len(files), _READ_AHEAD):
+        yield from threads.map(_read_png, files[start : start + _READ_AHEAD])
+
+
+def _read_png(file: Path) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
