@@ -39,6 +39,7 @@ class CompiledSampler:
         self.make_settings = generator.make_settings
         self._steps: dict[Any, _Step] = {}
 
+    @torch.inference_mode(False)  # tensors that stay between calls must serve callers in either mode
     @torch.no_grad()
     def generate(self, labels: Tensor, seeds: Sequence[int], settings: Sampling | None = None) -> Tensor:
         """See `protocols.Generator`; the tokens are those of `sampling.sample`, up to rounding."""

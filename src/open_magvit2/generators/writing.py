@@ -130,7 +130,7 @@ def write_samples(
             ].cpu()
             for future in writing:  # of the batch before: while this one was made, they were written
                 future.result()
-            writing = [threads.submit(_write_png, files[n], image) for n, image in zip(numbers, pixels, strict=True)]
+            writing = [threads.submit(_write_png, files[n], image) for n, image in zip(numbers, pixels, strict=False)]
             bar.update(min(len(numbers) * world_size(), len(missing) - bar.n))  # the other ranks are about as far
         for future in writing:
             future.result()
@@ -191,7 +191,7 @@ def _write_png(file: Path, pixels: Tensor) -> None:
 def _write_arrays(
     path: Path, files: Sequence[Path], labels: np.ndarray, size: tuple[int, int], num_workers: int, progress: bool
 ) -> None:
-    """Join PNG files to an npz file, a few in memory at a time."""
+    """Join PNG files to an npz file, a few in memory at a time; its bytes hold no time."""
     bar = tqdm(desc="join", unit="image", total=len(files), disable=not progress)
     with (
         bar,
@@ -199,7 +199,7 @@ def _write_arrays(
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
         ThreadPoolExecutor(num_workers) as threads,
     ):
-        with archive.open("arr_0.npy", "w", force_zip64=True) as array:
+        with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as array:
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *size, 3)}
             np.lib.format.write_array_header_1_0(array, header)
             for pixels in _read_ahead(threads, files):
@@ -207,7 +207,7 @@ def _write_arrays(
                     raise ValueError(f"{files[bar.n]} has {pixels.shape}, expected {(*size, 3)}: delete it, run again")
                 array.write(pixels.tobytes())
                 bar.update()
-        with archive.open("arr_1.npy", "w") as array:
+        with archive.open(zipfile.ZipInfo("arr_1.npy"), "w") as array:
             np.lib.format.write_array(array, labels, allow_pickle=False)
 
 

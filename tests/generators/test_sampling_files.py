@@ -1,0 +1,174 @@
+"""Many images in files: balance, the evaluator's form, resumption after a kill, two processes, mistakes."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, run
+from PIL import Image
+from small_checkpoint import save_small_checkpoint
+from test_autoregressive import small
+
+import open_magvit2
+from open_magvit2.common.files import sha256_of
+from open_magvit2.common.images import to_uint8
+from open_magvit2.generators.decoding import image_seed, image_size
+from open_magvit2.generators.writing import Plan, write_samples
+
+CPU = torch.device("cpu")
+SCRIPT = ROOT / "scripts" / "sample.py"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """64 codes, 4 x 4 pixels a token."""
+    return open_magvit2.load_tokenizer(save_small_checkpoint(tmp_path_factory.mktemp("tokenizer") / "small.ckpt"))
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return small(bits=(3, 3), grid=(2, 3))
+
+
+def write(generator, tokenizer, folder, plan=None, made_by=None, batch_size=4):
+    plan = Plan(10, (0, 1, 2, 3, 4), seed=3) if plan is None else plan
+    made_by = {"generator_sha256": "a"} if made_by is None else made_by
+    settings = generator.make_settings(guidance=2.0, top_k=[4, 0])
+    return write_samples(generator, tokenizer, settings, plan, made_by, folder, CPU, batch_size, 2, progress=False)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "samples.json"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_files_hold_the_images_of_labels_and_seeds(generator, tokenizer, tmp_path):
+    assert write(generator, tokenizer, tmp_path) == 10
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert sorted(arrays) == ["arr_0", "arr_1"]
+        pixels, labels = arrays["arr_0"], arrays["arr_1"]
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (10, 8, 12, 3))
+    assert np.bincount(labels).tolist() == [2] * 5
+    assert labels.tolist() != sorted(labels)
+    settings = generator.make_settings(guidance=2.0, top_k=[4, 0])
+    indices = generator.generate(torch.from_numpy(labels), [image_seed(3, number) for number in range(10)], settings)
+    expected = to_uint8(tokenizer.detokenize(indices)).permute(0, 2, 3, 1).numpy()
+    # another batch size may round a pixel on the edge between two levels to the other side
+    assert np.abs(pixels.astype(int) - expected).max() <= 1
+    for number, image in enumerate(pixels):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "images" / f"{number:06d}.png")), image)
+
+
+def test_a_record_says_what_made_them(generator, tokenizer, tmp_path):
+    write(generator, tokenizer, tmp_path)
+    record = json.loads((tmp_path / "samples.json").read_text())
+    assert record["complete"] is True
+    assert (record["seed"], record["num_images"], record["classes"]) == (3, 10, [0, 1, 2, 3, 4])
+    assert record["generator_sha256"] == "a"
+    assert record["sampling"]["kind"] == "Sampling"
+    assert [group["guidance"] for group in record["sampling"]["groups"]] == [2.0, 2.0]
+    assert [group["top_k"] for group in record["sampling"]["groups"]] == [4, 0]
+    assert record["versions"]["torch"] in torch.__version__
+
+
+def test_what_is_missing_is_made_again_to_the_same_bytes(generator, tokenizer, tmp_path):
+    write(generator, tokenizer, tmp_path / "whole")
+    expected = contents(tmp_path / "whole")
+    write(generator, tokenizer, tmp_path / "other")
+    for name in ("images/000003.png", "images/000009.png", "samples.npz"):
+        (tmp_path / "other" / name).unlink()
+    (tmp_path / "other" / "images" / ".000003.png.123.partial").write_bytes(b"half a picture of a killed process")
+    assert write(generator, tokenizer, tmp_path / "other") == 2
+    assert contents(tmp_path / "other") == expected
+    assert write(generator, tokenizer, tmp_path / "other") == 0
+
+
+def test_a_subset_of_classes(generator, tokenizer, tmp_path):
+    write(generator, tokenizer, tmp_path, Plan(6, (4, 1)))
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert sorted(arrays["arr_1"].tolist()) == [1, 1, 1, 4, 4, 4]
+
+
+def test_the_published_number_is_balanced_and_every_group_of_5000_holds_most_classes():
+    plan = Plan(50_000, tuple(range(1000)))
+    labels = plan.labels().numpy()
+    assert set(np.bincount(labels).tolist()) == {50}
+    assert min(len(set(group)) for group in labels.reshape(10, 5000)) > 950
+    assert not np.array_equal(labels, Plan(50_000, tuple(range(1000)), seed=1).labels().numpy())
+
+
+def test_images_made_otherwise_are_not_mixed(generator, tokenizer, tmp_path):
+    write(generator, tokenizer, tmp_path)
+    with pytest.raises(ValueError, match=r"seed: 3 here, 4 requested.*another folder"):
+        write(generator, tokenizer, tmp_path, Plan(10, (0, 1, 2, 3, 4), seed=4))
+    with pytest.raises(ValueError, match="generator_sha256: a here, b requested"):
+        write(generator, tokenizer, tmp_path, made_by={"generator_sha256": "b"})
+    (tmp_path / "samples.json").write_text("{")
+    with pytest.raises(ValueError, match=r"samples\.json is damaged"):
+        write(generator, tokenizer, tmp_path)
+    (tmp_path / "samples.json").unlink()
+    with pytest.raises(ValueError, match=r"there is no samples\.json"):
+        write(generator, tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((7, (0, 1)), "7 images cannot hold 2 classes equally often"),
+        ((4, (1, 1)), r"expected different classes, got \[1, 1\]"),
+        ((0, (1,)), "num_images must be at least 1"),
+        ((2, (1,), -1), "seed must be at least 0"),
+    ],
+)
+def test_bad_plans_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Plan(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bits": (3, 2)}, "codebook of 32 codes, the tokenizer has 64"),
+        ({"bits": (6,), "grid": (4,)}, r"the generator has a grid \(4,\)"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_is_refused(tokenizer, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        write_samples(small(**changes), tokenizer, None, Plan(5, (0,)), {}, tmp_path, CPU, progress=False)
+    assert not (tmp_path / "images").exists()
+
+
+def test_sizes_of_images(tokenizer):
+    assert image_size(small(bits=(6,), grid=(5, 7)), tokenizer) == (20, 28)
+
+
+def test_by_command_line_killed_and_resumed_by_two_processes(shared, tmp_path):
+    file = shared / "fixtures/published_ar_tiny.ckpt"
+    flags = ["--generator", file, "--grid", "4", "4", "--head-width", "32", "--num-images", "160", "--seed", "5"]
+    flags += ["--batch-size", "4", "--guidance", "2", "3", "--device", "cpu", "--output"]
+    run(sys.executable, SCRIPT, *flags, tmp_path / "whole")
+    killed_folder = tmp_path / "killed"
+    command = [str(word) for word in (sys.executable, SCRIPT, *flags, killed_folder)]
+    killed = Popen(command, stdout=DEVNULL, stderr=DEVNULL)
+    while killed.poll() is None and not (killed_folder / "images" / "000011.png").is_file():
+        time.sleep(0.002)
+    killed.kill()
+    killed.wait()
+    assert not (killed_folder / "samples.npz").exists()
+    kept = sum(path.name[0] != "." for path in (killed_folder / "images").iterdir())
+    assert 0 < kept < 160
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
+    resumed = run(*torchrun, SCRIPT, *flags, killed_folder)
+    assert f" {160 - kept} images made now, 160 there" in resumed.stdout
+    assert resumed.stdout.count("images made now") == 1
+    assert "image/s" in resumed.stderr
+    assert contents(killed_folder) == contents(tmp_path / "whole")
+    record = json.loads((killed_folder / "samples.json").read_text())
+    assert record["processes"] == 2
+    assert record["generator_sha256"] == record["tokenizer_sha256"] == sha256_of(file)
+    assert record["tokenizer_weights"] == "raw"

@@ -1,0 +1,171 @@
+"""Names of classes, captioned pictures, inpainting and outpainting, and the command for them."""
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, run_here
+from PIL import Image
+from small_checkpoint import save_small_checkpoint
+from test_autoregressive import small
+from test_masked import small as small_masked
+
+import open_magvit2
+from open_magvit2.common.images import to_uint8
+from open_magvit2.generators.class_names import class_names, find_class, imagenet_names
+from open_magvit2.generators.editing import box_area, edit
+from open_magvit2.generators.pictures import captioned_rows, class_rows, edited_rows, write_rows
+
+SIZE = (8, 12)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """64 codes, 4 x 4 pixels a token."""
+    return open_magvit2.load_tokenizer(save_small_checkpoint(tmp_path_factory.mktemp("tokenizer") / "small.ckpt"))
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return small_masked(bits=(3, 3), grid=(2, 3)).float()
+
+
+def picture() -> torch.Tensor:
+    return torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_imagenet_names():
+    names = imagenet_names()
+    assert len(set(names)) == 1000
+    assert [names[number] for number in (0, 88, 207, 999)] == ["tench", "macaw", "golden retriever", "toilet tissue"]
+    assert class_names(1000) == names
+    assert class_names(3) == ["0", "1", "2"]
+
+
+def test_names_of_folders_and_lists(tmp_path):
+    for name in ("b two", "a", "c", ".hidden"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "list.txt").write_text("red\ngreen\n\n")
+    assert class_names(3, tmp_path) == ["a", "b two", "c"]
+    assert class_names(2, tmp_path / "list.txt") == ["red", "green"]
+    with pytest.raises(ValueError, match=r"names 3 classes, the generator has 4"):
+        class_names(4, tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        class_names(4, tmp_path / "nowhere")
+
+
+def test_a_class_is_found_by_number_name_or_part():
+    names = imagenet_names()
+    found = [find_class(text, names) for text in ("207", "Golden Retriever", "macaw", "tench", "crane", "crane bird")]
+    assert found == [207, 207, 88, 0, names.index("crane"), names.index("crane bird")]
+    for text, message in (
+        ("1000", "expected 0 to 999"),
+        ("retriever", "several classes have 'retriever'; there are: .*golden retriever"),
+        ("golden retreiver", "no class is called 'golden retreiver'; there are: golden retriever"),
+        ("", "no class is called ''"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_class(text, names)
+
+
+def test_an_area_of_nothing_gives_the_reconstruction_and_kept_tokens_stay(generator, tokenizer):
+    image, labels = picture(), torch.tensor([0, 4, 4])
+    nothing = torch.zeros(SIZE, dtype=torch.bool)
+    expected = to_uint8(tokenizer.reconstruct(image[None])[0])[0]
+    found = edit(generator, tokenizer, image, nothing, labels, [0, 1, 2])
+    assert (found.int() - expected.int()).abs().max() <= 1
+    assert torch.equal(edit(generator, tokenizer, image, nothing, labels, [0, 1, 2], keep_pixels=True)[1], image)
+    corner = box_area(SIZE, (0, 0, 1, 1))  # touches one token
+    edited = edit(generator, tokenizer, image, corner, labels, [0, 1, 2], keep_pixels=True)
+    assert torch.equal(edited[:, :, 4:], image[None, :, 4:].expand(3, -1, -1, -1))
+    assert torch.equal(edited[:, :, :, 4:], image[None, :, :, 4:].expand(3, -1, -1, -1))
+    around = box_area(SIZE, (0, 0, 4, 4), outside=True)
+    grown = edit(generator, tokenizer, image, around, labels, [0, 1, 2], keep_pixels=True)
+    assert torch.equal(grown[:, :, :4, :4], image[None, :, :4, :4].expand(3, -1, -1, -1))
+    assert not torch.equal(grown[0], grown[1])
+    assert not torch.equal(grown[1], grown[2])
+
+
+def test_mistakes_in_edits_are_refused(generator, tokenizer):
+    image, labels, area = picture(), torch.tensor([0]), torch.zeros(SIZE, dtype=torch.bool)
+    with pytest.raises(ValueError, match="needs a masked generator, got AutoregressiveGenerator"):
+        edit(small(bits=(3, 3), grid=(2, 3)), tokenizer, image, area, labels, [0])
+    with pytest.raises(ValueError, match=r"of \(8, 12\), got \(3, 8, 8\)"):
+        edit(generator, tokenizer, image[:, :, :8], area, labels, [0])
+    with pytest.raises(ValueError, match="inside 8 x 12 pixels, got 0 0 9 4"):
+        box_area(SIZE, (0, 0, 9, 4))
+
+
+def test_rows_are_drawn_below_their_captions(tmp_path):
+    red = torch.zeros(2, 3, 8, 12, dtype=torch.uint8)
+    red[:, 0] = 255
+    grid = captioned_rows([("207 golden retriever", red), ("88 macaw", red[:1])])
+    pixels = np.asarray(grid).reshape(-1, 3)
+    assert grid.height > 2 * 96
+    assert ((pixels == (255, 0, 0)).all(axis=1)).sum() == 3 * 96 * 144  # each 12 times as large
+    dark = (np.asarray(grid).max(axis=2) < 60).any(axis=1)
+    assert dark.any()  # there are letters
+    write_rows(tmp_path, [("207 golden retriever", red)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "207_golden_retriever_0.png",
+        "207_golden_retriever_1.png",
+        "grid.png",
+    ]
+
+
+def test_a_class_has_the_same_images_whatever_the_others_are(tokenizer):
+    model, device = small(bits=(3, 3), grid=(2, 3)), torch.device("cpu")
+    both = class_rows(model, tokenizer, None, {1: "one", 3: "three"}, 2, 7, device, batch_size=3)
+    alone = class_rows(model, tokenizer, None, {3: "three"}, 2, 7, device)
+    assert [caption for caption, _ in both] == ["1 one", "3 three"]
+    assert (both[1][1].int() - alone[0][1].int()).abs().max() <= 1
+    assert not torch.equal(both[0][1], both[1][1])
+
+
+def test_edits_of_a_photo_by_box_and_by_mask(generator, tokenizer, tmp_path):
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    Image.fromarray(picture().permute(1, 2, 0).numpy()).resize((24, 16)).save(photo)
+    white = np.zeros((16, 24), dtype=np.uint8)
+    white[:8, :8] = 255
+    Image.fromarray(white).save(mask)
+    rest = (generator, tokenizer, None, {4: "four"}, 3, 0, photo)
+    by_box, by_mask = edited_rows(*rest, (0, 0, 4, 4)), edited_rows(*rest, mask)
+    assert [caption for caption, _ in by_box] == ["photo.png; grey is made anew", "4 four"]
+    assert torch.equal(by_box[1][1], by_mask[1][1])
+    shown = by_box[0][1]
+    assert (shown[1, :, :4, :4] == 128).all()
+    assert torch.equal(shown[1, :, 4:], shown[0, :, 4:])
+
+
+def sample(shared, *flags):
+    options = ["--generator", shared / "fixtures/published_ar_tiny.ckpt", "--grid", "4", "4", "--head-width", "32"]
+    return run_here(ROOT / "scripts/sample.py", *options, "--device", "cpu", *flags)
+
+
+def test_the_command_draws_named_classes(shared, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"animal {letter}" for letter in "abcdefghij"))
+    flags = ("--class-names", names, "--classes", "3", "Animal H", "--per-class", "2", "--guidance", "4")
+    result = sample(shared, *flags, "--output", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    found = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert found == ["3_animal_d_0.png", "3_animal_d_1.png", "7_animal_h_0.png", "7_animal_h_1.png", "grid.png"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--classes", "10"], 1, "class 10 is outside the table: expected 0 to 9"),
+        (["--classes", "1", "--num-steps", "8"], 1, "has no num_steps; it has guidance"),
+        (["--classes", "1", "--edit", "PHOTO", "--box", "0", "0", "4", "4"], 1, "needs a masked generator"),
+        (["--num-images", "7"], 1, "7 images cannot hold 10 classes equally often"),
+        (["--classes", "1", "--outside"], 2, "are for --edit"),
+        (["--per-class", "1"], 2, "give --classes"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(shared, tmp_path, flags, code, words):
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (20, 20)).save(photo)
+    result = sample(shared, *(photo if flag == "PHOTO" else flag for flag in flags), "--output", tmp_path / "out")
+    assert result.returncode == code
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
