@@ -34,6 +34,7 @@ SECTIONS = (
     "largest_batch",
     "evaluating",
     "tokenizing",
+    "sampling",
     "data_loading",
     "start_up",
 )
