@@ -21,14 +21,6 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
-def sampler(model, batch_size=3, backend="aot_eager") -> tuple[CompiledSampler, list[int]]:
-    """A sampler, and a list that gets an entry whenever a step is compiled."""
-    made, compiled = CompiledSampler(model, batch_size, backend), []
-    step = made._step
-    made._step = lambda settings, copies: (compiled.append(len(made._steps)), step(settings, copies))[1]
-    return made, compiled
-
-
 @pytest.mark.parametrize("settings", [None, Sampling(greedy=True), FILTERED])
 def test_it_makes_the_tokens_of_the_plain_loop(settings):
     model = small()
