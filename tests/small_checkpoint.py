@@ -5,6 +5,9 @@ from pathlib import Path
 import torch
 
 from open_magvit2.common.construction import describe
+from open_magvit2.generators.autoregressive import AutoregressiveGenerator
+from open_magvit2.generators.masked import MaskedGenerator
+from open_magvit2.generators.pretrained import GENERATOR_KEY
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KEY
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
@@ -24,4 +27,17 @@ def save_small_checkpoint(path: Path, image_size: int | list[int] | None = None)
     if image_size is not None:
         content[IMAGE_SIZE_KEY] = image_size
     torch.save(content, path)
+    return path
+
+
+def save_small_generator(path: Path, kind: str = "masked") -> Path:
+    """Write a random generator of the small tokenizer's tokens of 16 x 16 images, as training writes it."""
+    torch.manual_seed(0)
+    sizes = {"bits": (3, 3), "grid": (4, 4), "num_classes": 5, "width": 32, "num_heads": 2, "hidden": 48}
+    if kind == "masked":
+        generator = MaskedGenerator(**sizes, num_blocks=2)
+    else:
+        generator = AutoregressiveGenerator(**sizes, num_spatial_blocks=2, num_factorized_blocks=1)
+    state = {f"generator.{name}": value for name, value in generator.state_dict().items()}
+    torch.save({GENERATOR_KEY: describe(generator), "state_dict": state}, path)
     return path
