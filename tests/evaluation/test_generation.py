@@ -220,7 +220,10 @@ def test_images_of_a_generator_and_of_a_file_of_them_have_the_same_figures(files
     assert run.record["samples"]["sampling"]["guidance"] == 1.0
     text = write.generation_files(files / "out", run)
     assert "| shades | 343M | 1 | 1 |" in text
-    assert f"{run.record['metrics']['fid']:.2f} (20 images)" in text
+    for name in ("fid", "inception_score", "precision", "recall"):
+        assert f"{run.record['metrics'][name]:.2f} (20 images)" in text
+    page = (files / "out" / "report.html").read_text()
+    assert all(f"<span>{name}</span>" in page for name in ("fid", "precision", "recall", "coverage"))
 
 
 def test_a_sweep_does_not_sample_a_finished_point_again(files, pixel_network):

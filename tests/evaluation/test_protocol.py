@@ -113,7 +113,7 @@ def test_a_file_that_is_no_whole_protocol_is_refused_by_its_path(tmp_path, text,
         (["rfid=psnr_image"], None, "rfid: expected one of null, rfid, rfid_tf, rfid_u8, got"),
         (["rfid=rfid_tf"], None, "rfid_tf is yielded by none of the metrics rfid, psnr"),
         (["metrics=psnr"], None, "metrics: expected a list of metrics, got 'psnr'"),
-        ([], "psnr,fid", "no metric is called fid; available"),
+        ([], "psnr,kid", "no metric is called kid; available"),
         ([], "psnr,ssim,psnr", "given more than once: psnr"),
     ],
 )

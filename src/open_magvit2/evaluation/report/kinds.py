@@ -40,9 +40,13 @@ class Kind:
         return ["Method", *(column.title for column in (*self.facts, *self.figures)), "Checkpoint"]
 
 
+# Fields of a protocol that name a figure; its `precision` is that of networks, not a figure.
+_CHOSEN_BY_PROTOCOL = ("rfid", "psnr", "ssim")
+
+
 def figure_name(column: Column, protocol: dict[str, Any]) -> str | None:
     """Which figure a protocol quotes in a column; None: its authors give none."""
-    return protocol.get(column.name, column.name)
+    return protocol.get(column.name, column.name) if column.name in _CHOSEN_BY_PROTOCOL else column.name
 
 
 def checkpoint_name(record: dict[str, Any]) -> str:
