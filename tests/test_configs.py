@@ -77,6 +77,19 @@ def test_imagenet_configs_build_the_published_models(
     assert set(callbacks(cli)) >= {*sections, "TrainingProgress", "ImageGrid", "SkippedImages"}
 
 
+@pytest.mark.parametrize("quantizer", [None, "open_magvit2.quantizers.finite_scalar.FiniteScalarQuantizer"])
+def test_the_transformer_config_builds_with_any_quantizer(tmp_path, quantizer):
+    parts = "--model.init_args.tokenizer.init_args"
+    small = {"width": 32, "num_heads": 2, "num_blocks": 1}
+    flags = [word for name, value in small.items() for word in (f"{parts}.encoder.init_args.{name}", str(value))]
+    flags += [f"{parts}.quantizer", quantizer] if quantizer else []
+    cli = build("--config", str(CONFIGS / "vit_256.yaml"), *HERE, *NO_LPIPS, *image_folders(tmp_path), *flags)
+    tokenizer = cli.model.tokenizer
+    assert tokenizer.decoder.latent_channels == (6 if quantizer else 18)
+    assert tokenizer(torch.zeros(1, 3, 256, 256)).indices.shape == (1, 16, 16)
+    assert set(cli.model.generator_objective.quantizer_weights) == set(tokenizer.quantizer.loss_weights)
+
+
 @pytest.mark.parametrize("name", ["demo", "debug"])
 def test_small_configs_build(name):
     cli = build("--config", str(CONFIGS / f"{name}.yaml"))

@@ -140,7 +140,7 @@ class CheckpointFacts(TypedDict, total=False):
     train_image_size: int | list[int] | None  # side, or sides, of the images it was trained on
     global_step: int | None  # of its training
     checkpoint_format: str
-    ignored_tensors: dict[str, int]  # how many tensors beside the tokenizer's, by the first part of their names
+    ignored_tensors: dict[str, int]  # how many tensors besides the tokenizer's, by the first part of their names
     warnings: list[str]  # what a reader of its figures must know
 
 

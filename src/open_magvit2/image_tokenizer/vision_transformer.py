@@ -54,12 +54,12 @@ class _Transformer(nn.Module):
         return table
 
 
-class TransformerEncoder(nn.Module):
-    """Images [B, image_channels, H, W] in [-1, 1] -> latent [B, C, H / patch, W / patch], or [B, C, num_latents].
+class _TransformerPart(nn.Module):
+    """Constructor of the encoder and the decoder.
 
     Args:
-        latent_channels: C, of the output.
-        image_channels: of the input.
+        latent_channels: C, of the latent and the codes.
+        image_channels: of the image.
         patch: side of a patch.
         width, num_heads, num_blocks: of the transformer; the defaults are the base size (86 M parameters).
         num_latents: None for a latent at every patch; N for a row of N.
@@ -91,10 +91,25 @@ class TransformerEncoder(nn.Module):
         self.num_blocks = num_blocks
         self.num_latents = num_latents
         self.image_size = image_size
-        self.embed = nn.Conv2d(image_channels, width, patch, patch)
-        self.latents = None if num_latents is None else nn.Parameter(torch.randn(num_latents, width) * 0.02)
         self.transformer = _Transformer(width, num_heads, num_blocks)
-        self.out = nn.Linear(width, latent_channels)
+        self.make_layers()
+
+    def make_layers(self) -> None:
+        """Layers before and after the transformer."""
+        raise NotImplementedError
+
+    def row(self) -> nn.Parameter | None:
+        """A learned vector [N, D] for every latent of a row; None for a grid."""
+        return None if self.num_latents is None else nn.Parameter(torch.randn(self.num_latents, self.width) * 0.02)
+
+
+class TransformerEncoder(_TransformerPart):
+    """Images [B, image_channels, H, W] in [-1, 1] -> latent [B, C, H / patch, W / patch], or [B, C, num_latents]."""
+
+    def make_layers(self) -> None:
+        self.embed = nn.Conv2d(self.image_channels, self.width, self.patch, self.patch)
+        self.latents = self.row()
+        self.out = nn.Linear(self.width, self.latent_channels)
 
     def latent_shape(self, size: Sequence[int]) -> tuple[int, ...]:
         """(h, w) of the latent of an image of a size (H, W), or (num_latents,)."""
@@ -106,41 +121,19 @@ class TransformerEncoder(nn.Module):
         return self.out(grid.movedim(1, -1) if row is None else row).movedim(-1, 1)
 
 
-class TransformerDecoder(nn.Module):
+class TransformerDecoder(_TransformerPart):
     """Codes [B, C, h, w], or [B, C, num_latents] -> images [B, image_channels, H, W].
 
-    Arguments as of `TransformerEncoder`. Every patch of the output starts from its code, or, for a row of codes, from
-    one learned token.
+    Every patch of the output starts from its code, or, for a row of codes, from one learned token.
     """
 
-    def __init__(
-        self,
-        latent_channels: int = 18,
-        image_channels: int = 3,
-        patch: int = 16,
-        width: int = 768,
-        num_heads: int = 12,
-        num_blocks: int = 12,
-        num_latents: int | None = None,
-        image_size: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__()
-        _size_rule(patch, num_latents, image_size)
-        at_least(1, latent_channels=latent_channels, image_channels=image_channels, num_blocks=num_blocks)
-        self.latent_channels = latent_channels
-        self.image_channels = image_channels
-        self.patch = patch
-        self.width = width
-        self.num_heads = num_heads
-        self.num_blocks = num_blocks
-        self.num_latents = num_latents
-        self.image_size = image_size
-        self.embed = nn.Linear(latent_channels, width)
-        self.mask_token = None if num_latents is None else nn.Parameter(torch.randn(width, 1, 1) * 0.02)
-        self.latent_positions = None if num_latents is None else nn.Parameter(torch.randn(num_latents, width) * 0.02)
-        self.transformer = _Transformer(width, num_heads, num_blocks)
-        self.to_pixels = nn.Conv2d(width, image_channels * patch**2, kernel_size=1)
-        self.conv_out = nn.Conv2d(image_channels, image_channels, kernel_size=3, padding=1)  # across the patches' edges
+    def make_layers(self) -> None:
+        self.embed = nn.Linear(self.latent_channels, self.width)
+        self.mask_token = None if self.num_latents is None else nn.Parameter(torch.randn(self.width, 1, 1) * 0.02)
+        self.latent_positions = self.row()
+        self.to_pixels = nn.Conv2d(self.width, self.image_channels * self.patch**2, kernel_size=1)
+        # across the edges of the patches
+        self.conv_out = nn.Conv2d(self.image_channels, self.image_channels, kernel_size=3, padding=1)
 
     @property
     def last_layer(self) -> nn.Parameter:
