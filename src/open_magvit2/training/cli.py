@@ -1,5 +1,6 @@
 """The command line of every training: LightningCLI with our callbacks, refusing unknown keys by name."""
 
+import inspect
 import logging
 import os
 import pickle
@@ -239,7 +240,10 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
     `run=False` stops after building `trainer`, `model` and `datamodule`; args then have no subcommand.
     """
     register_ddp()
-    OmegaConf.register_new_resolver("attribute_of", _attribute_of, replace=True)
+    # OmegaConf 2.4 renamed the function; before, the new name was another function
+    is_new = "replace" in inspect.signature(OmegaConf.register_resolver).parameters
+    register = OmegaConf.register_resolver if is_new else OmegaConf.register_new_resolver
+    register("attribute_of", _attribute_of, replace=True)
     # Sections of callbacks hold arguments alone, no class path; `${a.b}` is the same key with and without a subcommand.
     set_parsing_settings(subclasses_disabled=list(CALLBACKS.values()), omegaconf_absolute_to_relative_paths=True)
     mode = {"parser_mode": "omegaconf+"}
