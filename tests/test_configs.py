@@ -97,6 +97,19 @@ def test_small_configs_build(name):
     assert output.reconstruction.shape[-1] == cli.datamodule.image_size
 
 
+def test_a_part_that_is_refused_while_another_asks_for_its_channels_is_one_line(capsys):
+    with pytest.raises(SystemExit) as end:
+        build(
+            "--config",
+            str(CONFIGS / "debug.yaml"),
+            "--model.init_args.tokenizer.init_args.quantizer.init_args.entropy_eps",
+            "-1",
+        )
+    assert end.value.code == 2
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first == "error: entropy_eps must be at least 0, got -1.0"
+
+
 def test_sizes_are_said_once():
     sizes = ["--model.init_args.tokenizer.init_args.encoder.init_args.channels", "16"]
     sizes += [

@@ -199,7 +199,7 @@ class TrainingCLI(lightning_internals.CommandLine):
         try:
             super().parse_arguments(parser, args)
         except OmegaConfBaseException as error:
-            parser.error(str(error))
+            parser.error(str(error.__cause__ if isinstance(error.__cause__, ValueError) else error))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -212,10 +212,13 @@ def _attribute_of(part: DictConfig, name: str) -> Any:
 
     Parts must agree in numbers that only one of them knows, e.g. the latent channels of a quantizer of 5 levels.
     """
-    with torch.device("meta"):
-        built = construction.import_class(part.class_path)(
-            **OmegaConf.to_container(part.get("init_args") or OmegaConf.create())
-        )
+    kind = construction.import_class(part.class_path)
+    arguments = OmegaConf.to_container(part.get("init_args") or OmegaConf.create())
+    try:
+        with torch.device("meta"):  # takes no memory
+            built = kind(**arguments)
+    except (NotImplementedError, RuntimeError):  # its constructor computes with the values of tensors
+        built = kind(**arguments)
     return getattr(built, name)
 
 
