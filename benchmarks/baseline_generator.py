@@ -64,7 +64,7 @@ class PlainGeneratorTraining:
     def logits(self, indices: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, N, 2^bits] of both sub-tokens."""
         model = self.generator
-        p = model.embedding_dropout.p
+        p = model.input_dropout.p
         is_dropped = torch.rand(len(labels), device=labels.device) < self.class_dropout
         labels = torch.where(is_dropped, model.null_class, labels)
         sub_tokens = model.factorization.split(indices)

@@ -103,9 +103,9 @@ def test_any_source_by_its_class_path(checkpoint, folder, tmp_path):
         (["--image-size", "32"], "Wrong or untrained weights"),
         ([], "--image-size"),
         (["--image-size", "32", "--set", "weights=ema"], "holds no EMA weights"),
-        (["--image-size", "32", "--metrics", "fid"], "available: "),
+        (["--image-size", "32", "--metrics", "fidd"], "available: "),
         (["--image-size", "30"], "multiples of 4 x 4, got 30 x 30"),
-        (["--image-size", "32", "--protocol", "papers"], "available: llamagen"),
+        (["--image-size", "32", "--protocol", "papers"], "available: adm, llamagen"),
     ],
 )
 def test_refusals_name_the_cause(checkpoint, folder, tmp_path, flags, message):

@@ -199,7 +199,10 @@ class TrainingCLI(lightning_internals.CommandLine):
         try:
             super().parse_arguments(parser, args)
         except OmegaConfBaseException as error:
-            parser.error(str(error.__cause__ if isinstance(error.__cause__, ValueError) else error))
+            cause: BaseException | None = error
+            while isinstance(cause, OmegaConfBaseException):
+                cause = cause.__cause__ or cause.__context__
+            parser.error(str(cause if isinstance(cause, ValueError) else error))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
