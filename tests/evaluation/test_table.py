@@ -137,6 +137,14 @@ def test_the_first_images_check_is_a_rows_own_error(place):
     assert "SanityError" in small["error"]
 
 
+def test_the_error_of_a_row_advises_what_changes_that_row_alone(place):
+    save_small_checkpoint(place / "checkpoints" / "small.ckpt", image_size=16)
+    (row, *_) = compare(place, given=setting())
+    assert row["state"] == "failed"
+    assert "cross_resolution: true in the row's YAML" in row["error"]
+    assert "--allow" not in row["error"]
+
+
 def test_the_files_mark_every_figure(place):
     compared = compare(place, given=setting())
     write.table_files(place / "out", compared)

@@ -24,6 +24,9 @@ from open_magvit2.evaluation.table_rows import Row
 
 logger = logging.getLogger(__name__)
 
+# An error may advise a flag of the command line, which would change every row: what changes the one row instead.
+_FLAGS_OF_ONE_ROW = {"--allow-cross-resolution": "cross_resolution: true", "--image-size": "image_size"}
+
 
 @dataclass(frozen=True)
 class _Plan:
@@ -195,8 +198,11 @@ def _evaluate(row: Row, plan: _Plan, setting: Setting) -> _Plan:
         # Of several ranks only errors that all of them meet alike may pass: the next row begins together.
         if world_size() > 1 and not isinstance(error, SanityError | ValueError):
             raise
-        logger.error("%s (%s) failed: %s", row.method, row.checkpoint, error)
-        return replace(plan, state="failed", reason=_one_line(error))
+        reason = _one_line(error)
+        for flag, key in _FLAGS_OF_ONE_ROW.items():
+            reason = reason.replace(flag, f"{key} in the row's YAML")
+        logger.error("%s (%s) failed: %s", row.method, row.checkpoint, reason)
+        return replace(plan, state="failed", reason=reason)
     return plan
 
 
