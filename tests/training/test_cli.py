@@ -41,6 +41,19 @@ def fit(folder: Path, max_steps: int, *flags: str, subcommand: str = "fit") -> P
     return Path(main([*words, "--ckpt_path", "last", "--checkpoint.every_steps", "3", *flags]).trainer.log_dir)
 
 
+def test_a_training_without_validation_saves_and_continues(tmp_path, capsys):
+    without = ("--data.init_args.validation", "null")
+    run = fit(tmp_path, 5, *without)
+    assert fit(tmp_path, 7, *without) == run
+    kept = [path.name for path in (run / "checkpoints").glob("*.ckpt")]
+    assert "step_000000007.ckpt" in kept
+    assert "best.ckpt" not in kept  # nothing says which is best
+    assert not any(name.startswith("validation/") for name in scalars(run))
+    with pytest.raises(SystemExit):
+        fit(tmp_path, 7, *without, subcommand="validate")
+    assert "data.init_args.validation is null" in capsys.readouterr().err
+
+
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     names = [name for name in events.Tags()["scalars"] if name != "train/images_per_second"]

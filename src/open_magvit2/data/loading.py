@@ -32,7 +32,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     Args:
         train: training images; any class that `Source` describes.
-        validation: validation images, likewise.
+        validation: validation images, likewise; None trains without validation.
         image_size: side of the crops in pixels, or (height, width).
         global_batch_size: images of one training step over all devices; must be a multiple of their number.
         validation_batch_size: images of one validation batch on each device.
@@ -58,7 +58,7 @@ class ImageDataModule(pl.LightningDataModule):
     def __init__(
         self,
         train: Source,
-        validation: Source,
+        validation: Source | None,
         image_size: Size,
         global_batch_size: int,
         validation_batch_size: int = 32,
@@ -78,7 +78,8 @@ class ImageDataModule(pl.LightningDataModule):
         if decoding not in ("exact", "fast"):
             raise ValueError(f"decoding must be 'exact' or 'fast', got {decoding!r}")
         for name, source in (("train", train), ("validation", validation)):
-            _check_resized(name, source, image_size)
+            if source is not None:
+                _check_resized(name, source, image_size)
         self.train = train
         self.validation = validation
         self.image_size = image_size
@@ -102,6 +103,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Refuse a batch size that does not fit the devices or the dataset before anything else starts."""
+        if stage == "validate" and self.validation is None:
+            raise ValueError("data.init_args.validation is null, expected images to validate on: name a source")
         if stage == "fit" and not self.is_streaming:
             sampler = self._training_sampler()
             steps = len(sampler) // sampler.batch_size
@@ -123,8 +126,10 @@ class ImageDataModule(pl.LightningDataModule):
         dataset = TransformedDataset(images, self.train_transform, self.seed, self.replace_unreadable)
         return self._loader(dataset, sampler.batch_size, sampler, is_persistent=True)
 
-    def val_dataloader(self) -> DataLoader[Sample]:
+    def val_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
         """This rank's share of the validation images, each exactly once over all ranks, always the same pixels."""
+        if self.validation is None:
+            return []
         transform, batch_size = self.validation_transform, self.validation_batch_size
         if is_stream(self.validation):
             return self._loader(self._stream(self.validation, transform, batch_size), batch_size)
