@@ -85,6 +85,17 @@ def test_the_masked_config_is_maskbit_s_recipe(tmp_path):
     assert cli.datamodule.train_transform.flip
 
 
+def test_the_random_order_and_the_bitwise_config_build(tmp_path):
+    folders = image_folders(tmp_path)
+    model = build_without_memory("RAR_B", *HERE, *NO_TOKENIZER, *folders).model
+    assert [model.random_share(step) for step in (0, 250_200, 375_300)] == [1.0, 1.0, 0.0]
+    assert sum(p.numel() for p in model.generator.parameters()) == pytest.approx(343.8e6, abs=5e4)
+    model = build_without_memory("bitwise", *HERE, *NO_TOKENIZER, *folders).model
+    assert (model.generator.codebook_size, model.sampling.num_steps) == (2**18, 4)
+    # no table over the codes, and none of sub-tokens: the largest is that of the classes
+    assert max(p.shape[0] for p in model.generator.parameters()) < 4096 + 1
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_config_starts_with_how_to_run_it(path):
     head = path.read_text().split("\nmodel:")[0]
