@@ -16,12 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def commands() -> list[str]:
-    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+def commands(text: str = TEXT) -> list[str]:
+    lines = "\n".join(blocks("bash", text)).replace("\\\n", " ").splitlines()
     return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
 
 
@@ -32,7 +32,7 @@ def test_links_and_pictures_exist():
     assert not missing
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", commands() + commands((ROOT / "docs/generation.md").read_text()))
 def test_commands_name_files_that_exist(command):
     for word in shlex.split(command):
         if word.endswith((".py", ".sh", ".yaml", "requirements.txt")):
