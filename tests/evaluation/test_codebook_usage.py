@@ -39,6 +39,8 @@ def test_uniform_constant_and_copied_bits():
     figures = metric.compute()
     assert figures["codebook_utilization"] == 1.0
     assert figures["codebook_perplexity"] == pytest.approx(256)
+    assert figures["codebook_entropy_bits"] == pytest.approx(8)  # the quantizers' codebook_entropy is in nats
+    assert "codebook_entropy" not in figures
     assert figures["codebook_bit_balance"] == 0.5
     assert figures["codebook_bit_entropy"] == 1.0
     assert figures["codebook_bit_mutual_information"] == pytest.approx(0.0, abs=1e-12)
