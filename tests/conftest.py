@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,19 @@ SHARED = REPOSITORY.parent / "shared"
 
 # Child processes of the tests share two cores with them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _own_process_group():
+    """A training in the test's process may join a process group of one: the next test begins without it."""
+    before = dict(os.environ)
+    yield
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in before:
+            os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ from omegaconf import OmegaConf
 from test_pretrained import tiny_state
 
 from open_magvit2 import load_tokenizer
+from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
 
 def renamed(state, change):
@@ -118,3 +120,14 @@ def test_sections_of_a_wrong_type_are_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match=message):
         load_tokenizer(tmp_path / "x.ckpt", "raw")
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}], ids=["bare", "model"])
+def test_our_weights_without_their_architecture_are_refused_by_what_they_are(tmp_path, wrap):
+    """They share encoder.conv_in with a published file, but are no damaged one."""
+    tokenizer = ImageTokenizer.convolutional(
+        LookupFreeQuantizer(6), channels=8, channel_multipliers=(1, 1), num_residual_blocks=1, norm_groups=4
+    )
+    torch.save(wrap(tokenizer.state_dict()), tmp_path / "ours.ckpt")
+    with pytest.raises(ValueError, match=r"ours\.ckpt holds weights under our names, but not their architecture"):
+        load_tokenizer(tmp_path / "ours.ckpt")

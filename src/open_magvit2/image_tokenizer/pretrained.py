@@ -67,6 +67,11 @@ def load_tokenizer(
     inner = checkpoints.with_prefix(states["ema"], published.GENERATOR_PREFIX) or states["ema"]
     if TOKENIZER_KEY in content:
         tokenizer = _load_own(content, states, weights, path, allowed_modules, facts)
+    elif any(".levels." in name for name in inner):
+        raise ValueError(
+            f"{path} holds weights under our names, but not their architecture ({TOKENIZER_KEY!r}): pass the "
+            "checkpoint that training wrote"
+        )
     elif published.is_published(inner):
         tokenizer = _load_published(inner, weights, path, bit_order, facts)
     else:
