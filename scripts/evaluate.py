@@ -9,18 +9,18 @@ python scripts/evaluate.py --generator AR_256_B.ckpt --sweep guidance=1.5,1.75,2
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
+from open_magvit2 import load_tokenizer
 from open_magvit2.common.devices import processes
 from open_magvit2.common.distributed import rank
 from open_magvit2.common.errors import short_errors
-from open_magvit2.evaluation import command_line, generation_command_line, sweep, table
-from open_magvit2.evaluation.generated import GeneratedImages
-from open_magvit2.evaluation.generation import GenerationSetting, evaluate_images, samples_model
+from open_magvit2.evaluation import command_line, generation_command_line, table
 from open_magvit2.evaluation.report import write
 from open_magvit2.evaluation.run import Setting, evaluate_checkpoint
-from open_magvit2.evaluation.samples import open_images
 from open_magvit2.evaluation.sources import image_source
+from open_magvit2.generators.on_the_fly import Maker
 
 PROTOCOLS = Path(__file__).resolve().parents[1] / "configs" / "evaluation"
 
@@ -44,23 +44,9 @@ def main() -> None:
 def generation() -> None:
     args = generation_command_line.parse(__doc__, PROTOCOLS)
     with short_errors(), processes(args.device) as device:
-        setting = GenerationSetting(args.reference, device, args.batch_size, allow_few_images=args.allow_few_images)
-        if args.samples:
-            images, num_params = open_images(args.samples), None
-        else:
-            from open_magvit2 import load_tokenizer
-            from open_magvit2.generators.on_the_fly import Maker
-
-            maker = Maker(args, load_tokenizer, device)
-            images, num_params = GeneratedImages(*maker.making(args.options)), maker.num_params
-        model = samples_model(images, args.method, args.generator, num_params)
-        if args.points:
-            made = lambda point: GeneratedImages(*maker.making({**args.options, **point}))  # noqa: E731
-            sweep.run(args.points, made, model, args.chosen, setting, args.output)
-            text = f"sweep.json, sweep.html and points/ in {args.output}"
-        else:
-            run = evaluate_images(images, model, args.chosen, setting)
-            text = write.generation_files(args.output, run) if rank() == 0 else ""
+        # Rooms meet here: the evaluation knows no generator.
+        make = partial(Maker, args, load_tokenizer, device) if args.samples is None else None
+        text = generation_command_line.evaluate(args, device, make)
         if rank() == 0:
             print(text)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from small_tokenizers import make_images
 from test_pages_in_a_browser import BROWSER, look
 
+from open_magvit2.common.files import sha256_of
 from open_magvit2.evaluation import generation, protocol, sweep, table, table_rows
 from open_magvit2.evaluation.features import inception
 from open_magvit2.evaluation.features.reference import load_reference
@@ -83,6 +85,33 @@ def test_npz_compressed_npz_and_folder_hold_the_same_images(files):
         assert torch.cat([index for index, _ in batches]).tolist() == list(range(20)), name
         assert torch.equal(torch.cat([pixels for _, pixels in batches]), expected), name
     assert open_images(files / "stored.npz").labels.tolist() == [i % 4 for i in range(20)]
+
+
+@pytest.mark.parametrize("name", ["stored", "compressed", "labels"])
+def test_damaged_content_of_an_npz_is_one_error(tmp_path, name):
+    """The list of contents at the end of the file is whole, what it lists is not: as a bad disk or copy leaves it."""
+    path = tmp_path / f"{name}.npz"
+    save = np.savez if name == "stored" else np.savez_compressed
+    save(path, nhwc(make_images(20, seed=0)), np.arange(20))
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: entry.header_offset for entry in archive.infolist()}
+    content = bytearray(path.read_bytes())
+    begin = entries["arr_1.npy"] + 60 if name == "labels" else entries["arr_0.npy"] + 4000
+    if name == "stored":
+        content[:] = content[: len(content) // 2]
+    else:
+        content[begin : begin + 60] = b"\xff" * len(content[begin : begin + 60])
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}\.npz: .*(copy|copied)"):
+        list(open_images(path).batches(8))
+
+
+def test_a_compressed_npz_that_was_cut_off_is_one_error(tmp_path):
+    np.savez_compressed(tmp_path / "cut.npz", nhwc(make_images(20, seed=0)))
+    content = (tmp_path / "cut.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"cut\.npz: expected an npz file, .*copied whole"):
+        open_images(tmp_path / "cut.npz")
 
 
 def test_one_figure_whatever_holds_the_images(files, pixel_network):
@@ -281,6 +310,28 @@ def test_the_command(files, pixel_network):
         result = run_here(*command, *flags, "--output", files / "bad")
         assert result.returncode > 0
         assert message in result.stderr
+
+
+def test_the_command_with_a_generator_and_a_sweep(shared, files, pixel_network):
+    """The published form at toy size: the generator and its tokenizer are of one file, and sample for real."""
+    generator = shared / "fixtures" / "published_ar_tiny.ckpt"
+    command = [ROOT / "scripts" / "evaluate.py", "--generator", generator, "--grid", "4", "4", "--head-width", "32"]
+    command += ["--num-images", "10", "--classes", "0", "1", "--batch-size", "5", "--device", "cpu"]
+    command += ["--reference", files / "folder", "--allow-few-images"]
+    result = run_here(*command, "--sampling", "guidance=2", "--output", files / "one")
+    assert result.returncode == 0, result.stderr
+    one = json.loads((files / "one" / "results.json").read_text())
+    assert [group["guidance"] for group in one["samples"]["sampling"]["groups"]] == [2.0, 2.0]
+    assert (one["samples"]["num_classes"], one["samples"]["per_class"]) == (2, [5, 5])
+    assert one["model"]["checkpoint_sha256"] == sha256_of(generator)
+    result = run_here(*command, "--sweep", "guidance=1,2,4", "--output", files / "sweep")
+    assert result.returncode == 0, result.stderr
+    points = json.loads((files / "sweep" / "sweep.json").read_text())["points"]
+    assert [point["options"] for point in points] == [{"guidance": scale} for scale in (1.0, 2.0, 4.0)]
+    assert len({point["metrics"]["fid"] for point in points}) == 3
+    for name in ("fid", "inception_score", "precision", "recall"):
+        assert points[1]["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-9)
+    assert "<svg " in (files / "sweep" / "sweep.html").read_text()
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine to look at pages with")

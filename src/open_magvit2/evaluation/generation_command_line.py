@@ -1,17 +1,23 @@
-"""The flags of scripts/evaluate.py for generated images, checked before any work begins."""
+"""scripts/evaluate.py for generated images: its flags, checked before any work begins, and what they ask for."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from open_magvit2.common.arguments import at_least
 from open_magvit2.common.devices import choose_device
+from open_magvit2.common.distributed import rank
 from open_magvit2.common.errors import short_errors
 from open_magvit2.common.files import check_writable
 from open_magvit2.evaluation import protocol, sweep
+from open_magvit2.evaluation.generated import GeneratedImages
+from open_magvit2.evaluation.generation import GenerationSetting, evaluate_images, samples_model
+from open_magvit2.evaluation.report import write
+from open_magvit2.evaluation.samples import open_images
 
 
 def is_meant(arguments: Sequence[str]) -> bool:
@@ -99,3 +105,32 @@ def options(words: Sequence[str]) -> dict[str, Any]:
         values = [yaml.safe_load(part) for part in text.split("/")]
         found[name] = values[0] if len(values) == 1 else values
     return found
+
+
+def evaluate(args: argparse.Namespace, device: torch.device, make: Callable[[], Any] | None) -> str:
+    """What the flags ask for, with its files written; a collective call under DDP.
+
+    Args:
+        args: of `parse`.
+        device: to compute on.
+        make: loads the generator as a `generators.on_the_fly.Maker`; None with --samples.
+
+    Returns:
+        a summary for the terminal; empty on other ranks.
+
+    Raises:
+        ValueError: for images, a reference or a generator that is not what it should be.
+    """
+    setting = GenerationSetting(args.reference, device, args.batch_size, allow_few_images=args.allow_few_images)
+    maker = make() if make else None
+
+    def made(point: dict[str, Any]) -> GeneratedImages:
+        return GeneratedImages(*maker.making({**args.options, **point}))
+
+    images = made({}) if maker else open_images(args.samples)
+    model = samples_model(images, args.method, args.generator, maker.num_params if maker else None)
+    if args.points:
+        sweep.run(args.points, made, model, args.chosen, setting, args.output)
+        return f"sweep.json, sweep.html and points/ in {args.output}" if rank() == 0 else ""
+    run = evaluate_images(images, model, args.chosen, setting)
+    return write.generation_files(args.output, run) if rank() == 0 else ""

@@ -1,9 +1,12 @@
 """Sets of finished images, generated or real: an npz file or a folder, read in batches of bounded memory."""
 
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,7 +74,7 @@ class NpzImages:
                 f"{path}: expected images under the key arr_0, got {', '.join(keys) or 'no keys'}: write them with "
                 "numpy.savez(path, images)"
             )
-        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as stream:
+        with _whole(path), zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as stream:
             shape, is_fortran, dtype = _read_header(stream)
         if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or is_fortran or 0 in shape:
             order = " in Fortran order" if is_fortran else ""
@@ -81,7 +84,8 @@ class NpzImages:
             )
         self.shape = shape
         if "arr_1" in keys:
-            labels = np.load(path)["arr_1"]
+            with _whole(path), np.load(path) as arrays:
+                labels = arrays["arr_1"]
             if labels.shape == shape[:1] and labels.dtype.kind in "iu":
                 self.labels = torch.from_numpy(labels.astype(np.int64))
         self.facts = {
@@ -112,6 +116,8 @@ class NpzImages:
             file.seek(begin + 26)  # of a zip's local header: lengths of the name and of the extra field
             lengths = np.frombuffer(file.read(4), "<u2")
         offset = begin + 30 + int(lengths.sum()) + in_archive
+        if offset + math.prod(self.shape) > self.path.stat().st_size:
+            raise ValueError(f"{self.path}: expected {len(self)} images in arr_0, the file ends before: copy it again")
         array = np.memmap(self.path, np.uint8, "r", offset, self.shape)
         for start in range(rank() * batch_size, len(self), world_size() * batch_size):
             yield start, array[start : start + batch_size]
@@ -121,7 +127,13 @@ class NpzImages:
             _read_header(stream)
             for number, start in enumerate(range(0, len(self), batch_size)):
                 shape = (min(batch_size, len(self) - start), *self.shape[1:])
-                content = stream.read(int(np.prod(shape)))
+                with _whole(self.path):
+                    content = stream.read(int(np.prod(shape)))
+                if len(content) < np.prod(shape):
+                    raise ValueError(
+                        f"{self.path}: expected {len(self)} images in arr_0, its content ends before image "
+                        f"{start + shape[0]}: write the file again"
+                    )
                 if number % world_size() == rank():
                     yield start, np.frombuffer(content, np.uint8).reshape(shape)
 
@@ -175,6 +187,15 @@ class FolderImages:
                 return from_image(image.convert("RGB"))
         except (OSError, SyntaxError) as error:
             raise ValueError(f"cannot read {self.path / name}: {error}; replace or delete it") from error
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Turn what zip and zlib say of damaged content into one error."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{path}: the content of the npz file is damaged ({error}): copy or write it again") from error
 
 
 def array_names(path: Path) -> list[str]:
