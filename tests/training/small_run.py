@@ -14,7 +14,7 @@ from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
-from open_magvit2.common.distributed import all_gather_object
+from open_magvit2.common.distributed import all_gather_object, leave_process_group
 from open_magvit2.data.loading import ImageDataModule
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.training.skipped_images import SkippedImages
@@ -93,6 +93,7 @@ def main(folder: Path, output: Path, num_workers: int) -> None:
     known = all_gather_object(callbacks[0].state_dict()["causes"])
     if run.is_global_zero:
         (output / "seen.json").write_text(json.dumps({"shown": shown, "skipped": skipped, "known": known}))
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from open_magvit2.common import construction, environment
 from open_magvit2.common.arguments import at_least
+from open_magvit2.common.distributed import is_distributed, leave_process_group
 from open_magvit2.training import lightning_internals
 from open_magvit2.training.command_messages import essential, message
 from open_magvit2.training.data_parallel import lost_another_process, register_ddp
@@ -162,6 +163,8 @@ class TrainingCLI(lightning_internals.CommandLine):
         """Run it; what is refused before the first training step ends the program with that one message as well."""
         try:
             super().run_subcommand(subcommand)
+            if is_distributed():  # Lightning leaves gloo's process group up, whose threads then outlive Python
+                leave_process_group()
         except BaseException as error:
             self._leave_processes(error)
             if isinstance(error, TrainingStopped):
