@@ -25,8 +25,8 @@ class AutoregressiveTraining(GeneratorTraining):
         tokenizer: see `GeneratorTraining`.
         guidance: of the pictures at validation.
         random_order_steps: (first, last) training steps between which the share of samples that are learned in a random
-            order falls from 1 to 0, before and after which it is 1 and 0 (RAR, arXiv 2411.00776, section 3.2: epochs
-            200 and 300 of 400); None learns in raster order alone. The generator needs `target_positions`.
+            order falls linearly from 1 to 0, before and after which it is 1 and 0 (RAR, arXiv
+            2411.00776); None learns in raster order alone. The generator needs `target_positions`.
         options: of `GeneratorTraining`.
 
     Raises:

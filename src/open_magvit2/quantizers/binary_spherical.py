@@ -26,11 +26,11 @@ class BinarySphericalQuantizer(nn.Module):
 
     Args:
         num_bits: K, 1 to 36.
-        inverse_temperature: tau of the soft assignment. The paper gives no default; 100 makes bits of random points
-            of 18 dimensions nearly certain.
+        inverse_temperature: tau of the soft assignment; 100 is our choice, at which the bits of random points of 18
+            dimensions are nearly certain.
         entropy_eps: inside the logarithm of the average distribution.
         entropy_group_bits: None for the exact codebook entropy (K <= 28), `codebook_entropy`; a number for the bound
-            over groups of so many bits, `codebook_entropy_bound`. 1 is the paper's approximation by independent bits.
+            over groups of so many bits, `codebook_entropy_bound`. 1 treats the bits as independent.
 
     Raises:
         ValueError: for values out of range.
@@ -56,7 +56,7 @@ class BinarySphericalQuantizer(nn.Module):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """The paper's objective minimises E H(p) - H(E p), with weight 0.1 in its image models."""
+        """E H(p) - H(E p) is minimised, as in the paper; the weight is that of our LFQ recipe."""
         name = "codebook_entropy" if self.entropy_group_bits is None else "codebook_entropy_bound"
         return {"sample_entropy": 0.1, name: -0.1}
 

@@ -26,14 +26,15 @@ class IndexBackpropagationQuantizer(nn.Module):
 
     Args:
         codebook_size: V.
-        latent_channels: D, of the latent and of a code; 256 as published.
-        temperature: T of the entropies, which are those of softmax(l / T); 0.01 as published.
+        latent_channels: D, of the latent and of a code; 256 by default.
+        temperature: T of the entropies, which are those of softmax(l / T); 0.01 by default, as in LFQ.
         entropy_eps: inside the logarithm of the average distribution.
 
     Raises:
         ValueError: for values out of range.
     """
 
+    # the first three as in the reference; the weight of the entropies is our choice
     loss_weights: ClassVar = {
         "codebook": 0.25,
         "commitment": 1.0,

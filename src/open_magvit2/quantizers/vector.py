@@ -31,7 +31,7 @@ class VectorQuantizer(nn.Module):
         ema_decay: None trains the codebook with the loss `codebook`; a number in (0, 1), 0.99 in the paper, replaces it
             by exponential moving averages of the latents that chose each code.
         restart_below: with `ema_decay`, a code whose moving number of latents a step falls below this is replaced by a
-            random latent of the batch; 0 never does. Jukebox uses 1.
+            random latent of the batch; 0 never does.
 
     Raises:
         ValueError: for values out of range, or a restart without moving averages.
