@@ -27,8 +27,9 @@ def square_or_worse(number: int) -> int:
     return number**2
 
 
-def test_each_number_comes_once_whatever_happens_to_the_others():
-    results = list(map_isolated(square_or_worse, range(60), num_workers=3, time_limit=3.0))
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_each_number_comes_once_whatever_happens_to_the_others(num_workers):
+    results = list(map_isolated(square_or_worse, range(60), num_workers, time_limit=3.0))
     assert sorted(number for number, _ in results) == list(range(60))
     found = dict(results)
     assert found.pop(5) == Failure("killed its process by SIGSEGV")

@@ -86,16 +86,16 @@ def test_rfid_and_ris_are_their_definitions(random_networks):
     images = make_images(NUMBER)
     originals = images.float() / 127.5 - 1
     reconstructions, _ = CoarseTokenizer().reconstruct(originals)
-    ris = run(["ris"], images=images)
+    figures = run(["rfid", "ris"], batch_size=3, images=images)
     score = isc_features_to_metric(network.network(to_uint8(reconstructions))[1])
-    assert ris["ris"] == pytest.approx(score["inception_score_mean"], rel=FLOAT32)
-    assert ris["ris_std"] == pytest.approx(score["inception_score_std"], rel=1e-3, abs=1e-9)
-    a, b = (network(x[:4]).features.double().numpy() for x in (originals, reconstructions))
+    assert figures["ris"] == pytest.approx(score["inception_score_mean"], rel=FLOAT32)
+    assert figures["ris_std"] == pytest.approx(score["inception_score_std"], rel=1e-3, abs=1e-9)
+    a, b = (network(x).features.double().numpy() for x in (originals, reconstructions))
     centred_a, centred_b = a - a.mean(axis=0), b - b.mean(axis=0)
     distance = ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum()
     nuclear = np.linalg.norm(centred_a @ centred_b.T, "nuc")
-    distance += ((centred_a**2).sum() + (centred_b**2).sum() - 2 * nuclear) / 3
-    assert run(["rfid"], batch_size=3, images=images[:4])["rfid"] == pytest.approx(distance, rel=FLOAT32)
+    distance += ((centred_a**2).sum() + (centred_b**2).sum() - 2 * nuclear) / (NUMBER - 1)
+    assert figures["rfid"] == pytest.approx(distance, rel=FLOAT32)
     assert set(weights.cache_folder().rglob("*")) == before  # without a name of the dataset no moments are kept
 
 
@@ -106,15 +106,15 @@ def _rfid_on_rank(rank, world, folder, networks, sha256):
     os.environ[weights.CACHE_VARIABLE] = str(networks)
     weights.KNOWN[weights.INCEPTION] = dataclasses.replace(weights.KNOWN[weights.INCEPTION], sha256=sha256)
     with process_group(rank, world, folder):
-        shard = list(range(rank, 3, world))
-        figures = run(["rfid", "ris"], batch_size=1, indices=shard, images=make_images(3))
+        shard = list(range(rank, 5, world))
+        figures = run(["rfid", "ris"], batch_size=2, indices=shard, images=make_images(5))
         (folder / f"{rank}.json").write_text(json.dumps(figures))
 
 
 def test_two_processes_and_another_batch_size_give_the_same(random_networks, tmp_path):
     sha256 = weights.KNOWN[weights.INCEPTION].sha256
     spawn(_rfid_on_rank, 2, tmp_path, random_networks, sha256)
-    expected = run(["rfid", "ris"], batch_size=3, images=make_images(3))
+    expected = run(["rfid", "ris"], batch_size=5, images=make_images(5))
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(expected, rel=FLOAT32)
 
