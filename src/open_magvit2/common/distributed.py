@@ -28,8 +28,9 @@ def leave_process_group() -> None:
     tensors of earlier operations, for which it needs Python's lock, while the destructor of the group holds that lock
     and waits for the thread: a deadlock (PyTorch issue 56297), seen once with PyTorch 2.7.1.
 
-    Call it before the program ends. Gloo's thread that lets go of a tensor while Python is shutting down aborts the
-    process ("terminate called without an active exception"): the exit code of a training that succeeded is then 134.
+    Call it before the program ends: PyTorch's issue 190489 reports that gloo's thread may abort a process whose group
+    is still up while Python shuts down. We saw "terminate called without an active exception" twice and could not
+    reproduce it.
     """
     barrier = dist.barrier(async_op=True)
     barrier.wait()

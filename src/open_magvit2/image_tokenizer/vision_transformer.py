@@ -5,6 +5,7 @@ learned tokens join the patches and the encoder keeps what becomes of them. The 
 axial rotary positions instead of learned ones, so that a grid model takes images of any size.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -54,7 +55,7 @@ class _Transformer(nn.Module):
         return table
 
 
-class _TransformerPart(nn.Module):
+class _TransformerPart(nn.Module, ABC):
     """Constructor of the encoder and the decoder.
 
     Args:
@@ -94,9 +95,9 @@ class _TransformerPart(nn.Module):
         self.transformer = _Transformer(width, num_heads, num_blocks)
         self.make_layers()
 
+    @abstractmethod
     def make_layers(self) -> None:
         """Layers before and after the transformer."""
-        raise NotImplementedError
 
     def row(self) -> nn.Parameter | None:
         """A learned vector [N, D] for every latent of a row; None for a grid."""

@@ -163,7 +163,7 @@ class TrainingCLI(lightning_internals.CommandLine):
         """Run it; what is refused before the first training step ends the program with that one message as well."""
         try:
             super().run_subcommand(subcommand)
-            if is_distributed():  # Lightning leaves gloo's process group up, whose threads then outlive Python
+            if is_distributed() and torch.distributed.get_backend() == "gloo":  # Lightning leaves that group up
                 leave_process_group()
         except BaseException as error:
             self._leave_processes(error)
