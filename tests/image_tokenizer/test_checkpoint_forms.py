@@ -1,14 +1,20 @@
 """Checkpoints as users have them: other containers, prefixes, types and objects are recognised or refused by name."""
 
 import argparse
+import datetime
+import fractions
+from collections import defaultdict
 
 import pytest
 import safetensors.torch
 import torch
 from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
 from test_pretrained import tiny_state
 
 from open_magvit2 import load_tokenizer
+from open_magvit2.common import checkpoints
+from open_magvit2.common.stand_ins import StandIn
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
@@ -71,7 +77,9 @@ def test_a_folder_with_one_safetensors_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "name"), [(argparse.Namespace(a=1), "argparse.Namespace"), (OmegaConf.create({"a": 1}), "omegaconf")]
+    ("value", "name"),
+    [(fractions.Fraction(1, 2), "fractions.Fraction"), (datetime.date(2024, 6, 1), "datetime.date")],
+    ids=["Fraction", "date"],
 )
 def test_objects_are_named_and_no_unsafe_advice_is_quoted(tmp_path, value, name):
     torch.save({"state_dict": tiny_state(), "hyper_parameters": value}, tmp_path / "x.ckpt")
@@ -131,3 +139,25 @@ def test_our_weights_without_their_architecture_are_refused_by_what_they_are(tmp
     torch.save(wrap(tokenizer.state_dict()), tmp_path / "ours.ckpt")
     with pytest.raises(ValueError, match=r"ours\.ckpt holds weights under our names, but not their architecture"):
         load_tokenizer(tmp_path / "ours.ckpt")
+
+
+def test_objects_of_published_files_become_inert(tmp_path):
+    """Old Lightning pickles callback classes; hyperparameters are namespaces and OmegaConf nodes."""
+    torch.save(
+        {
+            "state_dict": tiny_state(),
+            "hyper_parameters": {
+                "args": argparse.Namespace(patch_size=8),
+                "config": OmegaConf.create({"model": {"sizes": [1, 2.5, "x", None, True]}}),
+            },
+            "callbacks": {ModelCheckpoint: {"best": 1.0}},
+            "counts": defaultdict(int, {"a": 1}),
+            "path": tmp_path,
+        },
+        tmp_path / "x.ckpt",
+    )
+    content = checkpoints.read(tmp_path / "x.ckpt")
+    assert content["hyper_parameters"]["args"].patch_size == 8
+    assert all(isinstance(kind, type) and issubclass(kind, StandIn) for kind in content["callbacks"])
+    assert isinstance(content["hyper_parameters"]["config"], StandIn)
+    assert load_tokenizer(tmp_path / "x.ckpt").codebook_size == 2**6

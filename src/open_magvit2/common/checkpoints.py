@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+
+from open_magvit2.common import stand_ins
 
 _LISTED = 10  # names shown of each kind of difference
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights
@@ -20,7 +23,9 @@ _ABSENT = object()  # equal to nothing in a file
 def read(path: str | Path) -> dict[str, Any]:
     """The content of a `.ckpt`, `.pt`, `.pth`, `.bin` (PyTorch) or `.safetensors` file, on the CPU.
 
-    No code from the file runs: tensors, numbers, strings and containers are all that is read.
+    No code from the file runs: tensors, numbers, strings and containers are all that is read; objects of the classes in
+    `stand_ins.NAMES` become inert. Tensors are mapped, not copied: memory holds what of them is used, and the file must
+    not be overwritten in place meanwhile (replacing it, as every command here does, is fine).
 
     Args:
         path: a file, or a folder that holds exactly one `.safetensors` file.
@@ -35,7 +40,8 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return {"state_dict": safetensors.torch.load_file(path)}
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with stand_ins.allowed():
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         found = _OBJECT.search(str(error))
         if found is None:
@@ -73,7 +79,9 @@ def with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | Path, hint: str = "") -> None:
+def load_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], source: str | Path, hint: str = "", share: bool = False
+) -> None:
     """Load weights by name into a module; every name and shape must agree, and every weight must be a finite number.
 
     Args:
@@ -81,17 +89,20 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | 
         state: the module's names to tensors.
         source: where the weights come from, for the error.
         hint: a likely cause, appended to the error.
+        share: make the given tensors the module's own where nothing has to be converted, instead of copying them.
 
     Raises:
         ValueError: listing missing and unexpected names, wrong shapes, wrong types and weights that are not finite; the
             module is left as it was.
     """
     check_fits(module, state, source, hint)
-    module.load_state_dict(dict(state), strict=True)
+    own = module.state_dict()
+    fitting = {name: value.to(own[name].device, own[name].dtype) for name, value in state.items()} if share else state
+    module.load_state_dict(dict(fitting), strict=True, assign=share)
 
 
 def check_fits(module: nn.Module, state: Mapping[str, Tensor], source: str | Path, hint: str = "") -> None:
-    """What `load_strictly` checks, without loading: its arguments and its error."""
+    """What `load_strictly` checks, without loading: its first arguments and its error."""
     expected = module.state_dict()
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]

@@ -9,9 +9,12 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 PACKAGE = __name__.partition(".")[0]
+_DRAWING = (torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default)
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -57,9 +60,17 @@ def build(description: Mapping[str, Any], allowed_modules: Sequence[str] = ()) -
         allowed_modules: names of other Python modules or packages whose classes may be built as well, e.g.
             ["my_project"]; they are imported.
 
+    Returns:
+        the module; its parameters hold no values yet where the constructor draws them at random: load them.
+
     Raises:
         ValueError: for a class of another package, one that does not exist, or arguments it does not take.
     """
+    with _WithoutDrawing():
+        return _build(description, allowed_modules)
+
+
+def _build(description: Mapping[str, Any], allowed_modules: Sequence[str]) -> nn.Module:
     if not isinstance(description, Mapping) or not isinstance(description.get("class_path"), str):
         raise ValueError(f"expected a description with a class_path, got {description!r:.200}")
     path = description["class_path"]
@@ -71,13 +82,20 @@ def build(description: Mapping[str, Any], allowed_modules: Sequence[str] = ()) -
         )
     kind = import_class(path)
     arguments = {
-        name: build(value, allowed_modules) if _is_description(value) else value
+        name: _build(value, allowed_modules) if _is_description(value) else value
         for name, value in dict(description.get("init_args") or {}).items()
     }
     try:
         return kind(**arguments)
     except TypeError as error:
         raise ValueError(f"{path} cannot be built with {sorted(arguments)}: {error}") from error
+
+
+class _WithoutDrawing(TorchDispatchMode):
+    """Leaves tensors as they were allocated where an initialisation would fill them with random numbers."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        return args[0] if function in _DRAWING else function(*args, **(kwargs or {}))
 
 
 def import_class(path: str) -> type[nn.Module]:

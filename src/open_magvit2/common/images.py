@@ -1,5 +1,7 @@
 """The one file that knows value ranges: uint8 pixels in [0, 255] <-> float images in [-1, 1], and grids of them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,14 @@ def to_uint8_truncated(image: Tensor) -> Tensor:
     if not image.is_floating_point():
         raise ValueError(f"to_uint8_truncated expects a float image in [-1, 1], got {image.dtype}")
     return _whole(image.detach().to(torch.float32).clamp(-1.0, 1.0).add_(1.0).mul_(0.5).mul_(255.0))
+
+
+def rescaled(image: Tensor, source: Sequence[float], target: Sequence[float]) -> Tensor:
+    """An image of any shape mapped linearly from one value range (lowest, highest) to another; itself where equal."""
+    if tuple(source) == tuple(target):
+        return image
+    scale = (target[1] - target[0]) / (source[1] - source[0])
+    return (image - source[0]) * scale + target[0]
 
 
 def psnr(mean_squared_error: Tensor, value_range: float) -> Tensor:

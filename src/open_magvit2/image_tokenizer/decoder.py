@@ -1,4 +1,7 @@
-"""The convolutional decoder: codes -> image, upsampled by depth-to-space between levels (MAGVIT-v2)."""
+"""The convolutional decoder: codes -> image, upsampled by 2 between levels (MAGVIT-v2, arXiv 2310.05737).
+
+With other arguments it is the decoder of VQGAN, latent-diffusion, LlamaGen, IBQ and MaskGIT, as the encoder is.
+"""
 
 from collections.abc import Sequence
 
@@ -6,38 +9,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.common.arguments import at_least
+from open_magvit2.image_tokenizer.levels import BlockOptions, check_attention_levels, make_middle, run_blocks
 from open_magvit2.layers.convolution import convolution_2d
 from open_magvit2.layers.normalization import AdaptiveGroupNorm, group_norm
-from open_magvit2.layers.resampling import Upsample
-from open_magvit2.layers.residual import ResidualBlock
+from open_magvit2.layers.resampling import Upsampling, make_upsample
 
 
 class DecoderLevel(nn.Module):
-    """(Adaptive norm,) residual blocks at one resolution, then, except at level 0, an upsampling by 2."""
+    """(Adaptive norm,) residual blocks, each with attention or none; then, except at level 0, twice the size."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         num_residual_blocks: int,
-        is_last: bool,
+        options: BlockOptions,
+        has_attention: bool,
+        upsampling: Upsampling | None,
         style_channels: int | None,
-        norm_groups: int,
     ) -> None:
         super().__init__()
-        self.adaptive = None if style_channels is None else AdaptiveGroupNorm(in_channels, style_channels, norm_groups)
-        self.blocks = nn.ModuleList(
-            ResidualBlock(in_channels if j == 0 else out_channels, out_channels, norm_groups)
-            for j in range(num_residual_blocks)
+        self.adaptive = (
+            None if style_channels is None else AdaptiveGroupNorm(in_channels, style_channels, options.norm_groups)
         )
-        self.upsample = nn.Identity() if is_last else Upsample(out_channels)
+        self.blocks = options.residual_blocks(in_channels, out_channels, num_residual_blocks)
+        self.attentions = options.attentions(out_channels, num_residual_blocks if has_attention else 0)
+        self.upsample = nn.Identity() if upsampling is None else make_upsample(upsampling, out_channels)
 
     def forward(self, features: Tensor, codes: Tensor) -> Tensor:
         if self.adaptive is not None:
             features = self.adaptive(features, codes)
-        for block in self.blocks:
-            features = block(features)
-        return self.upsample(features)
+        return self.upsample(run_blocks(features, self.blocks, self.attentions))
 
 
 class Decoder(nn.Module):
@@ -47,9 +49,14 @@ class Decoder(nn.Module):
         latent_channels, image_channels, channels, channel_multipliers, num_residual_blocks, norm_groups: as in
             `Encoder`; level 0 is the full resolution in both.
         adaptive_normalization: an `AdaptiveGroupNorm` on the codes before every level (the L models).
+        num_middle_blocks, middle_attention, attention_levels, shortcut_of_output: as in `Encoder`.
+        bias: of the convolutions of the residual blocks.
+        upsampling: "depth_to_space" (MAGVIT-v2) or "nearest" (VQGAN, MaskGIT).
+        bottleneck_channels: of the first convolution's input where a 1x1 convolution from `latent_channels` comes
+            before it (VQGAN's post_quant_conv); None for none.
 
     Raises:
-        ValueError: for numbers below 1, or groups that do not divide the channels.
+        ValueError: for numbers below 1, groups that do not divide the channels, or attention at a level that is none.
     """
 
     def __init__(
@@ -61,6 +68,13 @@ class Decoder(nn.Module):
         num_residual_blocks: int = 2,
         norm_groups: int = 32,
         adaptive_normalization: bool = False,
+        num_middle_blocks: int | None = None,
+        middle_attention: bool = False,
+        attention_levels: Sequence[int] = (),
+        bias: bool = False,
+        upsampling: Upsampling = "depth_to_space",
+        bottleneck_channels: int | None = None,
+        shortcut_of_output: bool = False,
     ) -> None:
         super().__init__()
         at_least(
@@ -79,14 +93,32 @@ class Decoder(nn.Module):
         self.num_residual_blocks = num_residual_blocks
         self.norm_groups = norm_groups
         self.adaptive_normalization = adaptive_normalization
+        self.num_middle_blocks = num_middle_blocks
+        self.middle_attention = middle_attention
+        self.attention_levels = check_attention_levels(attention_levels, len(self.channel_multipliers))
+        self.bias = bias
+        self.upsampling = upsampling
+        self.bottleneck_channels = bottleneck_channels
+        self.shortcut_of_output = shortcut_of_output
+        options = BlockOptions(norm_groups, bias, shortcut_of_output)
         widths = [channels * multiplier for multiplier in channel_multipliers]
-        self.conv_in = convolution_2d(latent_channels, widths[-1])
-        self.middle = nn.Sequential(
-            *(ResidualBlock(widths[-1], widths[-1], norm_groups) for _ in range(num_residual_blocks))
+        self.from_codes = (
+            nn.Identity()
+            if bottleneck_channels is None
+            else convolution_2d(latent_channels, bottleneck_channels, kernel_size=1)
         )
-        style_channels = latent_channels if adaptive_normalization else None
+        self.conv_in = convolution_2d(bottleneck_channels or latent_channels, widths[-1])
+        self.middle = make_middle(options, widths[-1], num_middle_blocks or num_residual_blocks, middle_attention)
         self.levels = nn.ModuleList(
-            DecoderLevel(before, width, num_residual_blocks, i == 0, style_channels, norm_groups)
+            DecoderLevel(
+                before,
+                width,
+                num_residual_blocks,
+                options,
+                has_attention=i in self.attention_levels,
+                upsampling=None if i == 0 else upsampling,
+                style_channels=latent_channels if adaptive_normalization else None,
+            )
             for i, (before, width) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True))
         )
         self.norm_out = group_norm(widths[0], norm_groups)
@@ -98,7 +130,7 @@ class Decoder(nn.Module):
         return self.conv_out.weight
 
     def forward(self, codes: Tensor) -> Tensor:
-        features = self.middle(self.conv_in(codes))
+        features = self.middle(self.conv_in(self.from_codes(codes)))
         for level in reversed(self.levels):
             features = level(features, codes)
         return self.head(features)

@@ -1,4 +1,7 @@
-"""The convolutional encoder: image -> latent, downsampled by 2 between levels (MAGVIT-v2, arXiv 2310.05737)."""
+"""The convolutional encoder: image -> latent, downsampled by 2 between levels (MAGVIT-v2, arXiv 2310.05737).
+
+With other arguments it is the encoder of VQGAN, latent-diffusion, LlamaGen, IBQ and MaskGIT: one skeleton.
+"""
 
 from collections.abc import Sequence
 
@@ -6,30 +9,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.common.arguments import at_least
+from open_magvit2.image_tokenizer.levels import BlockOptions, check_attention_levels, make_middle, run_blocks
 from open_magvit2.layers.convolution import convolution_2d
 from open_magvit2.layers.normalization import group_norm
-from open_magvit2.layers.resampling import downsample
-from open_magvit2.layers.residual import ResidualBlock
+from open_magvit2.layers.resampling import Downsampling, make_downsample
 from open_magvit2.protocols import SizeRule
 
 
 class EncoderLevel(nn.Module):
-    """Residual blocks at one resolution, then, except at the last level, a downsampling by 2."""
+    """Residual blocks at one resolution, each with attention or none; then, except at the last level, half the size."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, num_residual_blocks: int, is_last: bool, norm_groups: int
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_residual_blocks: int,
+        options: BlockOptions,
+        has_attention: bool,
+        downsampling: Downsampling | None,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            ResidualBlock(in_channels if j == 0 else out_channels, out_channels, norm_groups)
-            for j in range(num_residual_blocks)
-        )
-        self.downsample = nn.Identity() if is_last else downsample(out_channels)
+        self.blocks = options.residual_blocks(in_channels, out_channels, num_residual_blocks)
+        self.attentions = options.attentions(out_channels, num_residual_blocks if has_attention else 0)
+        self.downsample = nn.Identity() if downsampling is None else make_downsample(downsampling, out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        for block in self.blocks:
-            features = block(features)
-        return self.downsample(features)
+        return self.downsample(run_blocks(features, self.blocks, self.attentions))
 
 
 class Encoder(nn.Module):
@@ -43,11 +48,20 @@ class Encoder(nn.Module):
         image_channels: of the input.
         channels: C, the width at full resolution.
         channel_multipliers: level i has C * channel_multipliers[i] channels.
-        num_residual_blocks: at every level and in the middle.
+        num_residual_blocks: at every level.
         norm_groups: of every group norm; must divide every level's channels.
+        num_middle_blocks: residual blocks after the last level; None for as many as in a level.
+        middle_attention: `GridAttention` after the first of these (VQGAN).
+        attention_levels: numbers of the levels with a `GridAttention` after every residual block (VQGAN).
+        bias: of the convolutions that MAGVIT-v2 has without: the first, and those of the residual blocks.
+        downsampling: "strided" (MAGVIT-v2), "strided_uncentred" (VQGAN) or "average" (MaskGIT).
+        head_kernel: of the last convolution.
+        bottleneck_channels: of the last convolution where a 1x1 convolution to `latent_channels` follows (VQGAN's
+            quant_conv); None for none.
+        shortcut_of_output: see `ResidualBlock` (MaskGIT).
 
     Raises:
-        ValueError: for numbers below 1, or groups that do not divide the channels.
+        ValueError: for numbers below 1, groups that do not divide the channels, or attention at a level that is none.
     """
 
     def __init__(
@@ -58,6 +72,14 @@ class Encoder(nn.Module):
         channel_multipliers: Sequence[int] = (1, 2, 2, 4),
         num_residual_blocks: int = 2,
         norm_groups: int = 32,
+        num_middle_blocks: int | None = None,
+        middle_attention: bool = False,
+        attention_levels: Sequence[int] = (),
+        bias: bool = False,
+        downsampling: Downsampling = "strided",
+        head_kernel: int = 1,
+        bottleneck_channels: int | None = None,
+        shortcut_of_output: bool = False,
     ) -> None:
         super().__init__()
         at_least(
@@ -68,6 +90,7 @@ class Encoder(nn.Module):
             channel_multipliers=channel_multipliers,
             num_residual_blocks=num_residual_blocks,
             norm_groups=norm_groups,
+            head_kernel=head_kernel,
         )
         self.latent_channels = latent_channels
         self.image_channels = image_channels
@@ -75,17 +98,36 @@ class Encoder(nn.Module):
         self.channel_multipliers = tuple(channel_multipliers)
         self.num_residual_blocks = num_residual_blocks
         self.norm_groups = norm_groups
+        self.num_middle_blocks = num_middle_blocks
+        self.middle_attention = middle_attention
+        self.attention_levels = check_attention_levels(attention_levels, len(self.channel_multipliers))
+        self.bias = bias
+        self.downsampling = downsampling
+        self.head_kernel = head_kernel
+        self.bottleneck_channels = bottleneck_channels
+        self.shortcut_of_output = shortcut_of_output
+        options = BlockOptions(norm_groups, bias, shortcut_of_output)
         widths = [channels * multiplier for multiplier in channel_multipliers]
-        self.conv_in = convolution_2d(image_channels, channels, bias=False)
+        self.conv_in = convolution_2d(image_channels, channels, bias=bias)
         self.levels = nn.ModuleList(
-            EncoderLevel(before, width, num_residual_blocks, i == len(widths) - 1, norm_groups)
+            EncoderLevel(
+                before,
+                width,
+                num_residual_blocks,
+                options,
+                has_attention=i in self.attention_levels,
+                downsampling=None if i == len(widths) - 1 else downsampling,
+            )
             for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False))
         )
-        self.middle = nn.Sequential(
-            *(ResidualBlock(widths[-1], widths[-1], norm_groups) for _ in range(num_residual_blocks))
-        )
+        self.middle = make_middle(options, widths[-1], num_middle_blocks or num_residual_blocks, middle_attention)
         self.norm_out = group_norm(widths[-1], norm_groups)
-        self.conv_out = convolution_2d(widths[-1], latent_channels, kernel_size=1)
+        self.conv_out = convolution_2d(widths[-1], bottleneck_channels or latent_channels, kernel_size=head_kernel)
+        self.to_latent = (
+            nn.Identity()
+            if bottleneck_channels is None
+            else convolution_2d(bottleneck_channels, latent_channels, kernel_size=1)
+        )
 
     @property
     def size_rule(self) -> SizeRule:
@@ -102,8 +144,8 @@ class Encoder(nn.Module):
         features = self.conv_in(image)
         for level in self.levels:
             features = level(features)
-        return self.head(self.middle(features))
+        return self.to_latent(self.head(self.middle(features)))
 
     def head(self, features: Tensor) -> Tensor:
-        """The last layers: features at the lowest resolution -> latent."""
+        """The last layers: features at the lowest resolution -> latent, or what `to_latent` makes one of."""
         return self.conv_out(F.silu(self.norm_out(features)))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from open_magvit2 import protocols
 from open_magvit2.common.construction import check_fulfils
+from open_magvit2.common.images import rescaled
 from open_magvit2.common.inputs import Images, as_batch, for_each_size
 from open_magvit2.image_tokenizer.decoder import Decoder
 from open_magvit2.image_tokenizer.encoder import Encoder
@@ -29,6 +30,8 @@ class ImageTokenizer(nn.Module):
         encoder: any module that fulfils `protocols.Encoder`.
         decoder: any that fulfils `protocols.Decoder`.
         quantizer: any that fulfils `protocols.Quantizer`.
+        image_range: lowest and highest value of the encoder's and the decoder's images. The tokenizer's own are in
+            [-1, 1] always, and are mapped.
 
     Raises:
         ValueError: for a part that lacks a member of its protocol, or parts with different numbers of latent channels.
@@ -36,8 +39,16 @@ class ImageTokenizer(nn.Module):
 
     modality: protocols.Modality = "image"
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, quantizer: nn.Module) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        quantizer: nn.Module,
+        image_range: Sequence[float] = (-1.0, 1.0),
+    ) -> None:
         super().__init__()
+        if len(image_range) != 2 or not image_range[0] < image_range[1]:
+            raise ValueError(f"image_range must be (lowest, highest), got {image_range}")
         check_fulfils(encoder, protocols.Encoder)
         check_fulfils(decoder, protocols.Decoder)
         check_fulfils(quantizer, protocols.Quantizer)
@@ -49,6 +60,7 @@ class ImageTokenizer(nn.Module):
         self.encoder = encoder
         self.quantizer = quantizer
         self.decoder = decoder
+        self.image_range = tuple(image_range)
 
     @classmethod
     def convolutional(
@@ -107,11 +119,11 @@ class ImageTokenizer(nn.Module):
             ValueError: for a tensor of another shape, or sides that `size_rule` refuses.
         """
         self._check_image(image)
-        return self.encoder(image)
+        return self.encoder(rescaled(image, (-1.0, 1.0), self.image_range))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Reconstruction [B, 3, H, W], about [-1, 1] and not clamped, of codes [B, C, h, w]."""
-        return self.decoder(codes)
+        return rescaled(self.decoder(codes), self.image_range, (-1.0, 1.0))
 
     @torch.no_grad()
     def tokenize(self, image: Images, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor | list[Tensor]:

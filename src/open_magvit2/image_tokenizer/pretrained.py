@@ -1,6 +1,7 @@
 """From a checkpoint file to an `ImageTokenizer`: our own checkpoints, which describe it, and the published ones."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +21,10 @@ TOKENIZER_KEY = "open_magvit2_tokenizer"  # our checkpoints carry `describe(toke
 IMAGE_SIZE_KEY = "open_magvit2_image_size"  # and the size of the images they were trained on, or None
 _PREFIX = "tokenizer."  # of the tokenizer within the LightningModule
 _RAW_STATE_KEY = "current_model_state"  # Lightning's WeightAveraging: `state_dict` then holds the averages
+
+
+class UnknownFileError(ValueError):
+    """A file that is neither a checkpoint of ours nor a published Open-MAGVIT2 one."""
 
 
 def load_tokenizer(
@@ -53,9 +58,20 @@ def load_tokenizer(
         >>> tokenizer = load_tokenizer("imagenet_256_B.ckpt")  # doctest: +SKIP
         >>> indices = tokenizer.tokenize(image)  # [B, 3, 256, 256] in [-1, 1] -> [B, 16, 16]  # doctest: +SKIP
     """
+    return from_content(checkpoints.read(path), path, weights, device, allowed_modules, bit_order)
+
+
+def from_content(
+    content: Mapping[str, Any],
+    path: str | Path,
+    weights: Weights = "ema",
+    device: str | torch.device = "cpu",
+    allowed_modules: Sequence[str] = (),
+    bit_order: BitOrder | None = None,
+) -> ImageTokenizer:
+    """`load_tokenizer` of a file's content, as `checkpoints.read` gives it."""
     if weights not in get_args(Weights):
         raise ValueError(f"weights must be 'ema' or 'raw', got {weights!r}")
-    content = checkpoints.read(path)
     states = {"ema": state_dicts.find_state_dict(content, str(path))}
     if _RAW_STATE_KEY in content:
         states["raw"] = state_dicts.find_state_dict({"state_dict": content[_RAW_STATE_KEY]}, str(path))
@@ -75,10 +91,17 @@ def load_tokenizer(
     elif published.is_published(inner):
         tokenizer = _load_published(inner, weights, path, bit_order, facts)
     else:
-        raise ValueError(
+        raise UnknownFileError(
             f"{path} is neither a checkpoint of ours (no {TOKENIZER_KEY!r}) nor a published one (no encoder.conv_in."
             f"weight); its weights start with {list(inner)[:3]}"
         )
+    return finished(tokenizer, facts, path, device)
+
+
+def finished(
+    tokenizer: ImageTokenizer, facts: CheckpointFacts, path: str | Path, device: str | torch.device
+) -> ImageTokenizer:
+    """A loaded tokenizer for inference, with the facts of its file; warnings are logged."""
     if weight_checks.look_untrained(tokenizer.state_dict()):
         facts["warnings"].append("untrained weights: every normalisation is as it was initialised")
     for warning in facts["warnings"]:
@@ -153,7 +176,7 @@ def _load_own(
     states = {"raw": states["ema"], **states}
     tensors = {name: checkpoints.with_prefix(state, _PREFIX) for name, state in states.items()}
     hint = _architecture_hint(description, tensors[weights])
-    checkpoints.load_strictly(tokenizer, tensors[weights], f"{path} ({weights} weights)", hint)
+    checkpoints.load_strictly(tokenizer, tensors[weights], f"{path} ({weights} weights)", hint, share=True)
     if weights == "ema":
         facts["warnings"] += weight_checks.check_averages(tensors["ema"], tensors["raw"], None, str(path))
     facts["checkpoint_format"] = "open_magvit2"
@@ -173,27 +196,53 @@ def _load_published(
 ) -> ImageTokenizer:
     """The tokenizer of a published file; `facts` are filled in."""
     tokenizer = construction.build(published.read_architecture(state, bit_order))
-    ours = list(tokenizer.state_dict())
-    names = {
-        "raw": {published.published_name(name): name for name in ours},
-        "ema": {published.ema_name(name): name for name in ours},
-    }
-    if weights == "ema" and not any(name in state for name in names["ema"]):
+    names = {name: published.published_name(name) for name in tokenizer.state_dict()}
+    if weights == "ema" and not any(published.averaged_name(name) in state for name in names.values()):
         raise ValueError(f"{path} holds no EMA weights (model_ema.*); load it with weights='raw'")
-    wanted, others = names[weights], names["raw" if weights == "ema" else "ema"]
+    facts["checkpoint_format"] = "published"
+    facts["train_image_size"] = published.IMAGE_SIZES.get(len(tokenizer.encoder.channel_multipliers))
+    load_named(tokenizer, state, names, published.IGNORED, weights, path, facts)
+    return tokenizer
+
+
+def load_named(
+    tokenizer: nn.Module,
+    state: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    ignored: re.Pattern[str],
+    weights: Weights,
+    path: str | Path,
+    facts: CheckpointFacts,
+) -> None:
+    """Load a tokenizer strictly from a file of other names; `facts` are filled in.
+
+    Args:
+        tokenizer: of the file's architecture.
+        state: the file's names to tensors.
+        names: the tokenizer's names to those of its raw tensors in the file; moving averages are found by
+            `published.averaged_name`.
+        ignored: matches names of the file that are no part of the tokenizer.
+        weights: which of the two to load.
+        path: of the file, for errors.
+
+    Raises:
+        ValueError: see `checkpoints.load_strictly`; for moving averages that were never filled.
+    """
+    of_file = {
+        "raw": {published_name: name for name, published_name in names.items()},
+        "ema": {published.averaged_name(published_name): name for name, published_name in names.items()},
+    }
+    wanted, others = of_file[weights], of_file["raw" if weights == "ema" else "ema"]
     # A tensor that is neither wanted nor known keeps its published name, which the strict loading then reports.
-    ignored = {name for name in state if name in others or published.IGNORED.match(name)}
-    tensors = {wanted.get(name, name): value for name, value in state.items() if name not in ignored}
-    checkpoints.load_strictly(tokenizer, tensors, f"{path} ({weights} weights)")
+    unused = {name for name in state if name in others or ignored.match(name)}
+    tensors = {wanted.get(name, name): value for name, value in state.items() if name not in unused}
+    checkpoints.load_strictly(tokenizer, tensors, f"{path} ({weights} weights)", share=True)
     if weights == "ema":
         raw = {name: state[other] for other, name in others.items() if other in state}
         updates = state.get(published.NUM_UPDATES)
         num_updates = None if updates is None else int(updates)
         facts["warnings"] += weight_checks.check_averages(tensors, raw, num_updates, str(path))
-    facts["checkpoint_format"] = "published"
-    facts["train_image_size"] = published.IMAGE_SIZES.get(len(tokenizer.encoder.channel_multipliers))
-    facts["ignored_tensors"] = state_dicts.count_by_part(ignored)
-    return tokenizer
+    facts["ignored_tensors"] = state_dicts.count_by_part(unused)
 
 
 def _architecture_hint(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

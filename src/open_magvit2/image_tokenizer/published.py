@@ -55,7 +55,7 @@ def published_name(name: str) -> str:
 
 def ema_name(name: str) -> str:
     """The published name of the moving average of one of our tokenizer's tensors."""
-    return _averaged(published_name(name))
+    return averaged_name(published_name(name))
 
 
 def read_architecture(state: Mapping[str, Tensor], bit_order: BitOrder | None = None) -> dict[str, Any]:
@@ -140,10 +140,11 @@ def convolutional_description(
     }
 
 
-def _averaged(published: str) -> str:
+def averaged_name(published: str) -> str:
+    """The name of the moving average of a published tensor."""
     return "model_ema." + published.replace(".", "")
 
 
 def _find(state: Mapping[str, Tensor], published: str) -> Tensor | None:
     """A tensor by its published raw name, or its moving average."""
-    return state.get(published, state.get(_averaged(published)))
+    return state.get(published, state.get(averaged_name(published)))

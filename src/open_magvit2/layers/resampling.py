@@ -1,12 +1,17 @@
-"""Change of resolution: a strided convolution down, depth-to-space up; along any axes, by any factors."""
+"""Change of resolution: a strided convolution down, depth-to-space up, along any axes; and what older networks use."""
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from open_magvit2.layers.convolution import Axes, Convolution, convolution_2d
+
+Downsampling = Literal["strided", "strided_uncentred", "average"]
+Upsampling = Literal["depth_to_space", "nearest"]
 
 
 def downsample(channels: int, convolution: Convolution = convolution_2d, factors: Axes = 2) -> nn.Module:
@@ -45,3 +50,39 @@ class Upsample(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return depth_to_space(self.conv(features), self.factors)
+
+
+class UncentredDownsample(nn.Module):
+    """Convolution of kernel 3 and stride 2 on an image with zeros at its right and lower edges only (VQGAN).
+
+    [B, C, H, W] -> [B, C, H/2, W/2]; an output sees the pixels 2i .. 2i+2, where `downsample`'s sees 2i-1 .. 2i+1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.conv(F.pad(features, (0, 1, 0, 1)))
+
+
+class NearestUpsample(nn.Module):
+    """Every pixel becomes 2 x 2 equal ones, then a convolution of kernel 3: [B, C, H, W] -> [B, C, 2H, 2W] (VQGAN)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = convolution_2d(channels, channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.conv(F.interpolate(features, scale_factor=2.0, mode="nearest"))
+
+
+def make_downsample(kind: Downsampling, channels: int) -> nn.Module:
+    """The downsampling by 2 of a name: [B, C, H, W] -> [B, C, H/2, W/2]."""
+    kinds = {"strided": downsample, "strided_uncentred": UncentredDownsample, "average": lambda _: nn.AvgPool2d(2)}
+    return kinds[kind](channels)
+
+
+def make_upsample(kind: Upsampling, channels: int) -> nn.Module:
+    """The upsampling by 2 of a name: [B, C, H, W] -> [B, C, 2H, 2W]."""
+    return {"depth_to_space": Upsample, "nearest": NearestUpsample}[kind](channels)
