@@ -2,7 +2,6 @@
 
 import pickle
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ def read(path: str | Path) -> dict[str, Any]:
     """The content of a `.ckpt`, `.pt`, `.pth`, `.bin` (PyTorch) or `.safetensors` file, on the CPU.
 
     No code from the file runs: tensors, numbers, strings and containers are all that is read; objects of the classes in
-    `stand_ins.NAMES` become inert. Tensors are mapped, not copied: memory holds what of them is used, and the file must
-    not be overwritten in place meanwhile (replacing it, as every command here does, is fine).
+    `stand_ins.NAMES` become inert. The tensors are copies, not mapped pages: a file that is overwritten later would
+    change a loaded model without a word.
 
     Args:
         path: a file, or a folder that holds exactly one `.safetensors` file.
@@ -41,7 +40,7 @@ def read(path: str | Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return {"state_dict": safetensors.torch.load_file(path)}
         with stand_ins.allowed():
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = _OBJECT.search(str(error))
         if found is None:

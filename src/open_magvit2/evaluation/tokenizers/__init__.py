@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -93,6 +93,8 @@ def load_tokenizer(
         >>> tokenizer = load_tokenizer("imagenet_256_B.ckpt")  # doctest: +SKIP
         >>> indices = tokenizer.tokenize(image)  # [B, 3, 256, 256] in [-1, 1] -> [B, 16, 16]  # doctest: +SKIP
     """
+    if weights not in get_args(Weights):
+        raise ValueError(f"weights must be 'ema' or 'raw', got {weights!r}")
     content = checkpoints.read(path)
     state = None
     if pretrained.TOKENIZER_KEY not in content:

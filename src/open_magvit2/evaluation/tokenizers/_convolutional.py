@@ -31,6 +31,9 @@ BLOCK_NAMES = patterns(
     (r"(attentions\.\d+|middle\.\d+)\.out\.", r"\1.proj_out."),
     (r"\.attentions\.", ".attn."),
 )
+# arguments of `Encoder` and `Decoder` in which VQGAN differs from MAGVIT-v2; `vqgan_options` has those of both
+VQGAN_ENCODER = {"downsampling": "strided_uncentred", "head_kernel": 3}
+VQGAN_DECODER = {"upsampling": "nearest"}
 QUANTIZER_NAMES = patterns(
     (r"^encoder\.to_latent\.", "quant_conv."),
     (r"^decoder\.from_codes\.", "post_quant_conv."),
@@ -77,8 +80,8 @@ def describe_taming(state: Mapping[str, Tensor], quantizer: Mapping[str, Any]) -
         "decoder.up.{}.block".format,
         quantizer,
         both=vqgan_options("encoder.mid.attn_1.q.weight" in state),
-        encoder={"downsampling": "strided_uncentred", "head_kernel": 3},
-        decoder={"upsampling": "nearest"},
+        encoder=VQGAN_ENCODER,
+        decoder=VQGAN_DECODER,
     )
 
 
@@ -89,7 +92,7 @@ def vqgan_options(middle_attention: bool) -> dict[str, Any]:
 
 def describe(
     state: Mapping[str, Tensor],
-    down: Callable[[int], str],
+    down: Callable[[int | str], str],
     up: Callable[[int], str],
     quantizer: Mapping[str, Any],
     both: Mapping[str, Any],
@@ -108,13 +111,10 @@ def describe(
         ValueError: if a part is missing.
     """
     channels, image_channels = shape(state, "encoder.conv_in.weight")[:2]
-    widths: list[int] = []
-    while (first := f"{down(len(widths))}.0.conv1.weight") in state or not widths:
-        widths.append(shape(state, first)[0])
-    inside_encoder, inside_decoder = (
-        shape(state, "encoder.conv_out.weight")[0],
-        shape(state, "decoder.conv_in.weight")[1],
-    )
+    num_levels = max(1, count(state, f"{down('{}')}.0.conv1.weight"))  # without any, the next line says what is missing
+    widths = [shape(state, f"{down(level)}.0.conv1.weight")[0] for level in range(num_levels)]
+    inside_encoder = shape(state, "encoder.conv_out.weight")[0]
+    inside_decoder = shape(state, "decoder.conv_in.weight")[1]
     latent = shape(state, "quant_conv.weight")[0] if "quant_conv.weight" in state else inside_encoder
     sizes = {
         "latent_channels": latent,
@@ -129,7 +129,7 @@ def describe(
         attention = [re.sub(r"\.\w+$", ".attn.0.q.weight", blocks(level)) in state for level in range(len(widths))]
         arguments = {
             **sizes,
-            "num_residual_blocks": sum(f"{blocks(0)}.{number}.conv1.weight" in state for number in range(32)),
+            "num_residual_blocks": count(state, f"{blocks(0)}.{{}}.conv1.weight"),
             "attention_levels": [level for level, has_attention in enumerate(attention) if has_attention],
             "bottleneck_channels": inside if "quant_conv.weight" in state else None,
             **others,
@@ -142,6 +142,14 @@ def describe(
         "quantizer": dict(quantizer),
     }
     return {"class_path": class_path(ImageTokenizer), "init_args": arguments}
+
+
+def count(state: Mapping[str, Tensor], name: str) -> int:
+    """How many of the names "level.0.weight", "level.1.weight", ... a file has; `name` is "level.{}.weight"."""
+    number = 0
+    while name.format(number) in state:
+        number += 1
+    return number
 
 
 def codebook_shape(state: Mapping[str, Tensor]) -> Sequence[int]:
