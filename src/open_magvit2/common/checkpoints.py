@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common import stand_ins
+from open_magvit2.common import containers, stand_ins
 
 _LISTED = 10  # names shown of each kind of difference
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights
@@ -20,14 +20,14 @@ _ABSENT = object()  # equal to nothing in a file
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The content of a `.ckpt`, `.pt`, `.pth`, `.bin` (PyTorch) or `.safetensors` file, on the CPU.
+    """The content of a `.ckpt`, `.pt`, `.pth`, `.bin` (PyTorch), `.safetensors` or `.msgpack` (flax) file, on the CPU.
 
     No code from the file runs: tensors, numbers, strings and containers are all that is read; objects of the classes in
     `stand_ins.NAMES` become inert. The tensors are copies, not mapped pages: a file that is overwritten later would
     change a loaded model without a word.
 
     Args:
-        path: a file, or a folder that holds exactly one `.safetensors` file.
+        path: a file, a zip archive around one, or a folder that holds exactly one `.safetensors` file.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -36,11 +36,19 @@ def read(path: str | Path) -> dict[str, Any]:
     path = _one_file(Path(path))
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: its download or its writing was interrupted")
+    with containers.unpacked(path) as file:
+        return _read(file, path)
+
+
+def _read(file: Path, path: Path) -> dict[str, Any]:
+    """The content of a file that errors call by a path."""
     try:
-        if path.suffix == ".safetensors":
-            return {"state_dict": safetensors.torch.load_file(path)}
+        if file.suffix == ".safetensors":
+            return {"state_dict": safetensors.torch.load_file(file)}
+        if containers.is_msgpack(file):
+            return {"state_dict": containers.read_msgpack(file)}
         with stand_ins.allowed():
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = _OBJECT.search(str(error))
         if found is None:
@@ -49,6 +57,8 @@ def read(path: str | Path) -> dict[str, Any]:
             f"{path} was refused: it holds an object of {found.group(1)}. Objects other than tensors and plain values "
             "could run code when they are loaded. Ask its author for a file of weights only"
         ) from error
+    except containers.UnsupportedContentError:
+        raise
     except Exception as error:  # the reader of pickles raises any exception on bytes that are no pickle
         raise ValueError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read as a checkpoint: damaged or cut short.\n"

@@ -42,8 +42,11 @@ _NAMES = (
 
 
 def is_published(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has the names of a published file; a file of moving averages alone is one, too."""
-    return _find(state, "encoder.conv_in.weight") is not None
+    """Whether a state dict has the names of a published file; a file of moving averages alone is one, too.
+
+    Other networks call their first convolution the same, but give it a bias.
+    """
+    return _find(state, "encoder.conv_in.weight") is not None and _find(state, "encoder.conv_in.bias") is None
 
 
 def published_name(name: str) -> str:

@@ -1,7 +1,7 @@
-"""Deterministic weights for the published models: numbers that anyone can make again from the tensors' names.
+"""Deterministic weights for published models, ours and others': numbers that anyone can make from the tensors' names.
 
 For every name of a published state dict, independent of all others, numpy's default_rng(crc32(name)) draws
-r = standard_normal(shape); norms' weights are 1 + 0.1 r, biases 0.1 r, all else r / sqrt(fan in); float32.
+r = standard_normal(shape); norms' weights are 1 + 0.1 r, biases 0.1 r, codebooks r, all else r / sqrt(fan in); float32.
 goldens.json beside the manifests holds what the reference implementation computes from them.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-FOLDER = Path(__file__).with_name("published")
+FOLDER = Path(__file__).parent / "image_tokenizer" / "published"  # our own models; the others' are in `shared`
 
 
 def manifest(model: str) -> dict[str, tuple[int, ...]]:
@@ -38,7 +38,9 @@ def tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     """The weights of one name."""
     noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
     last = name.rsplit(".", 1)[-1]
-    if len(shape) == 1 and last.endswith(("weight", "gamma", "scale")):
+    if name == "codebook.embeddings" or (len(shape) == 2 and "embedding" in name):
+        values = noise
+    elif len(shape) == 1 and last.endswith(("weight", "gamma", "scale")):
         values = 1 + 0.1 * noise
     elif len(shape) == 1 or last in ("bias", "beta"):
         values = 0.1 * noise
@@ -47,14 +49,38 @@ def tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
+def whole_manifest(folder: Path, model: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Names, shapes and dtypes of everything in a published file, losses and bookkeeping included."""
+    lines = (line.split("\t") for line in (folder / f"{model}.txt").read_text().splitlines())
+    return {name: (ast.literal_eval(shape), dtype) for name, shape, dtype in lines}
+
+
+def whole_state(
+    folder: Path, model: str, replaced: dict[str, tuple[int, ...]] | None = None
+) -> dict[str, torch.Tensor]:
+    """A state dict with everything in a published file.
+
+    Args:
+        folder: of the manifests.
+        model: name of one.
+        replaced: other shapes of some tensors, e.g. of a codebook of another size.
+    """
+    state = {}
+    for name, (shape, dtype) in whole_manifest(folder, model).items():
+        shape = (replaced or {}).get(name, shape)
+        is_weight = dtype.startswith("float") and shape != ()
+        state[name] = tensor(name, shape) if is_weight else torch.full(shape, -1, dtype=getattr(torch, dtype))
+    return state
+
+
 def golden(model: str, weights: str) -> dict:
     """What the reference computes: probes of latent and reconstruction, hash of the indices."""
     return json.loads((FOLDER / "goldens.json").read_text())[f"{model}.{weights}"]
 
 
-def input_image(shape: list[int]) -> torch.Tensor:
-    """The input of the goldens, float64 in [-1, 1]."""
-    return torch.from_numpy(np.random.default_rng(zlib.crc32(b"input")).uniform(-1, 1, shape))
+def input_image(shape: list[int], low: float = -1, high: float = 1) -> torch.Tensor:
+    """The input of the goldens, float64 in [low, high]."""
+    return torch.from_numpy(np.random.default_rng(zlib.crc32(b"input")).uniform(low, high, shape))
 
 
 def probe(values: torch.Tensor) -> torch.Tensor:
