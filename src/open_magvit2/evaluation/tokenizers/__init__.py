@@ -104,4 +104,4 @@ def load_tokenizer(
     try:
         return pretrained.from_content(content, path, weights, device, allowed_modules, bit_order)
     except pretrained.UnknownFileError as error:
-        raise ValueError(" ".join(filter(None, [str(error), _recognition.nearest(state or {})]))) from None
+        raise ValueError("; ".join(filter(None, [str(error), _recognition.nearest(state or {})]))) from None

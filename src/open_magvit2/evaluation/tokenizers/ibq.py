@@ -26,6 +26,7 @@ def fits(state: Mapping[str, Tensor]) -> bool:
 
 def read_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The description of the tokenizer in a file, read off the shapes of its tensors."""
+    convolutional.shape(state, "encoder.down.0.block.3.norm1.weight")  # VQGAN's files are the same but for this
     arguments = dict(zip(("codebook_size", "latent_channels"), convolutional.codebook_shape(state), strict=True))
     return convolutional.describe_taming(
         state, {"class_path": class_path(IndexBackpropagationQuantizer), "init_args": arguments}
