@@ -135,6 +135,7 @@ class CheckpointFacts(TypedDict, total=False):
     """What is known of the file a tokenizer came from; results of an evaluation carry it."""
 
     path: str  # the file
+    family: str  # a name of `evaluation.tokenizers`
     sha256: str  # of the file
     weights: Weights  # which were loaded; a family without moving averages says "raw"
     train_image_size: int | list[int] | None  # side, or sides, of the images it was trained on

@@ -15,8 +15,8 @@ from open_magvit2.common.images import to_float
 from open_magvit2.data.loading import ImageDataModule
 from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.data.token_loading import TokenDataModule
+from open_magvit2.evaluation.tokenizers import PretrainedTokenizer, which_weights
 from open_magvit2.generators.pretrained import MADE_BY_KEY
-from open_magvit2.image_tokenizer.from_file import PretrainedTokenizer, which_weights
 from open_magvit2.training.image_grid import ImageGrid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -31,9 +31,9 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
     what.add_argument("--table", metavar="YAML", help="compare several, e.g. configs/evaluation/table.yaml")
     add("--checkpoints", default="checkpoints", help="folder of the table's files (default: checkpoints)")
     families = (
-        f"family of the checkpoint: {', '.join(tokenizers.available())} (default: open_magvit2), or a module path"
+        f"family of the checkpoint: {', '.join(tokenizers.available())}, or a module path; default: read off the file"
     )
-    add("--tokenizer", default="open_magvit2", metavar="FAMILY", help=families)
+    add("--tokenizer", metavar="FAMILY", help=families)
     _add_allow_modules(parser)
     add("--protocol", default="paper", help="a name in configs/evaluation, or a YAML file (default: paper)")
     add("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="change the protocol, e.g. weights=raw tf32=true")
@@ -73,7 +73,8 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
         if args.table:
             args.kind, args.rows = table_rows.load(args.table, protocols, changes, args.metrics, args.image_size)
         else:
-            tokenizers.family_module(args.tokenizer)
+            if args.tokenizer is not None:
+                tokenizers.family_module(args.tokenizer)
             args.chosen = protocol.load(args.protocol, protocols).configured(changes, args.metrics)
     return args
 

@@ -27,7 +27,7 @@ def device_name(device: torch.device) -> str:
 
 
 def model(
-    tokenizer: Tokenizer, family: str, checkpoint: str | Path, method: str = "", train_data: str = "-"
+    tokenizer: Tokenizer, family: str | None, checkpoint: str | Path, method: str = "", train_data: str = "-"
 ) -> dict[str, Any]:
     """A tokenizer: its name, file and size, and what its loader noticed (`protocols.CheckpointFacts`).
 
@@ -36,13 +36,15 @@ def model(
 
     Args:
         tokenizer: as loaded.
-        family: of `evaluation.tokenizers`.
+        family: of `evaluation.tokenizers`; None: as it was recognised.
         checkpoint: its file.
         method: its name in tables; by default made of the family and the file.
         train_data: what it was trained on.
     """
     parameters = tokenizer.parameters() if isinstance(tokenizer, torch.nn.Module) else []
     facts = dict(getattr(tokenizer, "checkpoint_facts", {}))
+    recognized = facts.pop("family", "open_magvit2")
+    family = family or recognized
     return {
         "method": method or f"{family} {Path(checkpoint).stem}",
         "train_data": train_data,

@@ -55,7 +55,7 @@ class Run:
 
 def evaluate_checkpoint(
     checkpoint: str | Path,
-    family: str,
+    family: str | None,
     protocol: Protocol,
     image_size: ImageSize | None,
     setting: Setting,
@@ -66,7 +66,7 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint, method, train_data: see `provenance.model`.
-        family: a name or a module path, see `evaluation.tokenizers`.
+        family: a name or a module path, see `evaluation.tokenizers`; None: read off the file.
         protocol: what to measure and how, and which weights of the file.
         image_size: of the images; None: the size the tokenizer was trained at, where its file tells it, or, under a
             protocol that keeps them, the images' own sizes.

@@ -92,8 +92,8 @@ def from_content(
         tokenizer = _load_published(inner, weights, path, bit_order, facts)
     else:
         raise UnknownFileError(
-            f"{path} is neither a checkpoint of ours (no {TOKENIZER_KEY!r}) nor a published file; its weights start with "
-            f"{list(inner)[:3]}"
+            f"{path} is neither a checkpoint of ours (no {TOKENIZER_KEY!r}) nor a published file; its weights start "
+            f"with {list(inner)[:3]}"
         )
     return finished(tokenizer, facts, path, device)
 

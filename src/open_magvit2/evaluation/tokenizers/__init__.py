@@ -9,18 +9,19 @@ of its module: `--tokenizer my_project.my_tokenizer`.
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
 from open_magvit2.common import checkpoints
 from open_magvit2.evaluation.tokenizers import _recognition
-from open_magvit2.image_tokenizer import pretrained
-from open_magvit2.protocols import Tokenizer, Weights
-from open_magvit2.quantizers.lookup_free import BitOrder
+from open_magvit2.evaluation.tokenizers._from_file import PretrainedTokenizer, which_weights
+from open_magvit2.evaluation.tokenizers._recognition import load_tokenizer
+from open_magvit2.protocols import Tokenizer
+
+__all__ = ["PretrainedTokenizer", "available", "family_module", "load", "load_tokenizer", "which_weights"]
 
 
 def available() -> list[str]:
@@ -42,13 +43,21 @@ def family_module(family: str) -> ModuleType:
     return module
 
 
-def load(family: str, checkpoint: str | Path, device: str | torch.device = "cpu", **options: Any) -> Tokenizer:
+def load(family: str | None, checkpoint: str | Path, device: str | torch.device = "cpu", **options: Any) -> Tokenizer:
     """Load a tokenizer of a family onto a device; a `load` of the family gets those of the options that it declares.
+
+    Args:
+        family: a name or the path of a module; None recognises it, see `load_tokenizer`.
+        checkpoint: the file.
+        device: where to put the model.
+        **options: of `load_tokenizer`.
 
     Raises:
         ValueError: for a family without a module, a file that is not the family's, or a tokenizer that does not fulfil
             the protocol.
     """
+    if family is None:
+        return load_tokenizer(checkpoint, device=device, **options)
     module = family_module(family)
     if not hasattr(module, "load"):
         weights = options.get("weights", "ema")
@@ -59,49 +68,3 @@ def load(family: str, checkpoint: str | Path, device: str | torch.device = "cpu"
     if not isinstance(tokenizer, Tokenizer):
         raise ValueError(f"{family}.load gave a {type(tokenizer).__name__}, which does not fulfil protocols.Tokenizer")
     return tokenizer.to(device) if "device" not in given and isinstance(tokenizer, torch.nn.Module) else tokenizer
-
-
-def load_tokenizer(
-    path: str | Path,
-    weights: Weights = "ema",
-    device: str | torch.device = "cpu",
-    allowed_modules: Sequence[str] = (),
-    bit_order: BitOrder | None = None,
-) -> Tokenizer:
-    """Load a tokenizer for inference from our checkpoint or a published file of any family of this package.
-
-    Family and architecture are read off the file's tensors. Loading is strict, and no code from the file is executed.
-
-    Args:
-        path: `.ckpt` of ours, or a published file: imagenet_256_B.ckpt, vq_ds16_c2i.pt, vq-f8.ckpt, ...
-        weights: "ema" (moving averages: validation and all published figures) or "raw". A family without averages gives
-            its only weights either way; `checkpoint_facts["weights"]` says which were loaded.
-        device: where to put the model.
-        allowed_modules: names of Python modules outside this package from which a checkpoint of ours may name classes,
-            e.g. ["my_project"] for a tokenizer that was trained with a quantizer of yours.
-        bit_order: of the indices of a published Open-MAGVIT2 file; by default B files are read most significant bit
-            first, L files least significant first, as their authors number them.
-
-    Returns:
-        the tokenizer in eval mode, its parameters without gradients.
-
-    Raises:
-        FileNotFoundError, ValueError: no file; a damaged, unsafe or unknown one, with the nearest family; a class that
-            is not allowed; EMA weights asked for and absent; missing or extra tensors, or wrong shapes, all listed.
-
-    Example:
-        >>> tokenizer = load_tokenizer("imagenet_256_B.ckpt")  # doctest: +SKIP
-        >>> indices = tokenizer.tokenize(image)  # [B, 3, 256, 256] in [-1, 1] -> [B, 16, 16]  # doctest: +SKIP
-    """
-    if weights not in get_args(Weights):
-        raise ValueError(f"weights must be 'ema' or 'raw', got {weights!r}")
-    content = checkpoints.read(path)
-    state = None
-    if pretrained.TOKENIZER_KEY not in content:
-        state = _recognition.state_of(content, path)
-        if (family := _recognition.recognized(state)) is not None:
-            return _recognition.load(family, content, path, weights, device)
-    try:
-        return pretrained.from_content(content, path, weights, device, allowed_modules, bit_order)
-    except pretrained.UnknownFileError as error:
-        raise ValueError("; ".join(filter(None, [str(error), _recognition.nearest(state or {})]))) from None

@@ -13,25 +13,72 @@ A family of published files is a module of this package with
 
 import logging
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from open_magvit2.common import construction, state_dicts
+from open_magvit2.common import checkpoints, construction, state_dicts
 from open_magvit2.image_tokenizer import pretrained
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.published import averaged_name
-from open_magvit2.protocols import CheckpointFacts, Weights
+from open_magvit2.protocols import CheckpointFacts, Tokenizer, Weights
+from open_magvit2.quantizers.lookup_free import BitOrder
 
 logger = logging.getLogger(__name__)
 
 _AVERAGES = ("ema", "ema_state_dict")  # containers of moving averages beside the raw weights: LlamaGen, BSQ-ViT
 _SHOWN = 3  # differences of each kind
+
+
+def load_tokenizer(
+    path: str | Path,
+    weights: Weights = "ema",
+    device: str | torch.device = "cpu",
+    allowed_modules: Sequence[str] = (),
+    bit_order: BitOrder | None = None,
+) -> Tokenizer:
+    """Load a tokenizer for inference from our checkpoint or a published file of any family of this package.
+
+    Family and architecture are read off the file's tensors. Loading is strict, and no code from the file is executed.
+
+    Args:
+        path: `.ckpt` of ours, or a published file: imagenet_256_B.ckpt, vq_ds16_c2i.pt, vq-f8.ckpt, ...
+        weights: "ema" (moving averages: validation and all published figures) or "raw". A family without averages gives
+            its only weights either way; `checkpoint_facts["weights"]` says which were loaded.
+        device: where to put the model.
+        allowed_modules: names of Python modules outside this package from which a checkpoint of ours may name classes,
+            e.g. ["my_project"] for a tokenizer that was trained with a quantizer of yours.
+        bit_order: of the indices of a published Open-MAGVIT2 file; by default B files are read most significant bit
+            first, L files least significant first, as their authors number them.
+
+    Returns:
+        the tokenizer in eval mode, its parameters without gradients.
+
+    Raises:
+        FileNotFoundError, ValueError: no file; a damaged, unsafe or unknown one, with the nearest family; a class that
+            is not allowed; EMA weights asked for and absent; missing or extra tensors, or wrong shapes, all listed.
+
+    Example:
+        >>> tokenizer = load_tokenizer("imagenet_256_B.ckpt")  # doctest: +SKIP
+        >>> indices = tokenizer.tokenize(image)  # [B, 3, 256, 256] in [-1, 1] -> [B, 16, 16]  # doctest: +SKIP
+    """
+    if weights not in get_args(Weights):
+        raise ValueError(f"weights must be 'ema' or 'raw', got {weights!r}")
+    content = checkpoints.read(path)
+    state = None
+    if pretrained.TOKENIZER_KEY not in content:
+        state = state_of(content, path)
+        if (family := recognized(state)) is not None:
+            return load(family, content, path, weights, device)
+    try:
+        return pretrained.from_content(content, path, weights, device, allowed_modules, bit_order)
+    except pretrained.UnknownFileError as error:
+        raise ValueError("; ".join(filter(None, [str(error), nearest(state or {})]))) from None
 
 
 def families() -> dict[str, ModuleType]:
@@ -68,7 +115,8 @@ def load(
         ValueError: for a part that is missing; EMA weights asked for and absent though the family has them; missing or
             extra tensors, or wrong shapes, all listed.
     """
-    facts = CheckpointFacts(weights="raw", global_step=content.get("global_step"), warnings=[])
+    name = family.__name__.rpartition(".")[2]
+    facts = CheckpointFacts(family=name, weights="raw", global_step=content.get("global_step"), warnings=[])
     averages = next((name for name in _AVERAGES if isinstance(content.get(name), Mapping)), None)
     if weights == "ema" and averages is not None:
         content = {"state_dict": content[averages]}

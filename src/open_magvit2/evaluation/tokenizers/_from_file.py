@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from open_magvit2.common.files import sha256_of
-from open_magvit2.image_tokenizer.pretrained import load_tokenizer
+from open_magvit2.evaluation.tokenizers._recognition import load_tokenizer
 from open_magvit2.protocols import CheckpointFacts, Modality, SizeRule, Weights
 
 
@@ -38,19 +38,19 @@ class PretrainedTokenizer:
         return self
 
     def token_shape(self, size: Sequence[int]) -> tuple[int, ...]:
-        """See `ImageTokenizer.token_shape`."""
+        """See `protocols.Tokenizer.token_shape`."""
         return self.model.token_shape(size)
 
     def tokenize(self, image: Tensor) -> Tensor:
-        """See `ImageTokenizer.tokenize`."""
+        """See `protocols.Tokenizer.tokenize`."""
         return self.model.tokenize(image)
 
     def detokenize(self, indices: Tensor) -> Tensor:
-        """See `ImageTokenizer.detokenize`."""
+        """See `protocols.Tokenizer.detokenize`."""
         return self.model.detokenize(indices)
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """See `ImageTokenizer.reconstruct`."""
+        """See `protocols.Tokenizer.reconstruct`."""
         return self.model.reconstruct(image)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PretrainedTokenizer":
