@@ -149,10 +149,12 @@ class CheckpointFacts(TypedDict, total=False):
 class Tokenizer(Protocol):
     """What evaluation, reconstruction and stage II need of any tokenizer of images or clips.
 
-    One that was loaded from a file carries `checkpoint_facts: CheckpointFacts` as well.
+    One that was loaded from a file carries `checkpoint_facts: CheckpointFacts` as well. A continuous autoencoder, an
+    upper bound in comparisons, has codebook_size None, float latents in the place of indices, and no indices from
+    `reconstruct`.
     """
 
-    codebook_size: int
+    codebook_size: int | None
     modality: Modality
     size_rule: SizeRule
 
@@ -172,7 +174,7 @@ class Tokenizer(Protocol):
     def detokenize(self, indices: Tensor) -> Tensor:
         """Reconstruction [B, 3, H, W], about [-1, 1] and not clamped, of indices."""
 
-    def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """(reconstruction not clamped, indices) of an image in one pass."""
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from open_magvit2.common import containers, stand_ins
+from open_magvit2.common.files import sha256_of
 
 _LISTED = 10  # names shown of each kind of difference
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights
@@ -38,6 +39,15 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is empty: its download or its writing was interrupted")
     with containers.unpacked(path) as file:
         return _read(file, path)
+
+
+def digest(path: str | Path) -> str:
+    """The SHA-256 of the file that `read` reads, 64 hexadecimal digits.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such file, or a folder has several.
+    """
+    return sha256_of(_one_file(Path(path)))
 
 
 def _read(file: Path, path: Path) -> dict[str, Any]:

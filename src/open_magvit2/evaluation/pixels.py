@@ -11,7 +11,7 @@ from torch import Tensor
 from open_magvit2.common.images import to_uint8, to_uint8_truncated
 
 
-def image_by_image(network: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> tuple[Tensor, ...]:
+def image_by_image(network: Callable[..., tuple[Tensor | None, ...]], *batches: Tensor) -> tuple[Tensor | None, ...]:
     """Outputs of a network over a batch; on a CPU the images go through it one at a time.
 
     Convolution libraries choose kernels by the batch size, and kernels round differently: a pixel between two 8-bit
@@ -19,13 +19,13 @@ def image_by_image(network: Callable[..., tuple[Tensor, ...]], *batches: Tensor)
     slower on single images: there the batch stays whole, and figures of different batch sizes agree to about 1e-7.
 
     Args:
-        network: takes tensors [B, ...] and returns a tuple of tensors [B, ...].
+        network: takes tensors [B, ...] and returns a tuple of tensors [B, ...], or None where it has none.
         batches: its arguments, all of the same length B.
     """
     if batches[0].device.type != "cpu" or len(batches[0]) < 2:
         return network(*batches)
     outputs = [network(*single) for single in zip(*(batch.split(1) for batch in batches), strict=True)]
-    return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+    return tuple(None if parts[0] is None else torch.cat(parts) for parts in zip(*outputs, strict=True))
 
 
 # PSNR and SSIM look at the same pixels: each function keeps its last result, until `cache_clear`, for the same two

@@ -106,7 +106,8 @@ def evaluate_tokenizer(
     # Under this key rFID keeps the moments of the originals.
     transform = (protocol.resize, sizes.to_plain(image_size), limit, len(dataset))
     key = repr((facts["fingerprint"], facts["fingerprint_mode"], pixels, transform))
-    chosen, absent = metric_table.create(protocol.metrics, MetricContext(tokenizer.codebook_size, len(dataset), key))
+    context = MetricContext(tokenizer.codebook_size, tokenizer.codebook_size is None, len(dataset), key)
+    chosen, absent = metric_table.create(protocol.metrics, context)
     for name, reason in absent.items():
         logger.warning("%s is left out: %s", name, reason)
     loader = make_loader(dataset, batch_size, setting.num_workers)

@@ -66,7 +66,8 @@ def check_first_batch(tokenizer: Tokenizer, image: Tensor) -> Sanity:
         elif not sanity.finite:
             sanity.errors.append("reconstructions are not finite: damaged weights, or an overflow in float16")
         else:
-            _check_indices(sanity, tokenizer, reconstruction, indices)
+            if indices is not None:
+                _check_indices(sanity, tokenizer, reconstruction, indices)
             _check_pairs(sanity, image, reconstruction)
     return sanity
 

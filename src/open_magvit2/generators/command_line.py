@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from open_magvit2.common import checkpoints
 from open_magvit2.common.files import check_writable, sha256_of
 from open_magvit2.generators.class_names import class_names, find_class
 from open_magvit2.generators.compiled import CompiledSampler
@@ -121,7 +122,7 @@ def made_by(args: argparse.Namespace, tokenizer: tuple[Path, str]) -> dict[str, 
     """What decides the pixels besides plan and settings, for `writing.write_samples`."""
     return {
         "generator_sha256": sha256_of(args.generator),
-        "tokenizer_sha256": sha256_of(tokenizer[0]),
+        "tokenizer_sha256": checkpoints.digest(tokenizer[0]),
         "tokenizer_weights": tokenizer[1],
         "precision": args.precision,
         "pixels": "rounded",

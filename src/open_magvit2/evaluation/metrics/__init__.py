@@ -31,6 +31,7 @@ class MetricContext:
     """What a metric may ask for before the first batch."""
 
     codebook_size: int | None = None  # of the tokenizer; None where there is none
+    is_continuous: bool = False  # the autoencoder has no codes: metrics of codes are left out
     num_images: int | None = None  # how many images all ranks will see together; None if unknown
     # Names the content of the dataset and its preprocessing, so that figures of the originals can be kept between runs
     # (the moments of rFID); empty: keep nothing.
@@ -57,7 +58,8 @@ def create(names: Sequence[str], context: MetricContext) -> tuple[dict[str, Metr
     """Make metrics by name.
 
     Returns:
-        (metrics, absent): the metrics by name, and the reason for each one whose network weights are missing here.
+        (metrics, absent): the metrics by name, and the reason for each one whose network weights are missing here, or
+        that measures codes where there are none.
 
     Raises:
         ValueError: for an unknown or repeated name, a metric that needs to know what the context does not say, and two
@@ -71,9 +73,13 @@ def create(names: Sequence[str], context: MetricContext) -> tuple[dict[str, Metr
         kind, arguments = _metric_class(name)
         parameters = inspect.signature(kind).parameters
         known = {field: value for field, value in vars(context).items() if field in parameters}
-        for field, value in known.items():
-            if value is None and parameters[field].default is inspect.Parameter.empty:
-                raise ValueError(f"the metric {name} needs {field}, which is not known here")
+        required = {field for field in known if parameters[field].default is inspect.Parameter.empty}
+        unknown = [field for field in required if known[field] is None]
+        if unknown == ["codebook_size"] and context.is_continuous:
+            absent[name] = "a continuous autoencoder has no codes"
+            continue
+        if unknown:
+            raise ValueError(f"the metric {name} needs {unknown[0]}, which is not known here")
         try:
             metrics[name] = kind(**arguments, **known)
         except WeightsUnavailable as error:

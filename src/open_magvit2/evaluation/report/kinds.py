@@ -57,6 +57,8 @@ def checkpoint_name(record: dict[str, Any]) -> str:
 
 def _describe_reconstruction(record: dict[str, Any]) -> dict[str, Any]:
     tokens, model = record["tokens_per_image"], record["model"]
+    if model["codebook_size"] is None:
+        return {"token_type": "continuous", "tokens": "-", "train_data": model["train_data"]}
     return {
         "token_type": record["token_type"],
         "tokens": "x".join(map(str, tokens)) if tokens else "varies",

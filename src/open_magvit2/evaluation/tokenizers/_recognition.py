@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from open_magvit2.common import checkpoints, construction, state_dicts
+from open_magvit2.evaluation.tokenizers import diffusers_vae
 from open_magvit2.image_tokenizer import pretrained
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.published import averaged_name
@@ -47,7 +48,8 @@ def load_tokenizer(
     Family and architecture are read off the file's tensors. Loading is strict, and no code from the file is executed.
 
     Args:
-        path: `.ckpt` of ours, or a published file: imagenet_256_B.ckpt, vq_ds16_c2i.pt, vq-f8.ckpt, ...
+        path: `.ckpt` of ours, or a published file: imagenet_256_B.ckpt, vq_ds16_c2i.pt, vq-f8.zip, ...; or a folder of
+            diffusers with a continuous autoencoder.
         weights: "ema" (moving averages: validation and all published figures) or "raw". A family without averages gives
             its only weights either way; `checkpoint_facts["weights"]` says which were loaded.
         device: where to put the model.
@@ -69,6 +71,8 @@ def load_tokenizer(
     """
     if weights not in get_args(Weights):
         raise ValueError(f"weights must be 'ema' or 'raw', got {weights!r}")
+    if diffusers_vae.is_folder_of(path):
+        return diffusers_vae.load(path, device)
     content = checkpoints.read(path)
     state = None
     if pretrained.TOKENIZER_KEY not in content:
