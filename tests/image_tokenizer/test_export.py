@@ -7,6 +7,8 @@ from small_checkpoint import save_small_checkpoint
 
 from open_magvit2 import load_tokenizer
 from open_magvit2.common.construction import describe
+from open_magvit2.image_tokenizer.decoder import Decoder
+from open_magvit2.image_tokenizer.encoder import Encoder
 from open_magvit2.image_tokenizer.export import SUFFIX, export, load
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import TOKENIZER_KEY
@@ -92,6 +94,13 @@ def test_published_names_and_shapes_are_those_of_the_manifest(shared, name):
 def test_the_published_form_has_no_other_quantizer():
     with pytest.raises(ValueError, match="FiniteScalarQuantizer"):
         published_state(ImageTokenizer.convolutional(FiniteScalarQuantizer((5, 4)), channels=32))
+
+
+def test_the_published_form_has_no_other_networks():
+    sizes = {"channels": 32, "channel_multipliers": (1, 2), "latent_channels": 6}
+    encoder, decoder = Encoder(**sizes, attention_levels=(1,)), Decoder(**sizes, upsampling="nearest")
+    with pytest.raises(ValueError, match=r"encoder\.attention_levels.*decoder\.upsampling.*nearest"):
+        published_state(ImageTokenizer(encoder, decoder, LookupFreeQuantizer(6)))
 
 
 def test_another_form_is_refused(tmp_path):

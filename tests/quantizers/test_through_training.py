@@ -18,6 +18,7 @@ QUANTIZERS = {
     "finite_scalar.FiniteScalarQuantizer": {},
     "binary_spherical.BinarySphericalQuantizer": {"num_bits": "10"},
     "index_backprop.IndexBackpropagationQuantizer": {"codebook_size": "300"},
+    "gumbel.GumbelQuantizer": {"codebook_size": "64"},
     "residual.ResidualLookupFreeQuantizer": {"num_bits": "6"},
     "residual.GroupedLookupFreeQuantizer": {"num_bits": "12"},
 }

@@ -5,6 +5,7 @@ The files (Luo et al., arXiv 2409.04410) hold raw weights under `encoder.` and `
 looked up, never parsed.
 """
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,16 @@ IGNORED = re.compile(
     r"^(loss\.|quantize\.(mask|zero|codebook)$|model_ema\.((decay|num_updates|quantize(mask|zero|codebook))$|loss))"
 )
 
+# arguments of `Encoder` and `Decoder` that the shapes tell; the reference's code knows no others
+_SIZES = (
+    "latent_channels",
+    "image_channels",
+    "channels",
+    "channel_multipliers",
+    "num_residual_blocks",
+    "norm_groups",
+    "adaptive_normalization",
+)
 # our name -> published name
 _NAMES = (
     (re.compile(r"^encoder\.levels\.(\d+)\.blocks"), r"encoder.down.\1.block"),
@@ -119,6 +130,14 @@ def published_state(raw: ImageTokenizer, averaged: ImageTokenizer | None = None)
     if kinds != (Encoder, Decoder, LookupFreeQuantizer):
         names = ", ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"the published form has Encoder, Decoder and LookupFreeQuantizer alone, got {names}")
+    others = {
+        f"{part}.{name}": getattr(network, name)
+        for part, network in (("encoder", raw.encoder), ("decoder", raw.decoder))
+        for name, parameter in inspect.signature(type(network)).parameters.items()
+        if name not in _SIZES and getattr(network, name) != parameter.default
+    }
+    if others:
+        raise ValueError(f"the published form has MAGVIT-v2's networks alone, got {others}")
     state = {published_name(name): value for name, value in raw.state_dict().items()}
     if averaged is not None:
         parameters = dict(averaged.named_parameters())
