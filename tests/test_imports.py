@@ -13,7 +13,7 @@ LEAVES = {"common", "protocols"}
 MODELS = LEAVES | {"layers", "quantizers", "losses"}
 ROOMS = {"image_tokenizer", "video_tokenizer", "generators", "tokens", "evaluation"}
 ALLOWED = {
-    "__init__.py": {"evaluation", "generators"},
+    "__init__.py": {"common", "evaluation", "generators"},
     "protocols.py": set(),
     "common": {"protocols"},
     "layers": LEAVES,

@@ -1,5 +1,6 @@
 """Read checkpoint files without executing them, and load weights strictly, with a difference that a person can read."""
 
+import json
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common import containers, stand_ins
+from open_magvit2.common import containers, hub, stand_ins
 from open_magvit2.common.files import sha256_of
 
 _LISTED = 10  # names shown of each kind of difference
@@ -28,17 +29,28 @@ def read(path: str | Path) -> dict[str, Any]:
     change a loaded model without a word.
 
     Args:
-        path: a file, a zip archive around one, or a folder that holds exactly one `.safetensors` file.
+        path: a file, a zip archive around one, or a folder that holds exactly one `.safetensors` file, whose
+            config.json may describe the tokenizer (`open_magvit2_...`); or a name on the Hugging Face Hub, see `hub`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file, nor a repository of that name.
         ValueError: if the file is empty, cut short, no checkpoint, or holds objects that could execute code.
     """
     path = _one_file(Path(path))
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: its download or its writing was interrupted")
     with containers.unpacked(path) as file:
-        return _read(file, path)
+        content = _read(file, path)
+    return {**_description_beside(path), **content} if path.suffix == ".safetensors" else content
+
+
+def _description_beside(path: Path) -> dict[str, Any]:
+    """What the config.json beside a file says of a tokenizer of ours; config.json of others is left alone."""
+    try:
+        config = json.loads((path.parent / hub.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: value for name, value in config.items() if name.startswith("open_magvit2")} if config else {}
 
 
 def digest(path: str | Path) -> str:
@@ -80,7 +92,8 @@ def _read(file: Path, path: Path) -> dict[str, Any]:
 
 
 def _one_file(path: Path) -> Path:
-    """The file itself, or the only `.safetensors` file of a folder."""
+    """The file itself, or the only `.safetensors` file of a folder; by way of the Hub where there is no such path."""
+    path = hub.local(path)
     if not path.is_dir():
         if not path.is_file():
             raise FileNotFoundError(f"no checkpoint file at {path}")

@@ -1,6 +1,7 @@
 """The image tokenizer: encoder, quantizer, decoder; image -> indices -> image. A plain nn.Module, without training."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from open_magvit2 import protocols
 from open_magvit2.common.construction import check_fulfils
 from open_magvit2.common.images import rescaled
 from open_magvit2.common.inputs import Images, as_batch, for_each_size
+from open_magvit2.image_tokenizer import sharing
 from open_magvit2.image_tokenizer.decoder import Decoder
 from open_magvit2.image_tokenizer.encoder import Encoder
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
@@ -166,6 +168,14 @@ class ImageTokenizer(nn.Module):
             return self.decode(codes), indices
 
         return self._call(reconstruct, image, value_range)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """Write config.json, model.safetensors and a model card to a folder; see `sharing.save_pretrained`."""
+        sharing.save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Upload the tokenizer to the Hugging Face Hub; see `sharing.push_to_hub`."""
+        return sharing.push_to_hub(self, repository, **options)
 
     def _call(self, function: Callable[[Tensor], Any], image: Images, value_range: tuple[float, float]) -> Any:
         """A function of float batches in [-1, 1] on images of any kind, on the weights' device and in their dtype."""

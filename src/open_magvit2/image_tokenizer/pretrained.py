@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from open_magvit2.common import checkpoints, construction, state_dicts
 from open_magvit2.image_tokenizer import published, weight_checks
 from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.image_tokenizer.sharing import IMAGE_SIZE_KEY, TOKENIZER_KEY, WEIGHTS_KEY
 from open_magvit2.protocols import CheckpointFacts, Weights
 from open_magvit2.quantizers.lookup_free import BitOrder
 
 logger = logging.getLogger(__name__)
 
-TOKENIZER_KEY = "open_magvit2_tokenizer"  # our checkpoints carry `describe(tokenizer)` under it
-IMAGE_SIZE_KEY = "open_magvit2_image_size"  # and the size of the images they were trained on, or None
 _PREFIX = "tokenizer."  # of the tokenizer within the LightningModule
 _RAW_STATE_KEY = "current_model_state"  # Lightning's WeightAveraging: `state_dict` then holds the averages
 
@@ -86,7 +85,7 @@ def from_content(
     elif any(".levels." in name for name in inner):
         raise ValueError(
             f"{path} holds weights under our names, but not their architecture ({TOKENIZER_KEY!r}): pass the "
-            "checkpoint that training wrote"
+            "checkpoint that training wrote, or the folder with its config.json"
         )
     elif published.is_published(inner):
         tokenizer = _load_published(inner, weights, path, bit_order, facts)
@@ -169,6 +168,8 @@ def _load_own(
 
     `states["ema"]` is the file's state dict, which holds raw weights where there is no `states["raw"]`.
     """
+    if WEIGHTS_KEY in content:  # of `save_pretrained`, which keeps one set of weights
+        return _load_shared(content, states["ema"], path, allowed_modules, facts)
     if weights == "ema" and "raw" not in states:
         raise ValueError(f"{path} holds no EMA weights (trained without them); load it with weights='raw'")
     description = tokenizer_description(content)
@@ -184,6 +185,22 @@ def _load_own(
     facts["ignored_tensors"] = state_dicts.count_by_part(
         name for name in states[weights] if not name.startswith(_PREFIX)
     )
+    return tokenizer
+
+
+def _load_shared(
+    content: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    path: str | Path,
+    allowed_modules: Sequence[str],
+    facts: CheckpointFacts,
+) -> ImageTokenizer:
+    """The tokenizer of a folder of `sharing.save_pretrained`; `facts` are filled in."""
+    tokenizer = construction.build(tokenizer_description(content), allowed_modules)
+    checkpoints.load_strictly(tokenizer, state, path, share=True)
+    facts["weights"] = content[WEIGHTS_KEY]
+    facts["checkpoint_format"] = "open_magvit2 shared"
+    facts["train_image_size"] = content.get(IMAGE_SIZE_KEY)
     return tokenizer
 
 
