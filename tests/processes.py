@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from forks import METHOD
 
 from open_magvit2.common.distributed import leave_process_group
 
@@ -25,7 +26,8 @@ def process_group(rank: int, world: int, folder: Path) -> Iterator[None]:
 
 def spawn(function: Callable[..., None], world: int, *arguments: object) -> None:
     """Run `function(rank, world, *arguments)` in `world` processes; an error in one of them, or a hang, is raised."""
-    context = torch.multiprocessing.spawn(function, args=(world, *arguments), nprocs=world, join=False)
+    options = {"args": (world, *arguments), "nprocs": world, "join": False, "start_method": METHOD}
+    context = torch.multiprocessing.start_processes(function, **options)
     deadline = time.monotonic() + _LONGEST_SECONDS
     while not context.join(timeout=5):
         if time.monotonic() > deadline:
