@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import count, takewhile
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from open_magvit2.common.arguments import at_least
-from open_magvit2.evaluation.tokenizers._convolutional import patterns
+from open_magvit2.evaluation.tokenizers._convolutional import patterns, shape
 from open_magvit2.layers.transformer import TransformerBlock
 from open_magvit2.protocols import SizeRule
 
@@ -28,14 +27,9 @@ CLIP_NAMES = patterns(
 
 
 def blocks(width: int, number: int, **options: Any) -> nn.Sequential:
-    """Pre-norm blocks [B, N, width] -> [B, N, width] with layer norms and heads of 64; options of `TransformerBlock`."""
+    """Pre-norm blocks [B, N, width] -> same, with layer norms and heads of 64; options of `TransformerBlock`."""
     options = {"num_heads": width // HEAD_WIDTH, "norm": "layer", "head_width": HEAD_WIDTH, "out_bias": True, **options}
     return nn.Sequential(*(TransformerBlock(width, **options) for _ in range(number)))
-
-
-def num_blocks(state: Mapping[str, Tensor], name: str) -> int:
-    """How many consecutive blocks a file has, by the name of one of their tensors with {} for the number."""
-    return sum(1 for _ in takewhile(lambda number: name.format(number) in state, count()))
 
 
 def learned(*shape: int) -> nn.Parameter:
@@ -110,9 +104,7 @@ def grid_side(state: Mapping[str, Tensor], positions: str, num_further: int = 0)
     Raises:
         ValueError: if they are missing, or there is no such grid.
     """
-    if positions not in state:
-        raise ValueError(f"the file holds only a part of a tokenizer: {positions} is missing")
-    number = state[positions].shape[-2] - num_further
+    number = shape(state, positions)[-2] - num_further
     side = math.isqrt(max(number, 0))
     if side < 1 or side**2 != number:
         raise ValueError(f"{positions} has {number} positions of patches, which make no square grid")

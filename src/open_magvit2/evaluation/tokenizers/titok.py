@@ -1,4 +1,4 @@
-"""TiTok (Yu et al., "An Image is Worth 32 Tokens", arXiv 2406.07550): a row of 32 to 256 tokens for an image of 256 x 256.
+"""TiTok (Yu et al., "An Image is Worth 32 Tokens", arXiv 2406.07550): a row of tokens, 32 to 256, for 256 x 256 pixels.
 
 S-128, B-64 and L-32, the figures of the paper, predict a mixture of MaskGIT's codes, which MaskGIT's decoder, part of
 the files, turns into pixels. SL-256, BL-128 and the like, which came later, predict pixels. Images in [0, 1].
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from open_magvit2.common.arguments import at_least
 from open_magvit2.common.construction import class_path
 from open_magvit2.evaluation.tokenizers import _transformers as transformers
-from open_magvit2.evaluation.tokenizers._convolutional import BLOCK_NAMES, patterns, renamed, shape
+from open_magvit2.evaluation.tokenizers import maskgit
+from open_magvit2.evaluation.tokenizers._convolutional import count, patterns, renamed, shape
 from open_magvit2.evaluation.tokenizers._transformers import learned
 from open_magvit2.image_tokenizer.decoder import Decoder
 from open_magvit2.image_tokenizer.model import ImageTokenizer
@@ -22,16 +23,12 @@ from open_magvit2.layers.resampling import depth_to_space
 from open_magvit2.quantizers.vector import VectorQuantizer
 
 LABEL = "TiTok"
-IGNORED = re.compile(r"(?!)")  # nothing: the files hold the tokenizer alone
-NAMES = [
-    *patterns(
+IGNORED = re.compile(r"^$")
+_NAMES = (
+    patterns(
         (r"^encoder\.latents$", "latent_tokens"),
         (r"^quantizer\.codebook$", "quantize.embedding.weight"),
         (r"^decoder\.head\.codebook$", "pixel_quantize.embedding.weight"),
-        (r"^decoder\.head\.decoder\.levels\.(\d+)\.upsample\.conv\.", r"pixel_decoder.up.\1.upsample_conv."),
-        (r"^decoder\.head\.decoder\.levels\.(\d+)\.blocks\.", r"pixel_decoder.up.\1.block."),
-        (r"^decoder\.head\.decoder\.middle\.", "pixel_decoder.mid."),
-        (r"^decoder\.head\.decoder\.", "pixel_decoder."),
         (r"^decoder\.head\.logits\.", "decoder.ffn."),
         (r"^decoder\.head\.to_pixels\.", "decoder.ffn.0."),
         (r"^decoder\.head\.conv_out\.", "decoder.conv_out."),
@@ -44,10 +41,16 @@ NAMES = [
         (r"\.transformer\.norm_in\.", ".ln_pre."),
         (r"\.transformer\.norm_out\.", ".ln_post."),
         (r"\.transformer\.blocks\.", ".transformer."),
-    ),
-    *transformers.CLIP_NAMES,
-    *BLOCK_NAMES,
-]
+    )
+    + transformers.CLIP_NAMES
+)
+_PIXEL_DECODER = "decoder.head.decoder."  # MaskGIT's
+_MASKGIT = {
+    "channel_multipliers": (1, 1, 2, 2, 4),
+    "num_residual_blocks": 2,
+    "upsampling": "nearest",
+    "shortcut_of_output": True,
+}
 
 
 class _Transformer(nn.Module):
@@ -221,7 +224,7 @@ def read_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
         arguments = {
             "latent_channels": channels,
             "width": shape(state, f"{name}.class_embedding")[-1],
-            "num_blocks": transformers.num_blocks(state, name + ".transformer.{}.ln_1.weight"),
+            "num_blocks": count(state, name + ".transformer.{}.ln_1.weight"),
             "num_latents": shape(state, "latent_tokens")[0],
             "image_size": transformers.grid_side(state, f"{name}.positional_embedding", num_further=1) * patch,
             "patch": patch,
@@ -231,7 +234,7 @@ def read_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     head = {"class_path": class_path(PixelHead), "init_args": {"width": width, "patch": patch}}
     if mixes_codes:
         pixel_codes, pixel_channels = shape(state, "pixel_quantize.embedding.weight")
-        decoder = {"class_path": class_path(Decoder), "init_args": {"latent_channels": pixel_channels, **MASKGIT}}
+        decoder = {"class_path": class_path(Decoder), "init_args": {"latent_channels": pixel_channels, **_MASKGIT}}
         arguments = {"width": width, "codebook_size": pixel_codes, "decoder": decoder}
         head = {"class_path": class_path(CodeMixture), "init_args": arguments}
     quantizer = {"codebook_size": codebook_size, "latent_channels": channels, "normalized": mixes_codes}
@@ -244,15 +247,8 @@ def read_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"class_path": class_path(ImageTokenizer), "init_args": arguments}
 
 
-# arguments of the decoder of MaskGIT's tokenizer
-MASKGIT = {
-    "channel_multipliers": (1, 1, 2, 2, 4),
-    "num_residual_blocks": 2,
-    "upsampling": "nearest",
-    "shortcut_of_output": True,
-}
-
-
 def published_name(name: str, state: Mapping[str, Tensor]) -> str:
     """The name in a file of one of the tokenizer's tensors."""
-    return renamed(name, NAMES)
+    if name.startswith(_PIXEL_DECODER):
+        return f"pixel_{maskgit.published_name(name.removeprefix('decoder.head.'), state)}"
+    return renamed(name, _NAMES)
