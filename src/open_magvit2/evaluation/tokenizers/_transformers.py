@@ -94,8 +94,9 @@ class FixedSizePart(nn.Module):
         Raises:
             ValueError: with both shapes.
         """
-        if tuple(codes.shape[1:]) != (self.latent_channels, *grid):
-            raise ValueError(f"expected codes [B, {self.latent_channels}, {grid}], got {tuple(codes.shape)}")
+        expected = (self.latent_channels, *grid)
+        if tuple(codes.shape[1:]) != expected:
+            raise ValueError(f"expected codes [B, {', '.join(map(str, expected))}], got {tuple(codes.shape)}")
 
 
 def grid_side(state: Mapping[str, Tensor], positions: str, num_further: int = 0) -> int:
