@@ -44,8 +44,8 @@ _NAMES = (
     )
     + transformers.CLIP_NAMES
 )
-_PIXEL_DECODER = "decoder.head.decoder."  # MaskGIT's
-_MASKGIT = {
+_PIXEL_DECODER = "decoder.head.decoder."
+MASKGIT = {  # arguments of its decoder
     "channel_multipliers": (1, 1, 2, 2, 4),
     "num_residual_blocks": 2,
     "upsampling": "nearest",
@@ -234,7 +234,7 @@ def read_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     head = {"class_path": class_path(PixelHead), "init_args": {"width": width, "patch": patch}}
     if mixes_codes:
         pixel_codes, pixel_channels = shape(state, "pixel_quantize.embedding.weight")
-        decoder = {"class_path": class_path(Decoder), "init_args": {"latent_channels": pixel_channels, **_MASKGIT}}
+        decoder = {"class_path": class_path(Decoder), "init_args": {"latent_channels": pixel_channels, **MASKGIT}}
         arguments = {"width": width, "codebook_size": pixel_codes, "decoder": decoder}
         head = {"class_path": class_path(CodeMixture), "init_args": arguments}
     quantizer = {"codebook_size": codebook_size, "latent_channels": channels, "normalized": mixes_codes}
