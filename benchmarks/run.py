@@ -38,6 +38,7 @@ SECTIONS = (
     "sampling",
     "data_loading",
     "start_up",
+    "loading",
 )
 _STAMP = ("table", "device", "torch", "date")  # equal in all rows of a section: written above its tables
 

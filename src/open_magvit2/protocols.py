@@ -30,12 +30,13 @@ class SizeRule(NamedTuple):
 
     Along each axis a size is valid if it is `offset + k * multiple` with a whole number k >= 1, or k >= 0 where the
     offset is positive: an offset of 1 and a multiple of 4 in time are the 1, 5, 9, 17, ... frames of a causal network.
-    Where `fixed` is given, only that size is valid.
+    Where `fixed` is given, only that size is valid; where `square` is true, only one with equal height and width.
     """
 
     multiple: tuple[int, ...]
     offset: tuple[int, ...] = ()  # () is 0 for every axis
     fixed: tuple[int, ...] | None = None
+    square: bool = False
 
     def padded(self, size: Sequence[int]) -> tuple[int, ...]:
         """The smallest valid size that holds `size`.
@@ -54,7 +55,8 @@ class SizeRule(NamedTuple):
             max(-(-(side - offset) // multiple), 0 if offset else 1)
             for side, multiple, offset in zip(size, self.multiple, offsets, strict=True)
         )
-        return tuple(o + k * m for o, k, m in zip(offsets, steps, self.multiple, strict=True))
+        sides = tuple(o + k * m for o, k, m in zip(offsets, steps, self.multiple, strict=True))
+        return (*sides[:-2], *(max(sides[-2:]),) * 2) if self.square else sides
 
     def check(self, size: Sequence[int]) -> None:
         """Refuse a size that is not valid.
@@ -69,7 +71,8 @@ class SizeRule(NamedTuple):
         if self.fixed is not None:
             return _text(self.fixed)
         rules = zip(self.multiple, self.offset or (0,) * len(self.multiple), strict=True)
-        return "multiples of " + " x ".join(f"{m}" if o == 0 else f"({m} plus {o})" for m, o in rules)
+        text = "multiples of " + " x ".join(f"{m}" if o == 0 else f"({m} plus {o})" for m, o in rules)
+        return f"{text}, square" if self.square else text
 
 
 def _text(size: Sequence[int]) -> str:

@@ -20,9 +20,11 @@ from open_magvit2.quantizers.vector import VectorQuantizer
 SMALL = {
     "fsq": lambda: FiniteScalarQuantizer((8, 5, 4)),
     "bsq": lambda: BinarySphericalQuantizer(7),
+    "bsq msb": lambda: BinarySphericalQuantizer(7, bit_order="most_significant_first"),
     "bsq by bits": lambda: BinarySphericalQuantizer(7, entropy_group_bits=1),
     "vq": lambda: VectorQuantizer(32, 6),
     "vq normalized": lambda: VectorQuantizer(32, 6, normalized=True),
+    "vq normalized latent": lambda: VectorQuantizer(32, 6, normalized_latent=True),
     "vq ema": lambda: VectorQuantizer(32, 6, ema_decay=0.9, restart_below=0.1),
     "ibq": lambda: IndexBackpropagationQuantizer(32, 6),
     "residual": lambda: ResidualLookupFreeQuantizer(5, 3),
@@ -151,14 +153,26 @@ def test_bsq_ignores_the_length_of_a_latent():
     assert_close(quantizer(latent * 7).losses, quantizer(latent).losses)
 
 
-@pytest.mark.parametrize("normalized", [False, True])
-def test_vq_takes_the_nearest_code_by_brute_force_in_any_number_of_chunks(normalized, monkeypatch):
-    quantizer = VectorQuantizer(50, 4, normalized=normalized)
+def test_bsq_has_either_order_of_bits():
+    latent = _latent(BinarySphericalQuantizer(5), 3, 3)
+    first, last = (BinarySphericalQuantizer(5, bit_order=f"{which}_significant_first") for which in ("most", "least"))
+    bits = (latent > 0).long()
+    powers = torch.tensor([16, 8, 4, 2, 1])[:, None, None]
+    assert torch.equal(first.quantize(latent)[1], (bits * powers).sum(1))
+    assert torch.equal(last.quantize(latent)[1], (bits * powers.flip(0)).sum(1))
+    assert torch.equal(first.quantize(latent)[0], last.quantize(latent)[0])
+
+
+@pytest.mark.parametrize(("normalized", "latent_alone"), [(False, False), (True, False), (False, True)])
+def test_vq_takes_the_nearest_code_by_brute_force_in_any_number_of_chunks(normalized, latent_alone, monkeypatch):
+    quantizer = VectorQuantizer(50, 4, normalized=normalized, normalized_latent=latent_alone)
     quantizer.codebook.data.normal_(generator=torch.Generator().manual_seed(0))
     latent = _latent(quantizer, 6, 6, dtype=torch.float64)
     vectors, codes = latent.movedim(1, -1).reshape(-1, 4), quantizer.codebook.double()
+    if normalized or latent_alone:
+        vectors = F.normalize(vectors, dim=1)
     if normalized:
-        vectors, codes = F.normalize(vectors, dim=1), F.normalize(codes, dim=1)
+        codes = F.normalize(codes, dim=1)
     expected = torch.cdist(vectors, codes).argmin(dim=1).view(2, 6, 6)
     assert torch.equal(quantizer.quantize(latent)[1], expected)
     monkeypatch.setattr("open_magvit2.quantizers.vector._CHUNK_ELEMENTS", 7 * 50)

@@ -12,6 +12,9 @@ import torch
 NAMES = (
     "argparse.Namespace",
     "collections.defaultdict",
+    "numpy._core.multiarray.scalar",  # a best score
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
     "pathlib.Path",
     "pathlib.PosixPath",
     "typing.Any",

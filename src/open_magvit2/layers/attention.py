@@ -51,28 +51,37 @@ class KeyValueCache:
 
 
 class SelfAttention(nn.Module):
-    """softmax(q k^T / sqrt(head width)) v in heads (Vaswani et al. 2017), without biases.
+    """softmax(q k^T / sqrt(head width)) v in heads (Vaswani et al. 2017), by default without biases.
 
     Args:
         width: D, channels in and out.
-        num_heads: must divide D.
+        num_heads: must divide D, unless `head_width` is given.
         dropout: after the output projection.
         normalize_queries_and_keys: RMSNorm of every head's queries and keys (ViT-22B, arXiv 2302.05442).
+        qkv_bias, out_bias: of the projections before and after the heads.
+        head_width: channels of a head; None for D / num_heads.
 
     Raises:
         ValueError: if the heads do not divide the width.
     """
 
     def __init__(
-        self, width: int, num_heads: int, dropout: float = 0.0, normalize_queries_and_keys: bool = False
+        self,
+        width: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        normalize_queries_and_keys: bool = False,
+        qkv_bias: bool = False,
+        out_bias: bool = False,
+        head_width: int | None = None,
     ) -> None:
         super().__init__()
-        if num_heads < 1 or width % num_heads:
+        if num_heads < 1 or (head_width is None and width % num_heads):
             raise ValueError(f"{num_heads} heads do not divide a width of {width}")
         self.num_heads = num_heads
-        self.head_width = width // num_heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.head_width = width // num_heads if head_width is None else head_width
+        self.qkv = nn.Linear(width, 3 * num_heads * self.head_width, bias=qkv_bias)
+        self.out = nn.Linear(num_heads * self.head_width, width, bias=out_bias)
         self.dropout = nn.Dropout(dropout)
         norms = (nn.RMSNorm(self.head_width, eps=1e-5) if normalize_queries_and_keys else nn.Identity() for _ in "qk")
         self.query_norm, self.key_norm = norms
@@ -97,7 +106,7 @@ class SelfAttention(nn.Module):
             layer: of the cache.
             start: number of positions in the cache; as a tensor int64 [1], the work has one shape whatever the number.
         """
-        batch, number, width = features.shape
+        batch, number, _ = features.shape
         qkv = self.qkv(features).view(batch, number, 3, self.num_heads, self.head_width)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         query, key = self.query_norm(query), self.key_norm(key)
@@ -107,4 +116,4 @@ class SelfAttention(nn.Module):
         if cache is not None:
             (key, value), mask = cache.update(layer, start, key, value), cache.mask(start)
         attended = F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal and number > 1)
-        return self.dropout(self.out(attended.transpose(1, 2).reshape(batch, number, width)))
+        return self.dropout(self.out(attended.transpose(1, 2).reshape(batch, number, -1)))

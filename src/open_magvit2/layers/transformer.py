@@ -1,4 +1,9 @@
-"""The pre-norm transformer block that generators and transformer tokenizers share: RMSNorm, attention, SwiGLU."""
+"""The pre-norm transformer block that generators and transformer tokenizers share: RMSNorm, attention, SwiGLU.
+
+With other arguments it is the block of the vision transformer: LayerNorm, biases, an MLP.
+"""
+
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -6,6 +11,8 @@ from torch import Tensor, nn
 from open_magvit2.layers.attention import KeyValueCache, SelfAttention
 
 EPS = 1e-5
+Norm = Literal["rms", "layer"]
+FeedForward = Literal["swiglu", "gelu", "tanh"]
 
 
 class SwiGLU(nn.Module):
@@ -27,15 +34,44 @@ def swiglu_hidden(width: int, multiple: int = 256) -> int:
     return -(-(8 * width // 3) // multiple) * multiple
 
 
+class GEGLU(nn.Module):
+    """down(a * gelu(gate)), where one layer makes a and then gate, without biases (the paper of `SwiGLU`)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        values, gate = self.up(features).chunk(2, dim=-1)
+        return self.down(values * F.gelu(gate))
+
+
+class MLP(nn.Module):
+    """down(activation(up(x))) with biases (Vaswani et al. 2017), the activation GELU or tanh."""
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0, activation: str = "gelu") -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.activation = {"gelu": nn.GELU, "tanh": nn.Tanh}[activation]()
+        self.down = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.dropout(self.down(self.activation(self.up(features))))
+
+
 class TransformerBlock(nn.Module):
     """x + attention(norm(x)), then x + SwiGLU(norm(x)); [B, N, D] -> [B, N, D].
 
     Args:
         width: D.
         num_heads: of the attention.
-        hidden: of the SwiGLU; None for `swiglu_hidden(width)`.
+        hidden: of the feed-forward part; None for `swiglu_hidden(width)` of a SwiGLU and 4 D of an MLP.
         dropout: after both branches.
-        normalize_queries_and_keys: see `SelfAttention`.
+        normalize_queries_and_keys, qkv_bias, out_bias, head_width: see `SelfAttention`.
+        norm: "rms", or "layer" with scale and bias.
+        feed_forward: "swiglu", or the activation of an `MLP`.
     """
 
     def __init__(
@@ -45,12 +81,23 @@ class TransformerBlock(nn.Module):
         hidden: int | None = None,
         dropout: float = 0.0,
         normalize_queries_and_keys: bool = False,
+        norm: Norm = "rms",
+        feed_forward: FeedForward = "swiglu",
+        qkv_bias: bool = False,
+        out_bias: bool = False,
+        head_width: int | None = None,
     ) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(width, eps=EPS)
-        self.attention = SelfAttention(width, num_heads, dropout, normalize_queries_and_keys)
-        self.feed_forward_norm = nn.RMSNorm(width, eps=EPS)
-        self.feed_forward = SwiGLU(width, swiglu_hidden(width) if hidden is None else hidden, dropout)
+        make_norm = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}[norm]
+        self.attention_norm = make_norm(width, eps=EPS)
+        self.attention = SelfAttention(
+            width, num_heads, dropout, normalize_queries_and_keys, qkv_bias, out_bias, head_width
+        )
+        self.feed_forward_norm = make_norm(width, eps=EPS)
+        if feed_forward == "swiglu":
+            self.feed_forward = SwiGLU(width, swiglu_hidden(width) if hidden is None else hidden, dropout)
+        else:
+            self.feed_forward = MLP(width, 4 * width if hidden is None else hidden, dropout, feed_forward)
 
     def forward(
         self,

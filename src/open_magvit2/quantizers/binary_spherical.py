@@ -18,7 +18,7 @@ from open_magvit2.common.arguments import above
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.protocols import QuantizerOutput
 from open_magvit2.quantizers.layout import straight_through
-from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
+from open_magvit2.quantizers.lookup_free import BitOrder, LookupFreeQuantizer
 
 
 class BinarySphericalQuantizer(nn.Module):
@@ -31,6 +31,7 @@ class BinarySphericalQuantizer(nn.Module):
         entropy_eps: inside the logarithm of the average distribution.
         entropy_group_bits: None for the exact codebook entropy (K <= 28), `codebook_entropy`; a number for the bound
             over groups of so many bits, `codebook_entropy_bound`. 1 treats the bits as independent.
+        bit_order: of the indices; see `LookupFreeQuantizer`.
 
     Raises:
         ValueError: for values out of range.
@@ -44,15 +45,19 @@ class BinarySphericalQuantizer(nn.Module):
         inverse_temperature: float = 100.0,
         entropy_eps: float = 0.0,
         entropy_group_bits: int | None = None,
+        bit_order: BitOrder = "least_significant_first",
     ) -> None:
         super().__init__()
         above(0, inverse_temperature=inverse_temperature)
-        self.signs = LookupFreeQuantizer(num_bits, 2.0 / inverse_temperature, entropy_eps, entropy_group_bits)
+        self.signs = LookupFreeQuantizer(
+            num_bits, 2.0 / inverse_temperature, entropy_eps, entropy_group_bits, bit_order=bit_order
+        )
         self.num_bits = self.latent_channels = num_bits
         self.codebook_size = 2**num_bits
         self.inverse_temperature = inverse_temperature
         self.entropy_eps = entropy_eps
         self.entropy_group_bits = entropy_group_bits
+        self.bit_order = bit_order
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -79,7 +84,7 @@ class BinarySphericalQuantizer(nn.Module):
         return signs * self.num_bits**-0.5, indices
 
     def indices_to_codes(self, indices: Tensor) -> Tensor:
-        """Codes float32 [B, K, *grid] of indices int64 [B, *grid]; channel k is bit k.
+        """Codes float32 [B, K, *grid] of indices int64 [B, *grid], whose bits are in the order of `bit_order`.
 
         Raises:
             ValueError: for indices that are no integers, or outside the codebook.

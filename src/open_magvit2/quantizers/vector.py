@@ -28,6 +28,7 @@ class VectorQuantizer(nn.Module):
         codebook_size: number of codes, V.
         latent_channels: C, of the latent and of a code.
         normalized: compare and return vectors of length 1; the latent is normalised as well.
+        normalized_latent: normalise the latent alone, and leave the codes as they are (OmniTokenizer).
         ema_decay: None trains the codebook with the loss `codebook`; a number in (0, 1), 0.99 in the paper, replaces it
             by exponential moving averages of the latents that chose each code.
         restart_below: with `ema_decay`, a code whose moving number of latents a step falls below this is replaced by a
@@ -46,6 +47,7 @@ class VectorQuantizer(nn.Module):
         normalized: bool = False,
         ema_decay: float | None = None,
         restart_below: float = 0.0,
+        normalized_latent: bool = False,
     ) -> None:
         super().__init__()
         at_least(1, codebook_size=codebook_size, latent_channels=latent_channels)
@@ -57,6 +59,7 @@ class VectorQuantizer(nn.Module):
         self.codebook_size = codebook_size
         self.latent_channels = latent_channels
         self.normalized = normalized
+        self.normalized_latent = normalized_latent
         self.ema_decay = ema_decay
         self.restart_below = restart_below
         codebook = torch.empty(codebook_size, latent_channels).uniform_(-1 / codebook_size, 1 / codebook_size)
@@ -108,7 +111,7 @@ class VectorQuantizer(nn.Module):
 
     def _vectors(self, latent: Tensor) -> Tensor:
         vectors = at_least_float32(to_vectors(latent, self.latent_channels))
-        return F.normalize(vectors, dim=1) if self.normalized else vectors
+        return F.normalize(vectors, dim=1) if self.normalized or self.normalized_latent else vectors
 
     def _codes(self, indices: Tensor) -> Tensor:
         codes = F.embedding(indices, self.codebook)

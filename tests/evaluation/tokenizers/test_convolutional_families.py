@@ -1,7 +1,6 @@
 """VQGAN, latent-diffusion, LlamaGen, IBQ and MaskGIT: parity with the authors' code, names both ways, recognition."""
 
-import json
-
+import parity
 import published_weights as published
 import pytest
 import torch
@@ -10,7 +9,6 @@ from open_magvit2 import load_tokenizer
 from open_magvit2.common import construction
 from open_magvit2.evaluation import tokenizers
 from open_magvit2.evaluation.tokenizers import _recognition
-from open_magvit2.image_tokenizer.published import averaged_name
 
 # golden -> (manifest, family, which weights, value range of its networks, millions of parameters)
 GOLDENS = {
@@ -56,24 +54,9 @@ def codebook(golden: str) -> dict[str, tuple[int, ...]]:
 def test_full_models_compute_what_the_authors_code_computes(folder, tmp_path, name):
     """In float64 to 1e-9, indices equal; the goldens' probes are rounded to 1e-10."""
     model, family, weights, value_range, millions = GOLDENS[name]
-    golden = json.loads((folder / "goldens.json").read_text())[name]
     torch.save({"state_dict": published.whole_state(folder, model, codebook(name))}, tmp_path / "file.ckpt")
-    tokenizer = load_tokenizer(tmp_path / "file.ckpt", weights).double()
-    low, high = value_range
-    image = published.input_image(golden["input"], low, high).sub(low).div(high - low).mul(2).sub(1)
-    with torch.no_grad():
-        latent = tokenizer.encode(image)
-        reconstruction, indices = tokenizer.reconstruct(image)
-    reconstruction = (reconstruction + 1) / 2 * (high - low) + low
-    assert published.hash_of_indices(indices) == golden["indices_sha256"]
-    assert indices.flatten()[:12].tolist() == golden["indices_head"]
-    for values, expected in ((latent, golden["latent"]), (reconstruction, golden["recon"])):
-        assert list(values.shape) == expected["shape"]
-        probe = torch.tensor(expected["probe"], dtype=torch.float64)
-        assert torch.allclose(published.probe(values), probe, rtol=0, atol=1e-9)
-        assert values.mean().item() == pytest.approx(expected["mean"], abs=1e-12)
-        assert values.std().item() == pytest.approx(expected["std"], abs=1e-12)
-    assert torch.allclose(tokenizer.detokenize(indices), tokenizer.reconstruct(image)[0], rtol=0, atol=1e-12)
+    tokenizer = load_tokenizer(tmp_path / "file.ckpt", weights)
+    parity.check_golden(folder, name, tokenizer, value_range)
     assert tokenizer.checkpoint_facts["weights"] == weights
     if millions is not None:
         assert sum(p.numel() for p in tokenizer.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
@@ -83,20 +66,7 @@ def test_full_models_compute_what_the_authors_code_computes(folder, tmp_path, na
 @pytest.mark.parametrize("model", MANIFESTS)
 def test_every_published_name_is_one_tensor_of_ours_or_in_the_list_of_the_ignored(folder, model):
     family_name, num_codes, millions = MANIFESTS[model]
-    with torch.device("meta"):
-        state = {name: torch.empty(shape) for name, (shape, _) in published.whole_manifest(folder, model).items()}
-        fitting = [name for name, family in _recognition.families().items() if family.fits(state)]
-        assert fitting == [family_name]
-        family = _recognition.families()[family_name]
-        tokenizer = construction.build(family.read_architecture(state))
-    names = {family.published_name(name, state): value for name, value in tokenizer.state_dict().items()}
-    assert len(names) == len(tokenizer.state_dict())
-    assert all(state[name].shape == value.shape for name, value in names.items())
-    averages = {averaged_name(name) for name in names} if getattr(family, "HAS_AVERAGES", False) else set()
-    assert averages <= state.keys()
-    rest = state.keys() - names.keys() - averages
-    assert all(family.IGNORED.match(name) for name in rest)
-    assert not any(family.IGNORED.match(name) for name in names)
+    tokenizer = parity.check_names(folder, model, family_name)
     assert tokenizer.codebook_size == num_codes
     assert sum(p.numel() for p in tokenizer.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
 
