@@ -260,6 +260,13 @@ def test_any_name_goes_through_paths_and_pictures(tokenizer, checkpoint, tmp_pat
     assert set(shards.paths) == set(names)
     assert detokenize(tokenizer, shards, tmp_path / "out", CPU, progress=False) == 3
     assert set(os.listdir(tmp_path / "out")) == {f"{name}.png" for name in names}
+    views = make_index(tokenizer, images.relative_paths(), SIZE, checkpoint, views=10)
+    dataset = TransformedDataset(images, TenCrop(SIZE))
+    tokenize(tokenizer, dataset, images.relative_paths(), views, tmp_path / "views", CPU, progress=False)
+    shards = TokenShards(tmp_path / "views")
+    assert detokenize(tokenizer, shards, tmp_path / "crops", CPU, progress=False) == 30
+    assert len(os.listdir(tmp_path / "crops")) == 30  # also of the name that is too long with a number after it
+    assert detokenize(tokenizer, shards, tmp_path / "crops", CPU, progress=False) == 0
 
 
 @pytest.mark.parametrize("name", ["batch_size", "num_workers"])
