@@ -33,16 +33,17 @@ def main() -> None:
     from open_magvit2.data.image_files import write_list
     from open_magvit2.data.sources.image_folder import ImageFolder
 
-    sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
     limit = {} if args.max_pixels is None else {"max_pixels": args.max_pixels}
     with short_errors(2):
         if args.write_list:
             check_writable(args.write_list.parent)
         images = ImageFolder(args.folder, args.file_list, args.exclude, **limit)
         report = check_folder(images, args.image_size, args.duplicates, args.num_workers, args.time_limit)
-        print(report.text(), flush=True)
-        if args.write_list:
-            write_list(args.write_list, report.broken)
+        try:
+            print(report.text(), flush=True)
+        finally:  # also where nobody reads to the end: `| head`
+            if args.write_list:
+                write_list(args.write_list, report.broken)
     if report.broken:
         print(f"{len(report.broken):,} broken images" + (f" listed in {args.write_list}" if args.write_list else ""))
     sys.exit(1 if report.broken else 0)

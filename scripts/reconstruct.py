@@ -11,6 +11,7 @@ import sys
 
 from open_magvit2 import load_tokenizer
 from open_magvit2.common.errors import short_errors
+from open_magvit2.common.files import with_ending
 from open_magvit2.data.decoding import read_rgb
 from open_magvit2.data.image_files import find_images
 from open_magvit2.data.sources.synthetic import SyntheticImages
@@ -44,9 +45,9 @@ def main() -> int:
             measured = tiling.measure_seams(tokenizer, original, *tiles, args.device)
             print(f"{path}: {measured or 'fits one tile, there are no seams'}")
         picture = pictures.comparison(original, result, tokenizer.codebook_size, methods)
-        pictures.save_png(args.output / f"{name}.png", picture)
+        pictures.save_png(with_ending(args.output / name, ".png"), picture)
         if args.reconstructions:
-            pictures.save_png(args.reconstructions / f"{name}.png", result.pixels)
+            pictures.save_png(with_ending(args.reconstructions / name, ".png"), result.pixels)
     print(f"pictures written to {args.output}: {len(files) - num_unreadable}, unreadable files: {num_unreadable}")
     return 1 if num_unreadable else 0
 

@@ -1,8 +1,11 @@
 """scripts/reconstruct.py as a user runs it, with a small random tokenizer."""
 
+import os
+import sys
+
 import numpy as np
 import pytest
-from commands import ROOT, run_here
+from commands import ROOT, run, run_here
 from PIL import Image
 from small_checkpoint import save_small_checkpoint
 
@@ -91,3 +94,14 @@ def test_mistakes_are_told_in_one_line(checkpoint, tmp_path, arguments, words):
     assert result.returncode == 2
     assert words in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_names_of_255_bytes_or_no_utf8_are_written_and_printed(checkpoint, tmp_path):
+    photos, output = tmp_path / "photos", tmp_path / os.fsdecode(b"out \xe9")
+    for name in ("n" * 255, os.fsdecode(b"\xff.png")):
+        photos.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(photos / name, format="PNG")
+    options = ["--checkpoint", checkpoint, "--device", "cpu", "--tile", "4", "--measure-seams", "--output", output]
+    result = run(sys.executable, ROOT / "scripts/reconstruct.py", *options, photos, PYTHONIOENCODING="utf-8:strict")
+    assert r"out \udce9: 2, unreadable files: 0" in result.stdout
+    assert len(list(output.iterdir())) == 2

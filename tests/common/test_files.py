@@ -1,10 +1,11 @@
 """Files are whole or not there; checksums follow the content."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from open_magvit2.common.files import atomic_writer, check_writable, sha256, sha256_of, write_atomically
+from open_magvit2.common.files import atomic_writer, check_writable, sha256, sha256_of, with_ending, write_atomically
 
 
 def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path):
@@ -49,3 +50,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write to .*file/below: .* at .*file; choose a folder"):
         check_writable(tmp_path / "file" / "below")
+
+
+def test_a_name_with_an_ending_fits_the_file_system_and_stays_unique(tmp_path):
+    assert with_ending(Path("a/b.1"), ".png") == Path("a/b.1.png")
+    assert with_ending(Path("n" * 251), ".png") == Path("n" * 251 + ".png")
+    names = ["n" * 254 + "1", "n" * 254 + "2", "n" * 252, "é" * 127, os.fsdecode(b"\xff" * 255)]
+    found = [with_ending(tmp_path / name, ".0.png") for name in names]
+    for path in found:
+        path.touch()
+        assert path.name.endswith(".0.png")
+    assert len(os.listdir(tmp_path)) == len(names)
+    assert found[3].name.startswith("é" * 110)

@@ -151,6 +151,15 @@ def test_the_report_comes_before_a_list_that_cannot_be_written(folder, tmp_path)
     assert "list.txt" in found.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_the_list_is_written_also_where_the_report_cannot_be(folder, tmp_path):
+    line = f"{sys.executable} {SCRIPT} {folder} --write-list {tmp_path}/list.txt > /dev/full"
+    found = run("bash", "-c", line, check=False)
+    assert found.returncode == 2
+    assert "No space left" in found.stderr
+    assert len((tmp_path / "list.txt").read_bytes().splitlines()) == 5
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs /dev/zero")
 def test_what_is_no_file_is_broken_and_hangs_nothing(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")

@@ -106,6 +106,23 @@ def test_folders_that_hold_no_class_shift_no_label(tmp_path):
     }
 
 
+def test_a_link_around_itself_is_no_class_and_images_far_below_a_class_are_counted(tmp_path):
+    for name in ("n01/a.png", "n01/b/c/d.png", "n01/b/e.png"):
+        write(tmp_path / name)
+    (tmp_path / "self").symlink_to(".")
+    (tmp_path / "up").symlink_to(tmp_path.parent)
+    (tmp_path / "n01/b/back").symlink_to("../..")
+    folder = ImageFolder(tmp_path)
+    assert (folder.relative_paths(), folder.classes) == (["n01/a.png"], ["n01"])
+    assert folder.left_out.lines() == [
+        "2 links to a folder that they lie in, e.g. self, up",
+        "2 images in folders below class folders, e.g. n01/b/c/d.png, n01/b/e.png",
+    ]
+    (tmp_path / "n01/a.png").unlink()
+    with pytest.raises(ValueError, match="lie deeper than expected, e.g. .*n01/b/"):
+        ImageFolder(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["plain", "a\nb", "\\n", "tab\t\\", "\r", "in\\side"])
 def test_names_survive_a_line(name):
     assert unescaped(escaped(name)) == name

@@ -120,20 +120,20 @@ def test_empty_folder_counts_what_it_found(tmp_path):
 def test_images_one_level_deeper_suggest_the_split(tmp_path):
     save(tmp_path / "train" / "n01" / "a.JPEG")
     save(tmp_path / "val" / "n01" / "b.JPEG")
-    with pytest.raises(ValueError, match=r"one level deeper.*Did you mean .*/train or .*/val\?"):
+    with pytest.raises(ValueError, match=r"lie deeper than expected.*Did you mean .*/train or .*/val\?"):
         ImageFolder(tmp_path)
 
 
 def test_a_flat_validation_beside_nested_training_is_no_class(tmp_path):
     save(tmp_path / "train" / "n01" / "a.JPEG")
     save(tmp_path / "val" / "b.JPEG")
-    with pytest.raises(ValueError, match=r"one level deeper.*Did you mean .*/train"):
+    with pytest.raises(ValueError, match=r"lie deeper than expected.*Did you mean .*/train"):
         ImageFolder(tmp_path)
 
 
 def test_images_one_level_deeper_in_each_class(tmp_path):
     save(tmp_path / "n01" / "images" / "a.JPEG")
-    with pytest.raises(ValueError, match=r"one level deeper.*n01/images/a\.JPEG.*Move them up"):
+    with pytest.raises(ValueError, match=r"lie deeper than expected.*n01/images/a\.JPEG.*Move them up"):
         ImageFolder(tmp_path)
 
 

@@ -1,12 +1,16 @@
 """Sources as newcomers write them: any image in, or one error that names class, index, got and expected."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from image_bytes import png
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from open_magvit2.data.dataset import ImageDataset, RawImage, TransformedDataset, source_paths
+from open_magvit2.data.decoding import UnreadableImageError
 from open_magvit2.data.loading import ImageDataModule
 from open_magvit2.data.sources.by_class_path import load_source
 from open_magvit2.data.streaming import StreamInOrder, TransformedStream
@@ -38,8 +42,10 @@ class Mine(ImageDataset):
         lambda a: a.transpose(2, 0, 1),
         torch.from_numpy,
         lambda a: RawImage(Image.fromarray(a).convert("RGBA"), 3),
+        lambda a: (Image.fromarray(a), None),
+        lambda a: RawImage(Image.fromarray(a), torch.tensor(3), Path("x")),
     ],
-    ids=["RawImage", "PIL", "PIL and label", "[H, W, 3]", "[3, H, W]", "tensor", "RGBA"],
+    ids=["RawImage", "PIL", "PIL and label", "[H, W, 3]", "[3, H, W]", "tensor", "RGBA", "None", "tensor and Path"],
 )
 def test_unambiguous_images_are_converted(make):
     sample = TransformedDataset(Mine(make), ResizeCenterCrop(16))[2]
@@ -47,9 +53,21 @@ def test_unambiguous_images_are_converted(make):
     assert torch.equal(sample["image"], expected)
     assert sample["label"] in (3, -1)
     assert sample["path"] in ("x", "Mine[2]")
+    assert default_collate([sample, sample])["label"].dtype == torch.int64
 
 
-@pytest.mark.parametrize("make", [lambda a: Image.fromarray(a[..., 0]), lambda a: a[..., 0]], ids=["mode L", "[H, W]"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a: Image.fromarray(a[..., 0]),
+        lambda a: Image.fromarray(a[..., 0]).convert("1"),
+        lambda a: Image.fromarray(a[..., 0].astype(np.uint16) << 8),
+        lambda a: a[..., 0],
+        lambda a: a[..., :1],
+        lambda a: torch.from_numpy(a[None, ..., 0]),
+    ],
+    ids=["mode L", "mode 1", "mode I;16", "[H, W]", "[H, W, 1]", "[1, H, W]"],
+)
 def test_grey_images_become_rgb(make):
     pixels = TransformedDataset(Mine(make), ResizeCenterCrop(16))[0]["image"]
     assert torch.equal(pixels[0], pixels[1])
@@ -62,12 +80,60 @@ def test_grey_images_become_rgb(make):
         (lambda a: a[:3].transpose(0, 1, 2), r"Mine gave uint8 \(3, 16, 3\) for index 1"),
         (lambda a: "photo.jpg", "Mine gave str for index 1"),
         (lambda a: torch.from_numpy(a).float(), r"Mine gave torch.float32|Mine gave float32"),
+        (
+            lambda a: Image.fromarray(a[..., 0].astype(np.float32)),
+            r"Mine gave a PIL image of mode F, 16 x 20 for index 1",
+        ),
+        (
+            lambda a: Image.fromarray(a[..., 0].astype(np.int32)),
+            r"Mine gave a PIL image of mode I, 16 x 20 for index 1",
+        ),
+        (lambda a: a.astype(np.int16), r"Mine gave int16 \(20, 16, 3\) for index 1"),
+        (lambda a: a[:0], r"Mine gave uint8 \(0, 16, 3\) for index 1"),
+        (lambda a: Image.new("RGB", (0, 4)), "Mine gave a PIL image of mode RGB, 0 x 4 for index 1"),
+        (lambda a: (), "Mine gave tuple for index 1"),
+        (lambda a: (a, "cat"), "Mine gave the label 'cat' for index 1; expected the number of a class"),
+        (lambda a: (a, 1.5), "Mine gave the label 1.5 for index 1"),
     ],
-    ids=["float", "ambiguous", "a path", "float tensor"],
+    ids=[
+        "float",
+        "ambiguous",
+        "a path",
+        "float tensor",
+        "mode F",
+        "mode I",
+        "int16",
+        "[0, W, 3]",
+        "0 x 4",
+        "()",
+        "cat",
+        "1.5",
+    ],
 )
 def test_others_are_refused_by_name(make, message):
     with pytest.raises(ValueError, match=message):
         TransformedDataset(Mine(make), ResizeCenterCrop(16))[1]
+
+
+def test_a_picture_whose_file_is_damaged_is_unreadable(tmp_path):
+    content = bytearray(png(PIXELS[0], 2))
+    content[content.index(b"IDAT") + 8] ^= 255
+    (tmp_path / "damaged.png").write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=r"cannot read Mine\[1\]: .*Error"):
+        TransformedDataset(Mine(lambda _: Image.open(tmp_path / "damaged.png")), ResizeCenterCrop(16))[1]
+
+
+def test_a_picture_whose_file_is_closed_is_refused_by_name(tmp_path):
+    Image.fromarray(PIXELS[0]).save(tmp_path / "whole.png")
+
+    def closed(_):
+        with Image.open(tmp_path / "whole.png") as image:
+            return image
+
+    with pytest.raises(
+        ValueError, match=r"Mine gave a PIL image whose file was closed before its load\(\) for index 1"
+    ):
+        TransformedDataset(Mine(closed), ResizeCenterCrop(16))[1]
 
 
 class TorchDataset(Dataset):

@@ -1,6 +1,7 @@
 """Generated images of an npz, a folder and a generator through to results.json, row, page, table and sweep."""
 
 import json
+import os
 import re
 import zipfile
 
@@ -186,6 +187,26 @@ def test_references_of_another_form_are_refused(tmp_path, content, message):
     np.savez(tmp_path / "bad.npz", **content)
     with pytest.raises(ValueError, match=message):
         load_reference(tmp_path / "bad.npz", CPU, progress=False)
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_no_file_among_samples_is_named_and_waits_for_nothing(tmp_path, link):
+    def make(path):
+        path.symlink_to("/dev/zero") if link else os.mkfifo(path)
+
+    make(tmp_path / "pipe.npz")
+    with pytest.raises(ValueError, match=r"expected an npz file or a folder of images, got .*pipe\.npz"):
+        open_images(tmp_path / "pipe.npz")
+    (tmp_path / "folder").mkdir()
+    make(tmp_path / "folder/pipe.png")
+    with pytest.raises(ValueError, match=r"pipe\.png' .*not a regular file; replace or delete it"):
+        list(open_images(tmp_path / "folder").batches(8))
+
+
+def test_deep_pixels_of_samples_are_scaled_as_everywhere(tmp_path):
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    (_, pixels), *_ = open_images(tmp_path).batches(1)
+    assert pixels.unique().tolist() == [40_000 >> 8]
 
 
 def test_other_mistakes_name_got_and_expected(files, pixel_network):

@@ -83,6 +83,11 @@ def test_without_a_name_the_family_and_the_file_are_the_method(tmp_path):
     )
 
 
+def test_a_name_with_a_line_break_stays_in_its_row(tmp_path):
+    row = markdown.row(write_record(tmp_path, evaluate(tmp_path, method="two\nlines")))
+    assert row.startswith("| two lines | 2D |")
+
+
 def test_markdown_row_has_the_fields_columns(written):
     header, line, row = (written[0] / "row.md").read_text().strip().split("\n")
     cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]

@@ -215,3 +215,9 @@ def test_tokenize_takes_images_as_users_hold_them(recwarn):
 def test_other_inputs_are_refused_by_name(image, message):
     with pytest.raises(ValueError, match=message):
         small().tokenize(image)
+
+
+@pytest.mark.parametrize("value_range", [(1, 1), (1, 0), (0, float("inf")), (0, float("nan")), 255, (0, 1, 2), None])
+def test_a_range_of_values_that_is_none_is_refused_by_name(value_range):
+    with pytest.raises(ValueError, match=r"value_range must be the lowest and the highest value .*, got "):
+        small().tokenize(torch.zeros(1, 3, 16, 16), value_range=value_range)

@@ -156,6 +156,15 @@ def edit(folder: Path, **changes) -> None:
         (lambda f: edit(f, shard_size=0), "shard_size must be at least 1, got 0"),
         (lambda f: edit(f, shard_size=-5), "shard_size must be at least 1, got -5"),
         (lambda f: edit(f, shard_size=3), "6 checksums for 8 files"),
+        (lambda f: edit(f, num_images=10**12, shard_size=1), "6 checksums for 2000000000000 files"),
+        (lambda f: edit(f, shard_size=3.5), "expected whole numbers, got 3.5"),
+        (lambda f: edit(f, codebook_size=10**30), "stored as int32"),
+        (lambda f: edit(f, weights="mean"), "weights must be one of ema, raw, got 'mean'"),
+        (lambda f: edit(f, image_size=[32]), r"image_size must be \(H, W\)"),
+        (lambda f: edit(f, modality=7), "modality must be one of image, video, got 7"),
+        (lambda f: edit(f, has_labels="no"), "has_labels must be one of True, False, got 'no'"),
+        (lambda f: (f / "index.json").write_text("[" * 100_000), "no index of tokens"),
+        (lambda f: ((f / "paths.txt").unlink(), os.mkfifo(f / "paths.txt")), "not a regular file"),
         (lambda f: edit(f, token_shape=[8, 9]), r"expected int32 \(4, 8, 9\)"),
         (lambda f: (f / "index.json").unlink(), "there is no index.json"),
     ],
@@ -163,7 +172,7 @@ def edit(folder: Path, **changes) -> None:
 def test_a_damaged_folder_is_refused_by_what_is_wrong(write, tmp_path, damage, message):
     write(tmp_path)
     damage(tmp_path)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises((ValueError, OSError), match=message):
         TokenShards(tmp_path).verify()
 
 
@@ -260,6 +269,13 @@ def test_any_name_goes_through_paths_and_pictures(tokenizer, checkpoint, tmp_pat
     assert set(shards.paths) == set(names)
     assert detokenize(tokenizer, shards, tmp_path / "out", CPU, progress=False) == 3
     assert set(os.listdir(tmp_path / "out")) == {f"{name}.png" for name in names}
+    views = make_index(tokenizer, images.relative_paths(), SIZE, checkpoint, views=10)
+    dataset = TransformedDataset(images, TenCrop(SIZE))
+    tokenize(tokenizer, dataset, images.relative_paths(), views, tmp_path / "views", CPU, progress=False)
+    shards = TokenShards(tmp_path / "views")
+    assert detokenize(tokenizer, shards, tmp_path / "crops", CPU, progress=False) == 30
+    assert len(os.listdir(tmp_path / "crops")) == 30  # also of the name that is too long with a number after it
+    assert detokenize(tokenizer, shards, tmp_path / "crops", CPU, progress=False) == 0
 
 
 @pytest.mark.parametrize("name", ["batch_size", "num_workers"])

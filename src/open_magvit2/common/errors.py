@@ -1,6 +1,7 @@
 """Errors that a user can mend end a script with their message alone."""
 
 import contextlib
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -16,9 +17,13 @@ class UserError(Exception):
 def short_errors(code: int = 1) -> Iterator[None]:
     """End the program with `error: <message>` on ValueError, OSError and UserError instead of a stack trace.
 
+    From here on, what the program prints may hold names of files that are no UTF-8.
+
     Args:
         code: exit code; 2 where no work has begun.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is
     try:
         yield
     except (ValueError, OSError, UserError) as error:

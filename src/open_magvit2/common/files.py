@@ -18,6 +18,7 @@ from typing import IO
 logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial"  # ends the name of a file while it is being written
+_LONGEST_NAME = 255  # bytes, of most file systems
 
 
 def partial_path(path: Path) -> Path:
@@ -28,6 +29,17 @@ def partial_path(path: Path) -> Path:
     """
     name = path.name if len(os.fsencode(path.name)) < 200 else sha256(os.fsencode(path.name))
     return path.with_name(f".{name}.{os.getpid()}{PARTIAL}")
+
+
+def with_ending(path: Path, ending: str) -> Path:
+    """A path with an ending after its name. A name that gets too long for file systems is cut, and ends with a hash."""
+    if len(os.fsencode(path.name + ending)) <= _LONGEST_NAME:
+        return path.with_name(path.name + ending)
+    ending = f"~{sha256(os.fsencode(path.name))[:16]}{ending}"
+    name = path.name
+    while len(os.fsencode(name + ending)) > _LONGEST_NAME:
+        name = name[:-1]
+    return path.with_name(name + ending)
 
 
 def claim(folder: Path, advice: str) -> IO[str]:

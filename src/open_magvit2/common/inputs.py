@@ -1,5 +1,6 @@
 """Images as users hold them (uint8 tensors, PIL images, lists of them) as the float batch a tokenizer takes."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,12 +25,15 @@ def as_batch(image: Tensor | Image.Image, value_range: tuple[float, float] = (-1
         value_range: lowest and highest value of a float image. On the CPU the values are compared with it.
 
     Raises:
-        ValueError: for other types and shapes, or values outside the range.
+        ValueError: for other types and shapes, values outside the range, or a range that is none.
     """
-    low, high = value_range
+    low, high = _checked(value_range)
     if isinstance(image, Image.Image):
         if image.mode not in _PIL_MODES:
-            raise ValueError(f"expected a PIL image of 8 bits a channel, got mode {image.mode}: convert it to RGB")
+            raise ValueError(
+                f"expected a PIL image of 8 bits a channel, got mode {image.mode}: scale its values to 0 .. 255, then "
+                "convert it to RGB"
+            )
         pixels = torch.from_numpy(np.asarray(image.convert("RGB")).copy())
         return to_float(pixels.permute(2, 0, 1)[None].contiguous())
     if not isinstance(image, Tensor):
@@ -65,6 +69,19 @@ def for_each_size(images: Sequence[Tensor | Image.Image], call: Callable[[Tensor
         for position, row in zip(chosen, rows, strict=True):
             results[position] = row
     return results
+
+
+def _checked(value_range: tuple[float, float]) -> tuple[float, float]:
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (low < high and math.isfinite(high - low)):
+        raise ValueError(
+            f"value_range must be the lowest and the highest value of a float image, such as (0, 1) or (0, 255), got "
+            f"{value_range!r}"
+        )
+    return low, high
 
 
 def _check_values(lowest: float, highest: float, low: float, high: float) -> None:

@@ -1,6 +1,8 @@
 """What a source of images provides, and the step from there to samples a network can be fed with."""
 
 import argparse
+import operator
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from open_magvit2.data.decoding import UnreadableImageError, to_rgb
+from open_magvit2.data.decoding import UNREADABLE, UnreadableImageError, to_rgb
 from open_magvit2.data.image_files import escaped
 from open_magvit2.data.order import RandomStreams, random_stream
 from open_magvit2.data.transforms import Transform
@@ -27,7 +29,7 @@ class RawImage(NamedTuple):
     """One decoded image as a source stores it, before cropping."""
 
     image: Image.Image | np.ndarray  # see `as_raw_image`
-    label: int = -1  # class index; -1 where the source has no classes
+    label: int | None = -1  # class index; -1 or None where the source has no classes
     path: str = ""  # where the image comes from, for error messages and reports
 
 
@@ -105,25 +107,24 @@ def as_raw_image(item: Any, source: Any, index: int) -> RawImage:
     """What a source gave for an index as a `RawImage` with an RGB Pillow image, or with a resized array.
 
     Args:
-        item: a `RawImage`; a PIL image of any mode; an array or tensor uint8 [H, W], [H, W, 3] or [3, H, W]; or (image,
-            label) of those.
+        item: a `RawImage`; a PIL image; an array or tensor uint8 [H, W], or with 1 or 3 channels first or last; or
+            (image, label) of those. A label is a whole number, or None where there is no class.
         source: for the error, and for its `has_resized_arrays`.
         index: for the error and the path.
 
     Raises:
+        UnreadableImageError: for a PIL image whose file cannot be decoded.
         ValueError: for anything else; it names the class, the index, what it got and what it expected.
     """
-    raw = item if isinstance(item, RawImage) else RawImage(*item[:2]) if isinstance(item, tuple) else RawImage(item)
+    values = item if isinstance(item, RawImage) else item[:2] if isinstance(item, tuple) else (item,)
+    raw = RawImage(*values) if values else RawImage(values)
+    name = os.fsdecode(raw.path or f"{type(source).__name__}[{index}]")
     image = raw.image
     if isinstance(image, Image.Image):
-        try:
-            raw = raw._replace(image=to_rgb(image))
-        except OSError as error:  # Pillow reads late: a truncated file is found out here
-            name = raw.path or f"{type(source).__name__}[{index}]"
-            raise UnreadableImageError(f"cannot read {name}: {error}", name, str(error)) from error
+        image = _from_picture(image, name, source, index)
     elif not (isinstance(image, np.ndarray) and getattr(source, "has_resized_arrays", False)):
-        raw = raw._replace(image=_from_array(image, source, index))
-    return raw if raw.path else raw._replace(path=f"{type(source).__name__}[{index}]")
+        image = _from_array(image, source, index)
+    return RawImage(image, _whole_number(raw.label, source, index), name)
 
 
 class TransformedDataset(Dataset[Sample]):
@@ -195,17 +196,49 @@ class TransformedDataset(Dataset[Sample]):
             shown = int(replacements.integers(len(self.dataset)))
 
 
+def _from_picture(image: Image.Image, name: str, source: Any, index: int) -> Image.Image:
+    """A PIL image as an RGB image."""
+    if getattr(image, "tile", None) and getattr(image, "fp", None) is None:
+        raise _refusal("a PIL image whose file was closed before its load()", source, index)
+    try:
+        image.load()  # Pillow reads late: a damaged file is found out here
+    except UNREADABLE as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UnreadableImageError(f"cannot read {name}: {cause}", name, cause) from error
+    try:
+        if 0 in image.size:
+            raise ValueError("there are no pixels in it")
+        return to_rgb(image)
+    except ValueError as error:
+        raise _refusal(f"a PIL image of mode {image.mode}, {image.width} x {image.height}", source, index) from error
+
+
 def _from_array(image: Any, source: Any, index: int) -> Image.Image:
     """An unambiguous uint8 array or tensor as an RGB image."""
     array = image.numpy(force=True) if isinstance(image, Tensor) else image
-    shape = getattr(array, "shape", ())
-    if isinstance(array, np.ndarray) and array.dtype == np.uint8:
+    shape = tuple(getattr(array, "shape", ()))
+    if isinstance(array, np.ndarray) and array.dtype == np.uint8 and 0 not in shape:
         if len(shape) == 2:
             return Image.fromarray(array).convert("RGB")
-        if len(shape) == 3 and (shape[0] == 3) != (shape[2] == 3):
-            return Image.fromarray(np.ascontiguousarray(array if shape[2] == 3 else array.transpose(1, 2, 0)))
-    described = f"{array.dtype} {tuple(shape)}" if hasattr(array, "dtype") else type(image).__name__
-    raise ValueError(
-        f"{type(source).__name__} gave {described} for index {index}; expected a PIL image, or uint8 [H, W, 3], "
-        "[3, H, W] or [H, W] with values in [0, 255]"
+        if len(shape) == 3 and (shape[0] in (1, 3)) != (shape[2] in (1, 3)):
+            pixels = array if shape[2] in (1, 3) else array.transpose(1, 2, 0)
+            return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
+    raise _refusal(f"{array.dtype} {shape}" if hasattr(array, "dtype") else type(image).__name__, source, index)
+
+
+def _whole_number(label: Any, source: Any, index: int) -> int:
+    """A class index, -1 for None."""
+    try:
+        return -1 if label is None else operator.index(label)
+    except TypeError as error:
+        raise ValueError(
+            f"{type(source).__name__} gave the label {label!r} for index {index}; expected the number of a class, or "
+            "None where there is none"
+        ) from error
+
+
+def _refusal(found: str, source: Any, index: int) -> ValueError:
+    return ValueError(
+        f"{type(source).__name__} gave {found} for index {index}; expected a PIL image of 8 bits a channel, or uint8 "
+        "[H, W], [H, W, 3] or [3, H, W] with values in [0, 255]"
     )

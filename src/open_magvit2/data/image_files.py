@@ -66,7 +66,8 @@ def list_folder(root: str, inside: str, left_out: Tally) -> tuple[list[str], lis
     """
     images, folders = [], []
     prefix = f"{inside}/" if inside else ""
-    with os.scandir(os.path.join(root, inside)) as entries:
+    here = os.path.join(root, inside)
+    with os.scandir(here) as entries:
         for entry in entries:
             path = prefix + entry.name
             try:
@@ -75,6 +76,8 @@ def list_folder(root: str, inside: str, left_out: Tally) -> tuple[list[str], lis
                 is_folder = False
             if entry.name.startswith(".") or (is_folder and entry.name in _NOT_OF_THE_USER):
                 left_out.add("hidden files and folders", path)
+            elif is_folder and entry.is_symlink() and _lies_in(here, entry.path):
+                left_out.add("links to a folder that they lie in", path)
             elif is_folder:
                 folders.append(path)
             elif is_image_file(entry.path):
@@ -82,6 +85,26 @@ def list_folder(root: str, inside: str, left_out: Tally) -> tuple[list[str], lis
             else:
                 left_out.add(f"files {os.path.splitext(path)[1].lower() or 'without suffix'}", path)
     return sorted(images), sorted(folders)
+
+
+def list_deeply(root: str, inside: str, left_out: Tally) -> list[str]:
+    """Images of the folder `inside` of `root`, at any depth, as `list_folder` gives them; links are followed, once."""
+    images: list[str] = []
+    waiting, visited = [inside], set()
+    while waiting:
+        folder = waiting.pop()
+        if (target := os.path.realpath(os.path.join(root, folder))) not in visited:
+            visited.add(target)
+            files, folders = list_folder(root, folder, left_out)
+            images += files
+            waiting += reversed(folders)
+    return images
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    """Whether a path is a folder or anywhere below it, links resolved."""
+    target = os.path.realpath(folder)
+    return os.path.commonpath([target, os.path.realpath(path)]) == target
 
 
 class ImageFile(NamedTuple):
@@ -122,16 +145,9 @@ def find_images(paths: Iterable[str | Path]) -> list[ImageFile]:
 
 
 def _images_below(root: str) -> list[Path]:
-    """The sorted images below a folder; links to folders are followed, once."""
-    images: list[str] = []
-    waiting, visited, left_out = [""], set(), Tally()
-    while waiting:
-        folder = waiting.pop()
-        if (target := os.path.realpath(os.path.join(root, folder))) not in visited:
-            visited.add(target)
-            files, folders = list_folder(root, folder, left_out)
-            images += files
-            waiting += reversed(folders)
+    """The sorted images below a folder."""
+    left_out = Tally()
+    images = list_deeply(root, "", left_out)
     if left_out.counts:
         logger.warning("left out below %s: %s", root, "; ".join(left_out.lines()))
     if not images:

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from open_magvit2.common.distributed import rank, world_size
 from open_magvit2.common.files import sha256_of
+from open_magvit2.data.decoding import UnreadableImageError, read_rgb
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.evaluation import provenance
 from open_magvit2.evaluation.pixels import from_image
@@ -52,7 +52,7 @@ def open_images(path: str | Path) -> ImageSet:
         raise FileNotFoundError(f"{path} is not there: give an npz file or a folder of images")
     if path.is_dir():
         return FolderImages(path)
-    if path.suffix != ".npz":
+    if path.suffix != ".npz" or not path.is_file():
         raise ValueError(f"expected an npz file or a folder of images, got {path}")
     return NpzImages(path)
 
@@ -183,10 +183,9 @@ class FolderImages:
 
     def _read(self, name: str) -> Tensor:
         try:
-            with Image.open(self.path / name) as image:
-                return from_image(image.convert("RGB"))
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"cannot read {self.path / name}: {error}; replace or delete it") from error
+            return from_image(read_rgb(self.path / name))
+        except UnreadableImageError as error:
+            raise ValueError(f"{error}; replace or delete it") from error
 
 
 @contextmanager

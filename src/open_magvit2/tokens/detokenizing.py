@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from open_magvit2.common.arguments import at_least
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
-from open_magvit2.common.files import write_atomically
+from open_magvit2.common.files import with_ending, write_atomically
 from open_magvit2.common.images import to_uint8
 from open_magvit2.common.precision import Precision, inference
 from open_magvit2.data.sources.token_shards import TokenShards
@@ -33,7 +33,7 @@ def detokenize(
 ) -> int:
     """Write the reconstruction of every image as <its path>.png; a collective call under DDP, files there are kept.
 
-    Where there are several views of an image, they are <its path>.<view>.png.
+    Where there are several views of an image, they are <its path>.<view>.png. (See `with_ending` for very long names.)
 
     Args:
         tokenizer: on `device`; of the checkpoint that made the tokens.
@@ -61,7 +61,7 @@ def detokenize(
     if outside:
         raise ValueError(f"{len(outside)} paths lead out of the folder, e.g. {outside[0]!r}")
     endings = [".png"] if index.views == 1 else [f".{view}.png" for view in range(index.views)]
-    files = [folder / f"{path}{ending}" for path in shards.paths for ending in endings]
+    files = [with_ending(folder / path, ending) for path in shards.paths for ending in endings]
     first = {file: item for item, file in reversed(list(enumerate(files)))}  # a list may name an image twice
     todo = sorted(item for file, item in first.items() if not file.is_file())
     todo = all_gather_object(todo)[0][rank() :: world_size()]

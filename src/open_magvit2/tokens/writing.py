@@ -47,8 +47,6 @@ def make_index(
             of range.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if tokenizer.codebook_size > 2**31:
-        raise ValueError(f"tokens are stored as int32, a codebook of {tokenizer.codebook_size} codes needs more")
     return Index(
         num_images=len(paths),
         token_shape=tuple(tokenizer.token_shape(size)),

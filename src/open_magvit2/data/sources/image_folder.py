@@ -10,7 +10,7 @@ from open_magvit2.common.arguments import at_least
 from open_magvit2.common.files import sha256
 from open_magvit2.data.dataset import ImageDataset, RawImage
 from open_magvit2.data.decoding import MAX_PIXELS, UnreadableImageError, read_rgb
-from open_magvit2.data.image_files import SUFFIXES, Tally, list_folder, read_list
+from open_magvit2.data.image_files import SUFFIXES, Tally, list_deeply, list_folder, read_list
 
 logger = logging.getLogger(__name__)
 
@@ -149,12 +149,12 @@ class ImageFolder(ImageDataset):
         labelled: list[tuple[str, int]] = []
         for folder in folders:
             images, subfolders = list_folder(self.root, folder, self.left_out)
-            deeper = [path for inner in subfolders for path in list_folder(self.root, inner, Tally())[0]]
+            deeper = [path for inner in subfolders for path in list_deeply(self.root, inner, Tally())]
             if deeper and not images:
                 splits = [f"{self.root}/{name}" for name in SPLIT_NAMES if name in folders]
                 advice = f"Did you mean {' or '.join(splits)}?" if splits else "Move them up or use a file_list"
                 raise ValueError(
-                    f"images below {self.root!r} lie one level deeper than expected, e.g. "
+                    f"images below {self.root!r} lie deeper than expected, e.g. "
                     f"{os.path.join(self.root, deeper[0])!r}. {expected}. {advice}"
                 )
             for path in deeper:

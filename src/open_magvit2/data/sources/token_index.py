@@ -21,6 +21,13 @@ from open_magvit2.data.image_files import escaped
 
 FILE, PATHS = "index.json", "paths.txt"
 VERSION = 2
+_CHOICES: dict[str, tuple[str | bool, ...]] = {
+    "weights": ("ema", "raw"),
+    "precision": ("fp32", "bf16"),
+    "modality": ("image", "video"),
+    "has_labels": (True, False),
+    "complete": (True, False),
+}
 _LARGEST = 2**40  # items, and tokens of one item: beyond is a damaged number
 
 
@@ -68,6 +75,23 @@ class Index:
     def __post_init__(self) -> None:
         for name in ("num_images", "codebook_size", "shard_size", "views", "token_shape", "image_size"):
             at_least(1, **{name: getattr(self, name)})
+        numbers = (
+            self.num_images,
+            self.codebook_size,
+            self.shard_size,
+            self.views,
+            *self.token_shape,
+            *self.image_size,
+        )
+        if broken := [number for number in numbers if not isinstance(number, int)]:
+            raise ValueError(f"expected whole numbers, got {broken[0]}")
+        for name, expected in _CHOICES.items():
+            if getattr(self, name) not in expected:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, expected))}, got {getattr(self, name)!r}")
+        if len(self.image_size) != (2 if self.modality == "image" else 3):
+            raise ValueError(f"image_size must be (H, W) of images or (T, H, W) of clips, got {self.image_size}")
+        if self.codebook_size > 2**31:
+            raise ValueError(f"tokens are stored as int32, a codebook of {self.codebook_size} codes needs more")
         if max(self.num_items, math.prod(self.token_shape)) > _LARGEST:
             raise ValueError(
                 f"{self.num_items} items of {self.token_shape} tokens: expected at most {_LARGEST} of each"
@@ -86,6 +110,11 @@ class Index:
     def items(self, shard: int) -> range:
         """The items of a shard."""
         return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.num_items))
+
+    @property
+    def num_files(self) -> int:
+        """Number of token and label files."""
+        return self.num_shards * (2 if self.has_labels else 1)
 
     def file_names(self) -> list[str]:
         """Names of all token and label files."""
@@ -135,9 +164,9 @@ def read_index(folder: Path) -> Index:
         for name in ("token_shape", "image_size"):
             content[name] = tuple(content[name])
         index = Index(**content)
-        if index.complete and sorted(index.shards) != sorted(index.file_names()):
-            raise ValueError(f"{len(index.shards)} checksums for {len(index.file_names())} files")
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        if index.complete and (len(index.shards) != index.num_files or set(index.shards) != set(index.file_names())):
+            raise ValueError(f"{len(index.shards)} checksums for {index.num_files} files")
+    except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no index of tokens: {error}") from error
     return index
 

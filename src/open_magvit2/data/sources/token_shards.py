@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from open_magvit2.common import checkpoints
-from open_magvit2.common.files import sha256, sha256_of
+from open_magvit2.common.files import open_regular, sha256, sha256_of
 from open_magvit2.data.image_files import unescaped
 from open_magvit2.data.sources import token_index
 
@@ -46,7 +46,8 @@ class TokenShards(Dataset[TokenSample]):
         self.index = token_index.read_index(self.folder)
         if not self.index.complete:
             raise ValueError(f"the tokens in {folder} are not complete: run the same command again to finish them")
-        listed = (self.folder / token_index.PATHS).read_bytes()
+        with open_regular(self.folder / token_index.PATHS) as file:
+            listed = file.read()
         self.paths = [unescaped(line) for line in listed.decode("utf-8", errors="surrogateescape").split("\n")[:-1]]
         if sha256(listed) != self.index.paths_sha256 or len(self.paths) != self.index.num_images:
             raise ValueError(
