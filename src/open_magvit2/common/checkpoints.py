@@ -1,5 +1,6 @@
 """Read checkpoint files without executing them, and load weights strictly, with a difference that a person can read."""
 
+import json
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from open_magvit2.common import hub
+from open_magvit2.common.files import sha256_of
+
+LIBRARY = "open_magvit2"  # `library_name` of the config.json that `save_pretrained` writes
 _LISTED = 10  # names shown of each kind of difference
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights
 _OBJECT = re.compile(r"(?:GLOBAL|class) ([\w.]+)")  # in PyTorch's refusal of a pickled object
@@ -23,18 +28,20 @@ def read(path: str | Path) -> dict[str, Any]:
     No code from the file runs: tensors, numbers, strings and containers are all that is read.
 
     Args:
-        path: a file, or a folder that holds exactly one `.safetensors` file.
+        path: a file, or a folder that holds exactly one `.safetensors` file, or the name of one on the Hugging Face Hub
+            (`common.hub`). The values of a config.json that `save_pretrained` wrote are part of a folder's content.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is empty, cut short, no checkpoint, or holds objects that could execute code.
     """
-    path = _one_file(Path(path))
+    path = _one_file(path)
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: its download or its writing was interrupted")
+    config = _saved_config(path) if path.suffix == ".safetensors" else {}
     try:
         if path.suffix == ".safetensors":
-            return {"state_dict": safetensors.torch.load_file(path)}
+            return {**config, "state_dict": safetensors.torch.load_file(path)}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = _OBJECT.search(str(error))
@@ -54,8 +61,30 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _one_file(path: Path) -> Path:
-    """The file itself, or the only `.safetensors` file of a folder."""
+def digest(path: str | Path) -> str:
+    """The SHA-256 of the file that `read` reads, 64 hexadecimal digits.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such file, or a folder has several.
+    """
+    return sha256_of(_one_file(path))
+
+
+def _saved_config(path: Path) -> dict[str, Any]:
+    """The config.json next to a `.safetensors` file, if `save_pretrained` wrote it; else nothing."""
+    file = path.with_name(hub.CONFIG_FILE)
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: damaged or cut short ({error})") from error
+    return config if isinstance(config, dict) and config.get("library_name") == LIBRARY else {}
+
+
+def _one_file(name: str | Path) -> Path:
+    """The file of a path or of a name on the Hub, or the only `.safetensors` file of a folder."""
+    path = hub.local_path(name)
     if not path.is_dir():
         if not path.is_file():
             raise FileNotFoundError(f"no checkpoint file at {path}")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from open_magvit2.common import weights
+from open_magvit2.common import checkpoints, weights
 from open_magvit2.common.distributed import all_gather_object, rank
 from open_magvit2.common.files import sha256, sha256_of
 from open_magvit2.data.decoding import UnreadableImageError, opened
@@ -37,7 +37,7 @@ def model(
     Args:
         tokenizer: as loaded.
         family: of `evaluation.tokenizers`.
-        checkpoint: its file.
+        checkpoint: its file, folder or name on the Hub.
         method: its name in tables; by default made of the family and the file.
         train_data: what it was trained on.
     """
@@ -48,7 +48,7 @@ def model(
         "train_data": train_data,
         "family": family,
         "checkpoint_path": str(checkpoint),
-        "checkpoint_sha256": sha256_of(Path(checkpoint)),
+        "checkpoint_sha256": checkpoints.digest(checkpoint),
         "weights_used": facts.pop("weights", "raw"),
         "num_params": sum(p.numel() for p in parameters),
         "codebook_size": tokenizer.codebook_size,

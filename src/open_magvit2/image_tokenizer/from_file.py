@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open_magvit2.common.files import sha256_of
+from open_magvit2.common import checkpoints
 from open_magvit2.image_tokenizer.pretrained import load_tokenizer
 from open_magvit2.protocols import CheckpointFacts, Modality, SizeRule, Weights
 
@@ -29,7 +29,7 @@ class PretrainedTokenizer:
         self.codebook_size: int = self.model.codebook_size
         self.modality: Modality = self.model.modality
         self.size_rule: SizeRule = self.model.size_rule
-        facts = {**self.model.checkpoint_facts, "path": str(path), "sha256": sha256_of(Path(path))}
+        facts = {**self.model.checkpoint_facts, "path": str(path), "sha256": checkpoints.digest(path)}
         self.checkpoint_facts = CheckpointFacts(**facts)
 
     def to(self, device: str | torch.device) -> "PretrainedTokenizer":

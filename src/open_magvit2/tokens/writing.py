@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from open_magvit2.common import checkpoints
 from open_magvit2.common.arguments import at_least
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
 from open_magvit2.common.files import PARTIAL, sha256, sha256_of, write_atomically
@@ -53,7 +54,7 @@ def make_index(
         token_shape=tuple(tokenizer.token_shape(size)),
         codebook_size=tokenizer.codebook_size,
         image_size=size,
-        checkpoint_sha256=sha256_of(checkpoint),
+        checkpoint_sha256=checkpoints.digest(checkpoint),
         weights=weights,
         precision=precision,
         paths_sha256=sha256(token_index.paths_text(paths)),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from open_magvit2.common import checkpoints
 from open_magvit2.common.files import sha256, sha256_of
 from open_magvit2.data.image_files import unescaped
 from open_magvit2.data.sources import token_index
@@ -102,7 +103,7 @@ class TokenShards(Dataset[TokenSample]):
         Raises:
             ValueError: if the file has another SHA-256, or others of its weights were used.
         """
-        made_by, got = (self.index.checkpoint_sha256, self.index.weights), (sha256_of(checkpoint), weights)
+        made_by, got = (self.index.checkpoint_sha256, self.index.weights), (checkpoints.digest(checkpoint), weights)
         if made_by != got:
             raise ValueError(
                 f"the tokens in {self.folder} were made by the {made_by[1]} weights of a checkpoint of SHA-256 "
