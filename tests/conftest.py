@@ -2,8 +2,10 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import hub_server
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -69,3 +71,26 @@ def random_vgg(random_vgg_file, monkeypatch) -> Path:
     monkeypatch.setitem(weights.KNOWN, weights.VGG16, known)
     monkeypatch.setenv(weights.CACHE_VARIABLE, str(random_vgg_file.parent))
     return random_vgg_file
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.Hub]:
+    """A Hub on this machine, and an empty cache, for this process and for commands that the test runs."""
+    from huggingface_hub import constants
+
+    from open_magvit2.common.hub import forget
+
+    cache = str(tmp_path / "hub_cache")
+    with hub_server.serve() as server:
+        environment = {"HF_ENDPOINT": server.endpoint, "HF_HUB_CACHE": cache, "HF_TOKEN": "hf_test"}
+        for name, value in {**environment, "HF_HUB_DISABLE_XET": "1"}.items():
+            monkeypatch.setenv(name, value)
+        # The client read its environment when it was imported, perhaps in an earlier test.
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        forget()
+        yield server
+    forget()

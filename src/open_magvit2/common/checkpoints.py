@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from open_magvit2.common import containers, hub, stand_ins
 from open_magvit2.common.files import sha256_of
 
+LIBRARY = "open_magvit2"  # `library_name` of the config.json that `save_pretrained` writes
 _LISTED = 10  # names shown of each kind of difference
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights
 _OBJECT = re.compile(r"(?:GLOBAL|class) ([\w.]+)")  # in PyTorch's refusal of a pickled object
@@ -29,37 +30,19 @@ def read(path: str | Path) -> dict[str, Any]:
     change a loaded model without a word.
 
     Args:
-        path: a file, a zip archive around one, or a folder that holds exactly one `.safetensors` file, whose
-            config.json may describe the tokenizer (`open_magvit2_...`); or a name on the Hugging Face Hub, see `hub`.
+        path: a file, a zip archive around one, a folder that holds exactly one `.safetensors` file, or the name of one
+            on the Hugging Face Hub (`common.hub`). The values of a config.json that `save_pretrained` wrote are part of a folder's content.
 
     Raises:
         FileNotFoundError: if there is no such file, nor a repository of that name.
         ValueError: if the file is empty, cut short, no checkpoint, or holds objects that could execute code.
     """
-    path = _one_file(Path(path))
+    path = _one_file(path)
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: its download or its writing was interrupted")
+    config = _saved_config(path) if path.suffix == ".safetensors" else {}
     with containers.unpacked(path) as file:
-        content = _read(file, path)
-    return {**_description_beside(path), **content} if path.suffix == ".safetensors" else content
-
-
-def _description_beside(path: Path) -> dict[str, Any]:
-    """What the config.json beside a file says of a tokenizer of ours; config.json of others is left alone."""
-    try:
-        config = json.loads((path.parent / hub.CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {name: value for name, value in config.items() if name.startswith("open_magvit2")} if config else {}
-
-
-def digest(path: str | Path) -> str:
-    """The SHA-256 of the file that `read` reads, 64 hexadecimal digits.
-
-    Raises:
-        FileNotFoundError, ValueError: if there is no such file, or a folder has several.
-    """
-    return sha256_of(_one_file(Path(path)))
+        return {**config, **_read(file, path)}
 
 
 def _read(file: Path, path: Path) -> dict[str, Any]:
@@ -91,9 +74,30 @@ def _read(file: Path, path: Path) -> dict[str, Any]:
     return content
 
 
-def _one_file(path: Path) -> Path:
-    """The file itself, or the only `.safetensors` file of a folder; by way of the Hub where there is no such path."""
-    path = hub.local(path)
+def digest(path: str | Path) -> str:
+    """The SHA-256 of the file that `read` reads, 64 hexadecimal digits.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such file, or a folder has several.
+    """
+    return sha256_of(_one_file(path))
+
+
+def _saved_config(path: Path) -> dict[str, Any]:
+    """The config.json next to a `.safetensors` file, if `save_pretrained` wrote it; else nothing."""
+    file = path.with_name(hub.CONFIG_FILE)
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: damaged or cut short ({error})") from error
+    return config if isinstance(config, dict) and config.get("library_name") == LIBRARY else {}
+
+
+def _one_file(name: str | Path) -> Path:
+    """The file of a path or of a name on the Hub, or the only `.safetensors` file of a folder."""
+    path = hub.local_path(name)
     if not path.is_dir():
         if not path.is_file():
             raise FileNotFoundError(f"no checkpoint file at {path}")

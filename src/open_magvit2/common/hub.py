@@ -1,98 +1,145 @@
-"""Files of weights on the Hugging Face Hub, by the name of their repository, through the cache of huggingface_hub.
+"""Names of files on the Hugging Face Hub: what is a name, and the file in the cache that it stands for.
 
-"org/name" is a repository with one file of weights, "org/name/file.ckpt" one file of it, "org/name@revision" a branch,
-tag or commit; a name of `published_files` stands for its repository and file. A path that exists is never looked up.
+A name is `org/repository`, `org/repository/folder/file.ckpt` or a short name of `published_files.yaml`, each with
+`@revision` (a branch, a tag, a commit) if wanted. A path that exists on this machine wins over a name.
 """
 
+import contextlib
+import itertools
 import re
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-from open_magvit2.common.containers import SUFFIXES
-from open_magvit2.common.published_files import published
+from open_magvit2.common.published_files import find_published
 
-CONFIG = "config.json"
-_ALONE = "model.safetensors"  # what `save_pretrained` of ours, and of most libraries, writes
-_PART = r"[\w-][\w.-]*"
-_NAME = re.compile(rf"(?P<repository>{_PART}/{_PART})(@(?P<revision>[^/]+))?(/(?P<file>\w[\w./-]*))?")
-_TIMEOUT_SECONDS = 10
+CONFIG_FILE = "config.json"
+# of a repository that is named as a whole, in this order
+WEIGHTS_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
+
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_NAME = re.compile(rf"(?P<repository>{_PART}/{_PART})(?P<file>(/[^/@]+)*)(@(?P<revision>[^@]+))?")
+_FILE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".msgpack", ".zip")
+_WHAT_TO_DO = (
+    "Give the path of a file or folder here, a name on the Hub (org/repository, org/repository/file.ckpt, either with "
+    "@revision) or a short name that open_magvit2.published() lists"
+)
 
 
-def local(path: str | Path) -> Path:
-    """The path itself where it exists or cannot be a name on the Hub; else the file, or folder, in the Hub's cache.
+class HubName(NamedTuple):
+    """A file on the Hub, or a whole repository."""
+
+    repository: str  # "org/name"
+    file: str | None = None  # None: config.json and the weights
+    revision: str | None = None  # None: the main branch
+
+    def __str__(self) -> str:
+        file, revision = (f"/{self.file}" if self.file else ""), (f"@{self.revision}" if self.revision else "")
+        return f"{self.repository}{file}{revision}"
+
+
+def parse_name(text: str) -> HubName | None:
+    """The file that a name stands for; None if it can only be a path of this machine.
 
     Raises:
-        FileNotFoundError: if it is neither here nor on the Hub, or if the Hub cannot be reached and was never asked
-            for it before.
-        ValueError: if the repository has several files of weights, with their names.
+        ValueError: for the short name of a published file that is not on the Hub.
     """
-    path = Path(path)
+    short, _, revision = text.partition("@")
+    if (row := find_published(short)) is not None:
+        if row.repository is None:
+            raise ValueError(f"{row.name} ({row.file}) is not on the Hub: {row.remark}. Download it and give its path")
+        return HubName(row.repository, row.file, revision or None)
+    match = _NAME.fullmatch(text)
+    if match is None:
+        return None
+    file = match["file"].removeprefix("/") or None
+    # folder/last.ckpt is a path with a typing error, and so is a missing file in a folder that exists
+    if (match["repository"].endswith(_FILE_SUFFIXES) and file is None) or (file and Path(text).parent.is_dir()):
+        return None
+    return HubName(match["repository"], file, match["revision"])
+
+
+def local_path(name: str | Path) -> Path:
+    """The file or folder of a path, or of a name on the Hub, which is downloaded into the Hub's cache at need.
+
+    One process asks the Hub once for a name, so that a file's weights and its SHA-256 are of the same revision.
+    Without a network, or with HF_HUB_OFFLINE=1, the cached file is taken.
+
+    Raises:
+        FileNotFoundError: if there is no such file here and on the Hub, or no way to reach it.
+        ValueError: see `parse_name`.
+    """
+    path = Path(name)
     if path.exists():
         return path
-    if (known := published().get(str(path))) is not None and known.repository:
-        return _fetched(known.repository, known.file, None)
-    match = _NAME.fullmatch(path.as_posix())
-    if match is None or Path(path.parts[0]).exists() or (match["file"] is None and path.suffix in SUFFIXES):
-        return path  # a path on this machine that does not exist: whoever opens it says so
-    return _fetched(match["repository"], match["file"] or "", match["revision"])
+    found = parse_name(str(name))
+    if found is None:
+        raise FileNotFoundError(f"no checkpoint file at {path}. {_WHAT_TO_DO}")
+    return _downloaded(found)
 
 
-def _fetched(repository: str, file: str, revision: str | None) -> Path:
-    """A file, or the folder of the only one, in the cache; fetched first if the Hub can be reached."""
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+def forget() -> None:
+    """Ask the Hub again for every name: a long process wants what was pushed in the meantime."""
+    _downloaded.cache_clear()
+
+
+@lru_cache(maxsize=256)
+def _downloaded(name: HubName) -> Path:
+    """The file of a name in the cache; of a whole repository the folder with config.json and weights of one commit."""
+    if name.file is not None:
+        return _download(name, name)
+    config = _download(name._replace(file=CONFIG_FILE), name)
+    commit = config.parent.name
+    for cached, file in itertools.product((True, False), WEIGHTS_FILES):
+        with contextlib.suppress(_AbsentFileError):
+            return _download(HubName(name.repository, file, commit), name, cached).parent
+    files = ", ".join(WEIGHTS_FILES)
+    raise FileNotFoundError(f"{name} holds none of {files}: name its file, {name.repository}/FILE")
+
+
+class _AbsentFileError(FileNotFoundError):
+    """The repository, or the cache, does not have the file."""
+
+
+def _download(file: HubName, name: HubName, cached: bool = False) -> Path:
+    """A file in the cache, downloaded at need unless `cached`; errors call it by the name that was asked for."""
+    from huggingface_hub import errors, hf_hub_download  # here: most runs read a file of this machine
 
     try:
-        names, is_offline = _names_on_the_hub(repository, revision), False
-    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise _missing(repository, file, error) from error
-    except Exception as unreachable:  # in as many ways as there are libraries before the network, or HF_HUB_OFFLINE
-        try:
-            folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-        except Exception as error:
-            raise _missing(repository, file, unreachable) from error
-        names = [found.relative_to(folder).as_posix() for found in folder.rglob("*") if found.is_file()]
-        is_offline = True
-    weights = file or _only_weights(repository, names)
-    if weights not in names:
-        where = "in the Hub's cache, and the Hub cannot be reached" if is_offline else "in the repository"
-        raise FileNotFoundError(f"{repository} has no {weights} {where}; it has {', '.join(sorted(names)[:10])}")
-    options = {"revision": revision, "local_files_only": is_offline}
-    if weights == _ALONE and CONFIG in names:
-        hf_hub_download(repository, CONFIG, **options)
-    try:
-        return Path(hf_hub_download(repository, weights, **options))
-    except OSError as error:
-        raise _missing(repository, weights, error) from error
+        return Path(hf_hub_download(file.repository, file.file, revision=file.revision, local_files_only=cached))
+    except errors.GatedRepoError as error:
+        raise FileNotFoundError(
+            f"{name} is not open to you: accept its authors' terms on the page of {name.repository}, then log in with "
+            "`hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"no file or folder at {name}, and the Hub has no repository {name.repository}, or a private one (log in "
+            f"with `hf auth login`). {_WHAT_TO_DO}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(
+            f"the Hub's repository {name.repository} has no revision {name.revision}: give a branch, a tag or a commit"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        if cached:
+            raise _AbsentFileError(f"{file} is not in the cache") from error
+        raise FileNotFoundError(
+            f"no file or folder at {name}, it is not in the Hub's cache ({_cache()}), and the Hub cannot be reached "
+            "(offline?). Load it once with a network, or copy a cache here and set HF_HUB_CACHE, or give a path"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        cause = "save_pretrained did not write it; name a file" if name.file is None else "name another"
+        raise _AbsentFileError(
+            f"the Hub's repository {name.repository} has no file {file.file}: {cause}, {name.repository}/FILE"
+        ) from error
+    except errors.HFValidationError as error:
+        raise ValueError(f"{name} is no name on the Hub: {error}. {_WHAT_TO_DO}") from error
+    except errors.HTTPError as error:
+        raise OSError(f"the download of {name} failed: {error}. Run it again: whole files are in the cache") from error
 
 
-def _missing(repository: str, file: str, error: Exception) -> FileNotFoundError:
-    name, text = "/".join(filter(None, [repository, file])), str(error).strip().split("\n")[0]
-    return FileNotFoundError(
-        f"{name} is no path here, and the Hugging Face Hub did not give it: {type(error).__name__}, {text}\n"
-        "Check the name; log in with `hf auth login` for a private or gated repository; without a network, fetch it "
-        "once where there is one, or pass the path of a file"
-    )
+def _cache() -> str:
+    from huggingface_hub import constants
 
-
-def _names_on_the_hub(repository: str, revision: str | None) -> list[str]:
-    from huggingface_hub import HfApi
-
-    info = HfApi().model_info(repository, revision=revision, timeout=_TIMEOUT_SECONDS)
-    return [file.rfilename for file in info.siblings or ()]
-
-
-def _only_weights(repository: str, names: list[str]) -> str:
-    """The name of a repository's file of weights.
-
-    Raises:
-        ValueError: for none or several.
-    """
-    weights = sorted(name for name in names if Path(name).suffix in SUFFIXES)
-    if _ALONE in weights:
-        return _ALONE
-    if len(weights) != 1:
-        listed = ", ".join(weights[:10]) or "none"
-        raise ValueError(
-            f"{repository} has {len(weights)} files of weights, expected one: {listed}. Name it: {repository}/FILE"
-        )
-    return weights[0]
+    return constants.HF_HUB_CACHE

@@ -1,49 +1,59 @@
-"""The published tokenizers of the field by short names: where their files are, and what their authors report."""
+"""The published tokenizers and generators by short names: the rows of `published_files.yaml`, typed."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+
+TABLE = Path(__file__).with_name("published_files.yaml")
 
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One published file.
+    """A file that its authors offer; None is what they do not say.
 
     Attributes:
-        family: of `evaluation.tokenizers`.
-        repository: on the Hugging Face Hub; "" where it is published elsewhere.
-        file: its name there; "" for the repository's only file of weights.
-        url: where it is published if not on the Hub.
-        licence: of the weights, as their authors state it.
-        sha256: of the file, where known.
-        figures: as published, e.g. {"rfid": 1.53, "psnr": 21.53}.
-        remark: what is doubtful.
+        name: short, for `load_tokenizer(name)` and every `--checkpoint name`.
+        kind: what is in it.
+        method: the name of the method in tables.
+        repository: on the Hugging Face Hub; None: elsewhere, see `remark`.
+        file: in the repository; None: the repository as a whole.
+        family: the loader, of `evaluation.tokenizers` or of the generators; None: no loader here yet.
+        licence: of the file, or of its repository, as its authors state it.
+        figures: as published, one dictionary an image size: image_size, rfid, psnr, codebook_utilization, fid, ...
+        num_bytes, sha256, md5: of the file, where somebody published them.
+        remark: what a user of the file must know.
     """
 
-    family: str
-    repository: str = ""
-    file: str = ""
-    url: str = ""
-    licence: str = ""
-    sha256: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
+    name: str
+    kind: Literal["image_tokenizer", "video_tokenizer", "generator"]
+    method: str
+    repository: str | None
+    file: str | None
+    family: str | None
+    licence: str | None
+    figures: tuple[Mapping[str, float], ...] = ()
+    num_bytes: int | None = None
+    sha256: str | None = None
+    md5: str | None = None
     remark: str = ""
 
 
 @lru_cache(maxsize=1)
-def _table() -> dict[str, PublishedFile]:
-    content: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    return {name: PublishedFile(**values) for name, values in content.items()}
-
-
-def published() -> dict[str, PublishedFile]:
-    """The published tokenizers by short name; `load_tokenizer` takes the names of those on the Hub.
+def published() -> tuple[PublishedFile, ...]:
+    """All published files that are known here, in the order of the table.
 
     Example:
-        >>> published()["imagenet_256_B"].repository
-        'TencentARC/Open-MAGVIT2'
+        >>> [row.repository for row in published() if row.name == "imagenet_256_B"]
+        ['TencentARC/Open-MAGVIT2']
     """
-    return dict(_table())
+    rows: list[dict[str, Any]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["files"]
+    return tuple(PublishedFile(**{**row, "figures": tuple(row.get("figures", ()))}) for row in rows)
+
+
+def find_published(name: str) -> PublishedFile | None:
+    """The published file of a short name."""
+    return next((row for row in published() if row.name == name), None)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from open_magvit2.common import checkpoints
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
-from open_magvit2.common.files import sha256_of
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import float32
 from open_magvit2.evaluation import metrics as metric_table
@@ -132,7 +132,7 @@ def samples_model(
     digest = images.facts.get("generator_sha256")
     path = checkpoint or Path(images.facts["path"])
     if checkpoint is not None:
-        own = sha256_of(checkpoint)
+        own = checkpoints.digest(checkpoint)
         if digest not in (None, own):
             raise ValueError(
                 f"the images were made by a generator of SHA-256 {digest}, got {checkpoint} of {own}: name the file "

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import yaml
 
+from open_magvit2.common import hub
 from open_magvit2.common.arguments import at_least
 from open_magvit2.common.devices import choose_device
 from open_magvit2.common.distributed import rank
@@ -85,7 +86,9 @@ def parse(description: str, protocols: Path, arguments: list[str] | None = None)
         args.options = options(args.sampling)
         args.points = sweep.points(args.sweep) if args.sweep else []
         args.chosen = protocol.load(args.protocol, protocols).configured([], args.metrics)
-        for path in filter(None, (args.samples, args.generator, args.reference)):
+        if args.generator:
+            hub.local_path(args.generator)
+        for path in filter(None, (args.samples, args.reference)):
             if not path.exists():
                 raise FileNotFoundError(f"{path} is not there: give an existing file or folder")
     return args

@@ -37,7 +37,7 @@ def model(
     Args:
         tokenizer: as loaded.
         family: of `evaluation.tokenizers`; None: as it was recognised.
-        checkpoint: its file.
+        checkpoint: its file, folder or name on the Hub.
         method: its name in tables; by default made of the family and the file.
         train_data: what it was trained on.
     """

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from open_magvit2.common import checkpoints
-from open_magvit2.common.files import check_writable, sha256_of
+from open_magvit2.common.files import check_writable
 from open_magvit2.generators.class_names import class_names, find_class
 from open_magvit2.generators.compiled import CompiledSampler
 from open_magvit2.protocols import Generator
@@ -70,7 +70,8 @@ def tokenizer_file(args: argparse.Namespace, generator: nn.Module) -> tuple[Path
     """The file and the weights of the tokenizer.
 
     Raises:
-        ValueError: if the file of the generator's tokenizer has another content than in its training.
+        FileNotFoundError: if the file of the generator's tokenizer is no longer where it was in its training.
+        ValueError: if it has another content than then.
     """
     made_by: dict[str, Any] = getattr(generator, "made_by", None) or {}
     if args.tokenizer is not None:
@@ -78,7 +79,7 @@ def tokenizer_file(args: argparse.Namespace, generator: nn.Module) -> tuple[Path
     if not made_by.get("path"):
         return args.generator, args.weights or "raw"  # published: raw weights inside the same file
     path = Path(made_by["path"])
-    if path.is_file() and made_by.get("sha256") not in (None, sha256_of(path)):
+    if made_by.get("sha256") not in (None, checkpoints.digest(path)):
         raise ValueError(f"{path} is not the tokenizer that {args.generator} was trained with: name it by --tokenizer")
     return path, args.weights or made_by.get("weights") or "ema"
 
@@ -121,7 +122,7 @@ def prepared(args: argparse.Namespace, generator: nn.Module) -> Generator:
 def made_by(args: argparse.Namespace, tokenizer: tuple[Path, str]) -> dict[str, Any]:
     """What decides the pixels besides plan and settings, for `writing.write_samples`."""
     return {
-        "generator_sha256": sha256_of(args.generator),
+        "generator_sha256": checkpoints.digest(args.generator),
         "tokenizer_sha256": checkpoints.digest(tokenizer[0]),
         "tokenizer_weights": tokenizer[1],
         "precision": args.precision,

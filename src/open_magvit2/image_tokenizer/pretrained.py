@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from open_magvit2.common import checkpoints, construction, state_dicts
 from open_magvit2.image_tokenizer import published, weight_checks
 from open_magvit2.image_tokenizer.model import ImageTokenizer
-from open_magvit2.image_tokenizer.sharing import IMAGE_SIZE_KEY, TOKENIZER_KEY, WEIGHTS_KEY
+from open_magvit2.image_tokenizer.saved import IMAGE_SIZE_KEY, PREFIX, TOKENIZER_KEY, WEIGHTS_KEY
 from open_magvit2.protocols import CheckpointFacts, Weights
 from open_magvit2.quantizers.lookup_free import BitOrder
 
 logger = logging.getLogger(__name__)
 
-_PREFIX = "tokenizer."  # of the tokenizer within the LightningModule
 _RAW_STATE_KEY = "current_model_state"  # Lightning's WeightAveraging: `state_dict` then holds the averages
 
 
@@ -38,7 +37,9 @@ def load_tokenizer(
     The architecture comes from the file. Loading is strict, and no code from the file is executed.
 
     Args:
-        path: `.ckpt` of ours, or a published one such as imagenet_256_B.ckpt.
+        path: `.ckpt` of ours, a published one such as imagenet_256_B.ckpt, a folder of `save_pretrained`, or a name on
+            the Hugging Face Hub (`common.hub`): "org/name", "org/name/file.ckpt", either with "@revision", or a short
+            name of `open_magvit2.published()`. A path that exists wins.
         weights: "ema" (moving averages: validation and all published figures) or "raw".
         device: where to put the model.
         allowed_modules: names of Python modules outside this package from which the file may name classes, e.g.
@@ -50,11 +51,12 @@ def load_tokenizer(
         the tokenizer in eval mode, its parameters without gradients.
 
     Raises:
-        FileNotFoundError, ValueError: no file; a damaged, unsafe or unknown one; a class that is not allowed; EMA
-            weights asked for and absent; missing or extra tensors, or wrong shapes, all listed.
+        FileNotFoundError, ValueError: no file here or on the Hub; a damaged, unsafe or unknown one; a class that is not
+            allowed; EMA weights asked for and absent; missing or extra tensors, or wrong shapes, all listed.
 
     Example:
         >>> tokenizer = load_tokenizer("imagenet_256_B.ckpt")  # doctest: +SKIP
+        >>> tokenizer = load_tokenizer("imagenet_256_B")  # from the Hub  # doctest: +SKIP
         >>> indices = tokenizer.tokenize(image)  # [B, 3, 256, 256] in [-1, 1] -> [B, 16, 16]  # doctest: +SKIP
     """
     return from_content(checkpoints.read(path), path, weights, device, allowed_modules, bit_order)
@@ -168,39 +170,24 @@ def _load_own(
 
     `states["ema"]` is the file's state dict, which holds raw weights where there is no `states["raw"]`.
     """
-    if WEIGHTS_KEY in content:  # of `save_pretrained`, which keeps one set of weights
-        return _load_shared(content, states["ema"], path, allowed_modules, facts)
-    if weights == "ema" and "raw" not in states:
+    saved = content.get(WEIGHTS_KEY)  # of `save_pretrained`
+    if saved is not None and saved != weights:
+        raise ValueError(f"{path} holds {saved} weights only, got weights={weights!r}; load it with weights={saved!r}")
+    if weights == "ema" and "raw" not in states and saved is None:
         raise ValueError(f"{path} holds no EMA weights (trained without them); load it with weights='raw'")
     description = tokenizer_description(content)
     tokenizer = construction.build(description, allowed_modules)
-    states = {"raw": states["ema"], **states}
-    tensors = {name: checkpoints.with_prefix(state, _PREFIX) for name, state in states.items()}
+    has_both, states = "raw" in states, {"raw": states["ema"], **states}
+    tensors = {name: checkpoints.with_prefix(state, PREFIX) for name, state in states.items()}
     hint = _architecture_hint(description, tensors[weights])
     checkpoints.load_strictly(tokenizer, tensors[weights], f"{path} ({weights} weights)", hint, share=True)
-    if weights == "ema":
+    if weights == "ema" and has_both:
         facts["warnings"] += weight_checks.check_averages(tensors["ema"], tensors["raw"], None, str(path))
-    facts["checkpoint_format"] = "open_magvit2"
+    facts["checkpoint_format"] = "open_magvit2" if saved is None else "open_magvit2 folder"
     facts["train_image_size"] = content.get(IMAGE_SIZE_KEY)
     facts["ignored_tensors"] = state_dicts.count_by_part(
-        name for name in states[weights] if not name.startswith(_PREFIX)
+        name for name in states[weights] if not name.startswith(PREFIX)
     )
-    return tokenizer
-
-
-def _load_shared(
-    content: Mapping[str, Any],
-    state: Mapping[str, Tensor],
-    path: str | Path,
-    allowed_modules: Sequence[str],
-    facts: CheckpointFacts,
-) -> ImageTokenizer:
-    """The tokenizer of a folder of `sharing.save_pretrained`; `facts` are filled in."""
-    tokenizer = construction.build(tokenizer_description(content), allowed_modules)
-    checkpoints.load_strictly(tokenizer, state, path, share=True)
-    facts["weights"] = content[WEIGHTS_KEY]
-    facts["checkpoint_format"] = "open_magvit2 shared"
-    facts["train_image_size"] = content.get(IMAGE_SIZE_KEY)
     return tokenizer
 
 

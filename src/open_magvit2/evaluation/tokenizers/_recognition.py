@@ -22,7 +22,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from open_magvit2.common import checkpoints, construction, state_dicts
+from open_magvit2.common import checkpoints, construction, hub, state_dicts
 from open_magvit2.evaluation.tokenizers import diffusers_vae
 from open_magvit2.image_tokenizer import pretrained
 from open_magvit2.image_tokenizer.model import ImageTokenizer
@@ -48,8 +48,10 @@ def load_tokenizer(
     Family and architecture are read off the file's tensors. Loading is strict, and no code from the file is executed.
 
     Args:
-        path: `.ckpt` of ours, or a published file: imagenet_256_B.ckpt, vq_ds16_c2i.pt, vq-f8.zip, ...; or a folder of
-            diffusers with a continuous autoencoder.
+        path: `.ckpt` of ours, or a published file: imagenet_256_B.ckpt, vq_ds16_c2i.pt, vq-f8.zip, ...; a folder of
+            `save_pretrained`, or of diffusers with a continuous autoencoder; or a name on the Hugging Face Hub
+            (`common.hub`): "org/name", "org/name/file.ckpt", either with "@revision", or a short name of
+            `open_magvit2.published()`. A path that exists wins.
         weights: "ema" (moving averages: validation and all published figures) or "raw". A family without averages gives
             its only weights either way; `checkpoint_facts["weights"]` says which were loaded.
         device: where to put the model.
@@ -71,8 +73,8 @@ def load_tokenizer(
     """
     if weights not in get_args(Weights):
         raise ValueError(f"weights must be 'ema' or 'raw', got {weights!r}")
-    if diffusers_vae.is_folder_of(path):
-        return diffusers_vae.load(path, device)
+    if diffusers_vae.is_folder_of(local := hub.local_path(path)):
+        return diffusers_vae.load(local, device)
     content = checkpoints.read(path)
     state = None
     if pretrained.TOKENIZER_KEY not in content:
