@@ -31,7 +31,8 @@ def read(path: str | Path) -> dict[str, Any]:
 
     Args:
         path: a file, a zip archive around one, a folder that holds exactly one `.safetensors` file, or the name of one
-            on the Hugging Face Hub (`common.hub`). The values of a config.json that `save_pretrained` wrote are part of a folder's content.
+            on the Hugging Face Hub (`common.hub`). The values of a config.json that `save_pretrained` wrote are part of
+            the content of a folder.
 
     Raises:
         FileNotFoundError: if there is no such file, nor a repository of that name.

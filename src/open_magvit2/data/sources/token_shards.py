@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from open_magvit2.common import checkpoints
-from open_magvit2.common.files import sha256, sha256_of
+from open_magvit2.common.files import open_regular, sha256, sha256_of
 from open_magvit2.data.image_files import unescaped
 from open_magvit2.data.sources import token_index
 
