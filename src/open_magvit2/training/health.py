@@ -107,6 +107,7 @@ class TrainingHealth(Callback):
                 f"{' and the '.join(networks)}). The weights are those from before. Try a lower "
                 "model.init_args.learning_rate, model.init_args.gradient_clip_norm 1.0, or trainer.precision "
                 "bf16-mixed or 32-true",
+                ruined_from=trainer.global_step - in_a_row,  # skipped steps leave the weights as they were
             )
         if total > before and self._kind == "skipped_steps" and trainer.is_global_zero:
             logger.warning(
@@ -129,6 +130,6 @@ class TrainingHealth(Callback):
             "entropy_annealing 3 over 2000 steps (generator_objective), or a lower learning rate"
         )
         if self.on_collapse == "stop":
-            save_and_stop(trainer, message)
+            save_and_stop(trainer, message, ruined_from=trainer.global_step)
         elif not was_collapsed and trainer.is_global_zero:
             logger.warning("step %d: %s", trainer.global_step, message)
