@@ -158,7 +158,7 @@ def check_same_architecture(module: nn.Module, tokenizer: nn.Module, checkpoint:
         if has_adversary(checkpoint["state_dict"]):
             place, other = other, place
         raise ValueError(
-            f"the checkpoint of --ckpt_path continues a training of the same networks; the {other} has an adversary, the "
+            f"the checkpoint of --ckpt_path fits a training of the same networks; the {other} has an adversary, the "
             f"{place} has none. --init_from FILE starts a new run from the tokenizer's weights, with or without one"
         )
     checkpoints.check_fits(module, checkpoint["state_dict"], "the checkpoint of --ckpt_path", hint)

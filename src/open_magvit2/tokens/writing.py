@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from open_magvit2.common import checkpoints
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
 from open_magvit2.common.files import PARTIAL, sha256, sha256_of, write_atomically
 from open_magvit2.common.images import to_float
@@ -97,8 +97,8 @@ def tokenize(
     Raises:
         ValueError: if the folder holds tokens made otherwise: what differs is named.
     """
-    at_least(0, num_workers=num_workers)
-    at_least(1, batch_size=batch_size)
+    integer(0, num_workers=num_workers)
+    integer(1, batch_size=batch_size)
     _begin(folder, index, paths)
     todo = [
         shard

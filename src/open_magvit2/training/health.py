@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from open_magvit2.common.arguments import at_least, within
+from open_magvit2.common.arguments import integer, within
 from open_magvit2.training.record import TrainingRecord, record_of
 from open_magvit2.training.resume.checkpointing import TrainingStopped as TrainingStopped
 from open_magvit2.training.resume.checkpointing import save_and_stop
@@ -46,10 +46,10 @@ class TrainingHealth(Callback):
         codebook_from_step: int = 2000,
         on_collapse: Literal["warn", "stop"] = "warn",
     ) -> None:
-        at_least(1, **{"health.stop_after_skipped": stop_after_skipped})
+        integer(1, **{"health.stop_after_skipped": stop_after_skipped})
         shares = {"health.lowest_utilization": lowest_utilization, "health.lowest_entropy": lowest_entropy}
         within(0, 1, include_high=True, **shares)
-        at_least(0, **{"health.codebook_from_step": codebook_from_step})
+        integer(0, **{"health.codebook_from_step": codebook_from_step})
         if on_collapse not in ("warn", "stop"):
             raise ValueError(f"health.on_collapse must be warn or stop, got {on_collapse!r}")
         self.stop_after_skipped = stop_after_skipped

@@ -42,7 +42,7 @@ class Steps(Callback):
     [
         ({"every_steps": 4}, [3, 3, 4, 6, 6, 8, 9, 9, 10]),
         ({"every_steps": None, "every_minutes": None}, [3, 3, 6, 6, 9, 9, 10]),
-        ({"every_steps": None, "every_minutes": 0}, [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9, 10]),
+        ({"every_steps": None, "every_minutes": 1e-9}, [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9, 10]),
     ],
 )
 def test_saved_by_steps_by_minutes_around_validation_and_at_the_end(tmp_path, saving, expected):
@@ -110,7 +110,7 @@ def test_impossible_settings_are_refused():
     for options, message in (
         ({"keep_last": 0}, "keep_last must be at least 1"),
         ({"every_steps": 0}, "every_steps must be at least 1"),
-        ({"every_minutes": -1.0}, "every_minutes must be at least 0"),
+        ({"every_minutes": 0}, "every_minutes must be above 0"),
         ({"mode": "best"}, "mode must be min or max"),
         ({"signals": ["SIGFOO"]}, "no such signals: SIGFOO"),
     ):

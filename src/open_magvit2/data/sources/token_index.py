@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.files import write_atomically
 from open_magvit2.data.image_files import escaped
 
@@ -67,7 +67,7 @@ class Index:
 
     def __post_init__(self) -> None:
         for name in ("num_images", "codebook_size", "shard_size", "views", "token_shape", "image_size"):
-            at_least(1, **{name: getattr(self, name)})
+            integer(1, **{name: getattr(self, name)})
         if max(self.num_items, math.prod(self.token_shape)) > _LARGEST:
             raise ValueError(
                 f"{self.num_items} items of {self.token_shape} tokens: expected at most {_LARGEST} of each"

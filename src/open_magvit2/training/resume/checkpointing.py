@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import above, integer
 from open_magvit2.common.files import claim
 from open_magvit2.training import lightning_internals
 from open_magvit2.training.record import record_of
@@ -60,11 +60,11 @@ class TrainingCheckpoint(Checkpoint):
         mode: Literal["min", "max"] = "max",
         signals: Sequence[str] = ("SIGTERM", "SIGUSR1"),
     ) -> None:
-        at_least(1, **{"checkpoint.keep_last": keep_last})
+        integer(1, **{"checkpoint.keep_last": keep_last})
         if every_steps is not None:
-            at_least(1, **{"checkpoint.every_steps": every_steps})
+            integer(1, **{"checkpoint.every_steps": every_steps})
         if every_minutes is not None:
-            at_least(0, **{"checkpoint.every_minutes": every_minutes})
+            above(0, **{"checkpoint.every_minutes": every_minutes})
         if mode not in ("min", "max"):
             raise ValueError(f"checkpoint.mode must be min or max, got {mode!r}")
         self.dirpath = dirpath  # the real folder after `setup`
