@@ -200,6 +200,9 @@ def _warnings(
         warnings.append(f"{used} weights: the tokenizer has no {protocol.weights} weights, which the protocol asks for")
     if skipped := facts.get("skipped"):
         warnings.append(f"{len(skipped):,} files could not be read and were left out: see dataset.skipped")
+    if left_out := facts.get("left_out"):
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.items())
+        warnings.append(f"left out of the folder: {kinds}")
     if number != protocol.num_images:
         part = f"a subset of {number:,}" if limit else f"{number:,}"
         warnings.append(

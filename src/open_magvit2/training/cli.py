@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from open_magvit2.common import construction, environment
 from open_magvit2.common.arguments import above, integer
-from open_magvit2.common.distributed import is_distributed, leave_process_group
+from open_magvit2.common.distributed import leave_gloo, warn_on_first_process
 from open_magvit2.training import lightning_internals
 from open_magvit2.training.command_messages import essential, message
 from open_magvit2.training.data_parallel import lost_another_process, register_ddp
@@ -31,6 +31,7 @@ from open_magvit2.training.image_grid import ImageGrid
 from open_magvit2.training.progress import TrainingProgress
 from open_magvit2.training.resume import continuation
 from open_magvit2.training.resume.checkpointing import TrainingCheckpoint, TrainingStopped
+from open_magvit2.training.resume.preemption import EXIT_CODE
 from open_magvit2.training.resume.state import ExactResumption
 from open_magvit2.training.skipped_images import SkippedImages
 
@@ -168,9 +169,10 @@ class TrainingCLI(lightning_internals.CommandLine):
         """Run it; what is refused before the first training step ends the program with that one message as well."""
         try:
             super().run_subcommand(subcommand)
-            if is_distributed() and torch.distributed.get_backend() == "gloo":  # Lightning leaves that group up
-                leave_process_group()
+            leave_gloo()  # Lightning leaves that group up
         except BaseException as error:
+            if isinstance(error, TrainingStopped) or (isinstance(error, SystemExit) and error.code == EXIT_CODE):
+                leave_gloo()  # all processes are here: they agreed to stop
             self._leave_processes(error)
             if isinstance(error, TrainingStopped):
                 self._end(error, STOPPED)
@@ -267,6 +269,7 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
 
     `run=False` stops after building `trainer`, `model` and `datamodule`; args then have no subcommand.
     """
+    warn_on_first_process()
     register_ddp()
     # OmegaConf 2.4 renamed the function; before, the new name was another function
     is_new = "replace" in inspect.signature(OmegaConf.register_resolver).parameters

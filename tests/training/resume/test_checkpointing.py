@@ -101,9 +101,15 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_gone(tmp_
     assert step_of(folder / "last.ckpt") == 1
 
 
-def test_a_figure_that_is_not_logged_is_refused(tmp_path):
+def test_a_figure_that_is_not_logged_is_refused_at_the_start_and_ends_no_continued_run(tmp_path, caplog):
+    saving = {"monitor": "validation/fid"}
     with pytest.raises(ValueError, match=r"monitor is 'validation/fid', which validation does not log;(.|\n)*psnr"):
-        fit(tmp_path, Record(), saving={"monitor": "validation/fid"})
+        fit(tmp_path, Record(), saving=saving, num_sanity_val_steps=1)
+    fit(tmp_path, Record(), max_steps=1)
+    (tmp_path / "best.ckpt").unlink(missing_ok=True)
+    assert fit(tmp_path, Record(), continued=True, saving=saving, max_steps=4).global_step == 4
+    assert "validation/fid is not logged by validation" in caplog.text
+    assert not (tmp_path / "best.ckpt").exists()
 
 
 def test_impossible_settings_are_refused():

@@ -46,8 +46,8 @@ class TrainingCheckpoint(Checkpoint):
         signals: on these, on any rank, save at the end of the training step and leave with exit code 75.
 
     Raises:
-        ValueError: for a setting out of range; in `setup`, for a folder in which another run still writes; at the
-            first validation (the trainer's sanity check comes before step 1), for a figure that is not logged.
+        ValueError: for a setting out of range; in `setup`, for a folder in which another run still writes; in the
+            trainer's sanity check, before step 1, for a figure that is not logged.
     """
 
     def __init__(
@@ -167,7 +167,9 @@ class TrainingCheckpoint(Checkpoint):
         """Whether this validation is the best so far; a figure that is not finite never is."""
         if self.monitor is None:
             return False
-        self._check_monitor(trainer)
+        if self.monitor not in trainer.callback_metrics:  # a continued run has no sanity check, and goes on without
+            logger.error("%s is not logged by validation: no best checkpoint (checkpoint.monitor)", self.monitor)
+            return False
         score = float(trainer.callback_metrics[self.monitor])
         if not math.isfinite(score):
             logger.warning("%s is %s at step %d: no best checkpoint", self.monitor, score, trainer.global_step)
