@@ -9,8 +9,13 @@ from open_magvit2.common.distributed import warn_on_first_process
 
 @pytest.mark.parametrize(
     ("variables", "is_shown"),
-    [({}, True), ({"RANK": "0", "LOCAL_RANK": "0"}, True), ({"RANK": "8", "LOCAL_RANK": "0"}, False)]
-    + [({"LOCAL_RANK": "1"}, False), ({"SLURM_PROCID": "3"}, False)],
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "8", "LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"SLURM_PROCID": "3"}, False),
+    ],
 )
 def test_warnings_are_shown_by_the_first_process_alone(monkeypatch, caplog, variables, is_shown):
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
