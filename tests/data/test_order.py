@@ -107,7 +107,7 @@ def test_validation_gives_every_index_exactly_once(num_samples, num_replicas):
 def test_errors_say_what_was_got_and_what_to_do():
     with pytest.raises(ValueError, match="multiple of the number of devices: got 10 on 4 device"):
         TrainingSampler(100, 10, num_replicas=4)
-    with pytest.raises(ValueError, match="positive multiple"):
+    with pytest.raises(ValueError, match="global_batch_size must be at least 1, got 0"):
         TrainingSampler(100, 0)
     with pytest.raises(ValueError, match=r"holds 7 image\(s\), fewer than one global batch of 8"):
         TrainingSampler(7, 8)

@@ -115,6 +115,20 @@ def test_refusals_name_the_cause(checkpoint, folder, tmp_path, flags, message):
     assert not (tmp_path / "results.json").exists()
 
 
+def test_what_the_scan_of_a_folder_leaves_out_is_recorded_and_shown(checkpoint, folder, tmp_path):
+    more = shutil.copytree(folder, tmp_path / "more")
+    for name in ("a/notes.txt", "b/list.txt", "b/.DS_Store"):
+        (more / name).touch()
+    flags = ["--image-size", "32", "--check", "record"]
+    found = evaluate(checkpoint, tmp_path / "found", "--images", more, *flags)
+    assert found["dataset"]["left_out"] == {"files .txt": 2, "hidden files and folders": 1}
+    assert "left out of the folder: 2 files .txt, 1 hidden files and folders" in found["warnings"]
+    for name in ("row.md", "report.html"):
+        assert "2 of the folder left out" in (tmp_path / "found" / name).read_text()
+    assert evaluate(checkpoint, tmp_path / "whole", "--images", folder, *flags)["dataset"]["left_out"] == {}
+    assert "left out" not in (tmp_path / "whole" / "row.md").read_text()
+
+
 def test_broken_files_are_refused_or_counted_beside_the_figures(checkpoint, folder, tmp_path):
     broken = shutil.copytree(folder, tmp_path / "broken")
     (broken / "a" / "1b.png").touch()

@@ -34,7 +34,7 @@ def test_the_schedule_is_the_published_one(size):
 
 
 def test_a_warm_up_without_end_is_refused():
-    with pytest.raises(ValueError, match=r"at least warmup_steps \+ 2, got 10 and 9"):
+    with pytest.raises(ValueError, match=r"total_steps must be at least 11, got 10"):
         WarmupLinear(10, 9)
 
 

@@ -147,6 +147,17 @@ def test_the_debug_config_trains_on_tokens_from_the_command_line(tmp_path):
     result = train(tmp_path, save_small_checkpoint(tmp_path / "tokenizer.ckpt"), *flags)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "validation at step 8: loss_0" in result.stderr
+    alone = train(tmp_path, tmp_path / "tokenizer.ckpt", *flags, "--data.init_args.validation", "null")
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    assert "validation at step" not in alone.stderr
+
+
+def test_a_figure_that_validation_does_not_log_is_refused_before_the_first_step(tmp_path):
+    checkpoint = save_small_checkpoint(tmp_path / "tokenizer.ckpt")
+    result = train(tmp_path, checkpoint, "--checkpoint.monitor", "validation/fid")
+    assert result.returncode == 2
+    assert "checkpoint.monitor is 'validation/fid', which validation does not log" in result.stderr
+    assert "validation at step" not in result.stderr
 
 
 def test_a_tokenizer_that_does_not_fit_ends_the_command_with_one_message(tmp_path):

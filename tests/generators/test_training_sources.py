@@ -14,6 +14,7 @@ from open_magvit2.common.files import sha256_of
 from open_magvit2.common.images import to_float
 from open_magvit2.data.loading import ImageDataModule
 from open_magvit2.data.sources.synthetic import SyntheticImages
+from open_magvit2.data.sources.token_shards import TokenShards
 from open_magvit2.data.token_loading import TokenDataModule
 from open_magvit2.evaluation.tokenizers import PretrainedTokenizer, which_weights
 from open_magvit2.generators.pretrained import MADE_BY_KEY
@@ -114,6 +115,13 @@ def test_shards_of_two_tokenizers_are_refused(tmp_path):
     write_shards(tmp_path / "validation", 9, checkpoint_sha256="b" * 64)
     with pytest.raises(ValueError, match=f"different tokenizers: checkpoint_sha256 {'a' * 64} and {'b' * 64}"):
         TokenDataModule(str(tmp_path / "train"), str(tmp_path / "validation"), 4)
+
+
+def test_other_tokens_under_the_same_names_are_other_data(tmp_path):
+    first, same, other = (write_shards(tmp_path / name, 9, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    identities = [TokenShards(folder).identity() for folder in (first, same, other)]
+    assert identities[0] == identities[1]
+    assert {name for name in identities[0] if identities[0][name] != identities[2][name]} == {"tokens"}
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,12 @@ def test_published_names_and_shapes_are_those_of_the_manifest(shared, name):
     assert {n: str(tuple(value.shape)) for n, value in state.items()} == expected
 
 
+def test_the_published_form_has_32_groups():
+    sizes = {"channels": 32, "channel_multipliers": (1, 1), "num_residual_blocks": 1, "norm_groups": 8}
+    with pytest.raises(ValueError, match=r"32 groups in every normalization, got \[8\]"):
+        published_state(ImageTokenizer.convolutional(LookupFreeQuantizer(6), **sizes))
+
+
 def test_the_published_form_has_no_other_quantizer():
     with pytest.raises(ValueError, match="FiniteScalarQuantizer"):
         published_state(ImageTokenizer.convolutional(FiniteScalarQuantizer((5, 4)), channels=32))

@@ -12,8 +12,11 @@ from pytorch_lightning.plugins import MixedPrecision
 from small_training import data, module, trainer
 
 from open_magvit2 import load_tokenizer
+from open_magvit2.common import checkpoints
 from open_magvit2.training.ema import ExponentialMovingAverage
 from open_magvit2.training.health import TrainingHealth, TrainingStopped
+from open_magvit2.training.resume.checkpoint_files import newest_whole
+from open_magvit2.training.resume.checkpointing import TrainingCheckpoint
 
 
 class Poison(Callback):
@@ -83,13 +86,27 @@ def test_too_many_in_a_row_stop_with_a_message_and_a_state_that_continues(tmp_pa
         "of the generator",
         "learning_rate",
         f"--ckpt_path {path}",
-        "--ckpt_path last continues from the newest checkpoint before it",
+        "begin anew",  # nothing was saved before
     ):
         assert part in message
     for weights in ("raw", "ema"):
         assert all(p.isfinite().all() for p in load_tokenizer(path, weights=weights).parameters())
     again = [Poison(6), ExponentialMovingAverage(decay=0.5), TrainingHealth(stop_after_skipped=3)]
     assert fit(tmp_path, *again, ckpt_path=path).global_step == 8  # one more is the first of a new count
+
+
+def test_files_saved_while_steps_were_skipped_rank_below_those_before(tmp_path):
+    saving = TrainingCheckpoint(str(tmp_path), every_steps=1, keep_last=2)
+    with pytest.raises(TrainingStopped) as caught:  # steps 3 to 6 are skipped: the weights are those of step 2
+        fit(
+            *(tmp_path, Poison(*range(2, 7)), TrainingHealth(stop_after_skipped=3), saving),
+            enable_checkpointing=True,
+        )
+    assert f"--ckpt_path last continues from {tmp_path / 'step_000000001.ckpt'}" in str(caught.value)
+    names = ["last.ckpt", "step_000000001.ckpt", *(f"stopped-at-{step}.ckpt" for step in range(2, 7))]
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == names
+    assert newest_whole(tmp_path.glob("*.ckpt")).name == "step_000000001.ckpt"
+    assert checkpoints.read(tmp_path / "last.ckpt")["global_step"] == 1
 
 
 def test_scattered_skips_and_a_run_that_recovers_do_not_stop(tmp_path):

@@ -231,3 +231,8 @@ def test_two_processes_train_alike(tmp_path):
     assert {"validation/psnr_image", "validation/ssim_image", "validation/codebook_perplexity"} <= set(figures)
     assert figures == pytest.approx({name: float(value) for name, value in run.callback_metrics.items()}, rel=1e-5)
     assert load_tokenizer(tmp_path / "last.ckpt").codebook_size == 64
+
+
+def test_two_metrics_with_a_figure_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"PSNR gives \['psnr_batch4', .*, which another metric gives already"):
+        trainer(tmp_path, max_steps=1, num_sanity_val_steps=1).fit(module(metrics=[PSNR(), PSNR()]), data())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -73,7 +74,7 @@ def write(tokenizer, checkpoint, photos):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
 def test_tokens_and_images_are_those_of_reconstruct(write, tokenizer, photos, tmp_path):
@@ -116,6 +117,19 @@ def test_what_was_there_is_kept_and_what_was_cut_off_is_made_again_to_the_same_b
     assert contents(resumed) == contents(whole)
     assert write(resumed) == 0
     assert contents(resumed) == contents(whole)
+
+
+def test_a_folder_into_which_another_process_writes_is_refused(write, tmp_path):
+    code = (
+        f"from pathlib import Path; from open_magvit2.common.files import claim; c = claim(Path({str(tmp_path)!r}), '')"
+    )
+    waiting = [sys.executable, "-c", f"{code}; print('claimed', flush=True); input()"]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "claimed\n"
+        with pytest.raises(ValueError, match=rf"belongs to process {other.pid} on .*wait for it or end it"):
+            write(tmp_path)
+        other.communicate("\n")
+    assert write(tmp_path) == 11
 
 
 def test_tokens_made_otherwise_are_not_mixed(write, tmp_path):
@@ -297,7 +311,8 @@ def test_paths_stay_in_the_folder(write, tokenizer, tmp_path):
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])

@@ -8,6 +8,7 @@ from commands import ROOT
 
 from open_magvit2 import load_tokenizer
 from open_magvit2.common import checkpoints
+from open_magvit2.image_tokenizer.export import save_published
 from open_magvit2.training.cli import MISTAKE, main
 
 CONFIGS = ROOT / "configs" / "image_tokenizer"
@@ -60,6 +61,33 @@ def test_a_run_counts_from_its_own_first_step_and_its_averages_begin_at_the_file
     assert command(*flags, "--trainer.max_steps", 2).trainer.global_step == 2  # a continued run keeps its own weights
 
 
+def test_published_files_start_a_run(shared):
+    sizes, quantizer = "[1, 1, 2, 2]", "--model.init_args.tokenizer.init_args.quantizer.init_args."
+    encoder = "--model.init_args.tokenizer.init_args.encoder.init_args."
+    flags = [f"{encoder}channels", 32, f"{encoder}norm_groups", 32, f"{encoder}channel_multipliers", sizes]
+    flags += [f"{quantizer}num_bits", 18, "--data.init_args.image_size", 16, "--trainer.max_steps", 1]
+    path = shared / "fixtures" / "published_B_tiny.ckpt"
+    for weights in ("ema", "raw"):
+        model = command(*flags, "--init_from", path, "--init_weights", weights, run=False).model
+        assert states_equal(model.tokenizer, load_tokenizer(path, weights=weights).state_dict())
+
+
+def test_a_file_in_the_published_form_starts_a_run_and_has_no_discriminator(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    encoder = "--model.init_args.tokenizer.init_args.encoder.init_args."
+    flags = [f"{encoder}channels", 32, f"{encoder}norm_groups", 32]
+    flags += ["--trainer.logger.init_args.save_dir", tmp_path, "--trainer.max_steps", 1]
+    last = Path(command(*flags).trainer.log_dir) / "checkpoints" / "last.ckpt"
+    path = save_published(last, tmp_path / "published.ckpt")
+    for weights in ("ema", "raw"):
+        model = command(*flags, "--init_from", path, "--init_weights", weights, run=False).model
+        assert states_equal(model.tokenizer, load_tokenizer(last, weights=weights).state_dict())
+    with pytest.raises(SystemExit) as refusal:
+        command(*flags, "--init_from", path, "--init_discriminator", "true")
+    assert refusal.value.code == MISTAKE
+    assert "missing in the file" in capsys.readouterr().err
+
+
 def test_a_gan_term_is_added_to_a_tokenizer_that_had_none_and_misfits_are_refused(file, tmp_path, capsys):
     flags = ["--trainer.logger.init_args.save_dir", tmp_path / "alone", "--trainer.max_steps", 1]
     trainer = command(*flags, "--model.init_args.adversary", "null").trainer
@@ -71,6 +99,8 @@ def test_a_gan_term_is_added_to_a_tokenizer_that_had_none_and_misfits_are_refuse
     for wrong, part in (
         (["--init_from", alone, "--init_discriminator", "true"], "missing in the file"),
         (["--init_from", alone, bits, "6"], "of another shape"),
+        (["--ckpt_path", alone], "configuration has an adversary, the file has none. --init_from"),
+        (["--ckpt_path", file, "--model.init_args.adversary", "null"], "file has an adversary, the configuration has"),
     ):
         with pytest.raises(SystemExit) as refusal:
             command(*wrong)

@@ -17,6 +17,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "image_tokenizer"
 FIT = ["fit", "--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "debug.yaml")]
 DATA, TOKENIZER = "--data.init_args.", "--model.init_args.tokenizer.init_args."
 ENCODER = TOKENIZER + "encoder.init_args."
+OBJECTIVE, ADVERSARY = "--model.init_args.generator_objective.init_args.", "--model.init_args.adversary.init_args."
 
 
 def refused(monkeypatch, capsys, *flags: object) -> str:
@@ -52,6 +53,21 @@ def refused(monkeypatch, capsys, *flags: object) -> str:
             ["SSIM needs images of at least", "(4, 4)"],
         ),
         (["--trainer.log_every_n_steps", "0"], ["trainer.log_every_n_steps must be at least 1", "got 0"]),
+        (["--trainer.check_val_every_n_epoch", "0"], ["trainer.check_val_every_n_epoch must be at least 1", "got 0"]),
+        (["--trainer.val_check_interval", "0"], ["trainer.val_check_interval must be above 0", "got 0"]),
+        (["--seed_everything", "-1"], ["seed_everything must be in [0, 4294967295]", "got -1"]),
+        (["--ddp.timeout_minutes", "0"], ["ddp.timeout_minutes must be above 0", "got 0"]),
+        (["--checkpoint.every_minutes", "0"], ["checkpoint.every_minutes must be above 0", "got 0"]),
+        ([DATA + "num_workers", "1.5"], ["num_workers", "1.5"]),
+        (["--model.init_args.learning_rate", ".inf"], ["learning_rate must be finite", "got inf"]),
+        ([OBJECTIVE + "reconstruction_weight", "-1"], ["reconstruction_weight must be at least 0", "got -1"]),
+        ([OBJECTIVE + "entropy_annealing_steps", "-5"], ["entropy_annealing_steps must be at least 0", "got -5"]),
+        ([ADVERSARY + "lecam_decay", "1.5"], ["lecam_decay must be in [0, 1)", "got 1.5"]),
+        ([ADVERSARY + "discriminator.init_args.num_layers", "-3"], ["num_layers must be at least 0", "got -3"]),
+        (
+            ["--trainer.devices", "2", "--trainer.use_distributed_sampler", "true"],
+            ["trainer.use_distributed_sampler must be false"],
+        ),
         (["--optimizer", "Adam"], ["--optimizer"]),
         (["--lr_scheduler", "StepLR"], ["--lr_scheduler"]),
         (["--trainer.gradient_clip_val", "0.5"], ["use model.init_args.gradient_clip_norm 0.5"]),

@@ -3,6 +3,8 @@
 import csv
 import json
 import logging
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from small_run import OneNumber, data, make_images, trainer
 
 from open_magvit2.data.decoding import UnreadableImageError
 from open_magvit2.data.sources.image_folder import ImageFolder
-from open_magvit2.training.resume.checkpointing import TrainingStopped
+from open_magvit2.training.resume.checkpoint_files import newest_whole
+from open_magvit2.training.resume.checkpointing import TrainingCheckpoint, TrainingStopped
 from open_magvit2.training.resume.state import ExactResumption
 from open_magvit2.training.skipped_images import FILE_NAME, SkippedImages
 
@@ -109,9 +112,28 @@ def test_too_many_end_the_training_with_the_way_out(folder, tmp_path):
         trainer(tmp_path).fit(OneNumber(), datamodule=data(folder, max_skipped_share=0.03))
     message = str(caught.value)
     assert torch.load(next(tmp_path.rglob("stopped-at-*.ckpt")), weights_only=True)["global_step"] > 0
+    assert "ruined" not in message
     for words in ("2 of 48 training images", "max_skipped_share 0.03", "check_dataset.py", "exclude", FILE_NAME):
         assert words in message, words
     assert len(listed(tmp_path)) == 2
+
+
+def test_a_run_stopped_by_broken_files_goes_on_from_its_last_step_once_they_are_replaced(folder, tmp_path):
+    def train(**options):
+        callbacks = [SkippedImages(), TrainingCheckpoint(str(tmp_path / "saved")), ExactResumption()]
+        run = trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True)
+        run.fit(OneNumber(), datamodule=data(folder, max_skipped_share=0.03), **options)
+        return run.global_step
+
+    with pytest.raises(TrainingStopped, match=r"step_\d+\.ckpt; --ckpt_path last continues from it") as caught:
+        train()
+    stopped = int(re.search(r"stopped at step (\d+)", str(caught.value))[1])
+    newest = newest_whole((tmp_path / "saved").glob("*.ckpt"))
+    assert torch.load(newest, weights_only=True)["global_step"] == stopped
+    for index in BROKEN:
+        shutil.copy(folder / "train/01.png", folder / f"train/{index:02d}.png")
+    assert train(ckpt_path=newest) == stopped + 6  # other files are other data: the next epoch of six steps begins
+    assert not (tmp_path / f"csv/version_1/{FILE_NAME}").exists()
 
 
 def test_a_share_of_zero_fails_at_the_first(folder, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from open_magvit2.common.accumulators import sum_over_ranks
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object
 
 # An int64 table of 2^26 codes takes 512 MiB; beyond that only the codes that occur are kept.
@@ -23,8 +24,7 @@ class CodeHistogram:
     """
 
     def __init__(self, codebook_size: int) -> None:
-        if codebook_size < 1:
-            raise ValueError(f"codebook_size must be at least 1, got {codebook_size}")
+        integer(1, codebook_size=codebook_size)
         self.codebook_size = codebook_size
         self.reset()
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object, rank
 from open_magvit2.common.files import sha256_of
 from open_magvit2.data.decoding import UNREADABLE, UnreadableImageError, opened, to_rgb
@@ -109,7 +109,7 @@ def check_folder(
         time_limit: seconds a single file may take.
         progress: draw a progress bar.
     """
-    at_least(1, image_size=image_size)
+    integer(1, image_size=image_size)
     report = FolderReport(images.root, len(images), images.left_out, Counter(dict.fromkeys(images.classes, 0)))
     digests = np.zeros(len(images) if duplicates else 0, dtype=np.uint64)
 

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
 
-from open_magvit2.common.arguments import above, at_least
+from open_magvit2.common.arguments import above, integer
 
 Result = TypeVar("Result")
 
@@ -45,7 +45,7 @@ def map_isolated(
         num_workers: number of child processes.
         time_limit: seconds a single call may take; its process is killed then, and another one goes on.
     """
-    at_least(1, num_workers=num_workers)
+    integer(1, num_workers=num_workers)
     above(0, time_limit=time_limit)
     waiting = iter(numbers)
     workers: list[_Worker] = []

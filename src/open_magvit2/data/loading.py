@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from open_magvit2.common.arguments import at_least, within
+from open_magvit2.common.arguments import integer, within
 from open_magvit2.data.dataset import Source, TransformedDataset, is_stream
 from open_magvit2.data.fast_decoding import FastDecoding
 from open_magvit2.data.order import TrainingSampler, ValidationSampler
@@ -71,9 +71,9 @@ class ImageDataModule(pl.LightningDataModule):
         max_skipped_share: float = 0.001,
     ) -> None:
         super().__init__()
-        at_least(1, image_size=image_size, global_batch_size=global_batch_size)
-        at_least(1, validation_batch_size=validation_batch_size, prefetch_factor=prefetch_factor)
-        at_least(0, num_workers=num_workers, seed=seed)
+        integer(1, image_size=image_size, global_batch_size=global_batch_size)
+        integer(1, validation_batch_size=validation_batch_size, prefetch_factor=prefetch_factor)
+        integer(0, num_workers=num_workers, seed=seed)
         within(0, 1, max_skipped_share=max_skipped_share)
         if decoding not in ("exact", "fast"):
             raise ValueError(f"decoding must be 'exact' or 'fast', got {decoding!r}")

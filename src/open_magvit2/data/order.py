@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from open_magvit2.common.arguments import at_least, within
+from open_magvit2.common.arguments import integer, within
 
 
 class TrainingSampler(Sampler[int]):
@@ -34,11 +34,12 @@ class TrainingSampler(Sampler[int]):
     def __init__(
         self, num_samples: int, global_batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0
     ) -> None:
-        at_least(0, seed=seed)
+        integer(0, seed=seed)
         within(0, num_replicas, rank=rank)
-        if global_batch_size < 1 or global_batch_size % num_replicas:
+        integer(1, global_batch_size=global_batch_size)
+        if global_batch_size % num_replicas:
             raise ValueError(
-                f"global_batch_size must be a positive multiple of the number of devices: got {global_batch_size} on "
+                f"global_batch_size must be a multiple of the number of devices: got {global_batch_size} on "
                 f"{num_replicas} device(s). Change global_batch_size, or the number of devices to one that divides it"
             )
         if num_samples < global_batch_size:

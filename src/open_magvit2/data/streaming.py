@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from open_magvit2.common.arguments import at_least, within
+from open_magvit2.common.arguments import integer, within
 from open_magvit2.data.dataset import as_raw_image, is_stream
 from open_magvit2.data.order import random_stream
 from open_magvit2.data.transforms import Transform
@@ -46,8 +46,8 @@ class TransformedStream(IterableDataset[Sample]):
     is_endless: bool = False
 
     def __post_init__(self) -> None:
-        at_least(0, seed=self.seed, num_batches_done=self.num_batches_done)
-        at_least(1, num_replicas=self.num_replicas, batch_size=self.batch_size)
+        integer(0, seed=self.seed, num_batches_done=self.num_batches_done)
+        integer(1, num_replicas=self.num_replicas, batch_size=self.batch_size)
         within(0, self.num_replicas, rank=self.rank)
 
     def __iter__(self) -> Iterator[Sample]:

@@ -15,7 +15,7 @@ class TokenDataModule(ImageDataModule):
     Where the shards hold several views of an image, an epoch shows all of them.
 
     Args:
-        train, validation: folders of scripts/tokenize_images.py.
+        train, validation: folders of scripts/tokenize_images.py; a validation of None trains without.
         global_batch_size: items of one training step over all devices; must be a multiple of their number.
         validation_batch_size: items of one validation batch on each device.
         num_workers: loading processes of each device; 0 loads in the training process.
@@ -33,22 +33,23 @@ class TokenDataModule(ImageDataModule):
     def __init__(
         self,
         train: str,
-        validation: str,
+        validation: str | None,
         global_batch_size: int,
         validation_batch_size: int = 32,
         num_workers: int = 4,
         prefetch_factor: int = 2,
         seed: int = 0,
     ) -> None:
-        self.shards = TokenShards(train), TokenShards(validation)
-        first, second = (shards.index for shards in self.shards)
+        self.shards = [TokenShards(folder) for folder in (train, validation) if folder is not None]
+        first, second = self.shards[0].index, self.shards[-1].index
         made_by = ("checkpoint_sha256", "weights", "token_shape", "codebook_size")
         different = [name for name in made_by if getattr(first, name) != getattr(second, name)]
         if different:
             texts = ", ".join(f"{name} {getattr(first, name)} and {getattr(second, name)}" for name in different)
             raise ValueError(f"the tokens in {train} and {validation} were made by different tokenizers: {texts}")
         super().__init__(
-            *self.shards,
+            self.shards[0],
+            None if validation is None else self.shards[1],
             image_size=first.image_size,
             global_batch_size=global_batch_size,
             validation_batch_size=validation_batch_size,
@@ -61,12 +62,14 @@ class TokenDataModule(ImageDataModule):
         """Batches of one rank's share of a training step, in a new order every epoch."""
         sampler = self._training_sampler()
         sampler.move_to(*self._start[:2])
-        return self._loader(_ByKey(self.shards[0]), sampler.batch_size, sampler, is_persistent=True)
+        return self._loader(_ByKey(self.train), sampler.batch_size, sampler, is_persistent=True)
 
-    def val_dataloader(self) -> DataLoader[TokenSample]:
+    def val_dataloader(self) -> DataLoader[TokenSample] | list[DataLoader[TokenSample]]:
         """This rank's share of the validation items, each exactly once over all ranks."""
-        sampler = ValidationSampler(len(self.shards[1]), *self._replicas_and_rank())
-        return self._loader(self.shards[1], self.validation_batch_size, sampler)
+        if self.validation is None:
+            return []
+        sampler = ValidationSampler(len(self.validation), *self._replicas_and_rank())
+        return self._loader(self.validation, self.validation_batch_size, sampler)
 
 
 class _ByKey(Dataset[Any]):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from open_magvit2.common.arguments import above, at_least
+from open_magvit2.common.arguments import above, at_least, integer
 
 Picture = Image.Image | np.ndarray  # RGB of any size; or uint8 [3, H, W] that is already resized
 Size = int | Sequence[int]  # side of a square, or (height, width)
@@ -25,7 +25,7 @@ def height_and_width(size: Size) -> tuple[int, int]:
     Raises:
         ValueError: for numbers below 1, or another number of them.
     """
-    at_least(1, size=size)
+    integer(1, size=size)
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2:
         raise ValueError(f"size must be a side or (height, width), got {size}")

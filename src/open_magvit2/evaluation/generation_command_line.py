@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from open_magvit2.common import hub
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.devices import choose_device
 from open_magvit2.common.distributed import rank
 from open_magvit2.common.errors import short_errors
@@ -80,7 +80,7 @@ def parse(description: str, protocols: Path, arguments: list[str] | None = None)
     if args.samples and (args.sweep or args.sampling):
         parser.error("--sweep and --sampling are for --generator alone: the images of --samples are made already")
     with short_errors(2):
-        at_least(1, num_images=args.num_images, batch_size=args.batch_size)
+        integer(1, num_images=args.num_images, batch_size=args.batch_size)
         args.device = choose_device(args.device)
         check_writable(args.output)
         args.options = options(args.sampling)

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 
 ImageSize = tuple[int, int]  # (height, width)
 
 
 def from_plain(value: int | Sequence[int]) -> ImageSize:
     """(height, width) of a side, [side] or [height, width]; a ValueError for more sides, or a side below 1."""
-    at_least(1, image_size=value)
+    integer(1, image_size=value)
     sides = [value] if isinstance(value, int) else list(value)
     if len(sides) > 2:
         raise ValueError(f"image_size must be a side, or height and width, got {value!r}")

@@ -106,7 +106,7 @@ def evaluate_tokenizer(
     # Under this key rFID keeps the moments of the originals.
     transform = (protocol.resize, sizes.to_plain(image_size), limit, len(dataset))
     key = repr((facts["fingerprint"], facts["fingerprint_mode"], pixels, transform))
-    context = MetricContext(tokenizer.codebook_size, tokenizer.codebook_size is None, len(dataset), key)
+    context = MetricContext(tokenizer.codebook_size, len(dataset), key, is_continuous=tokenizer.codebook_size is None)
     chosen, absent = metric_table.create(protocol.metrics, context)
     for name, reason in absent.items():
         logger.warning("%s is left out: %s", name, reason)
@@ -200,6 +200,9 @@ def _warnings(
         warnings.append(f"{used} weights: the tokenizer has no {protocol.weights} weights, which the protocol asks for")
     if skipped := facts.get("skipped"):
         warnings.append(f"{len(skipped):,} files could not be read and were left out: see dataset.skipped")
+    if left_out := facts.get("left_out"):
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.items())
+        warnings.append(f"left out of the folder: {kinds}")
     if number != protocol.num_images:
         part = f"a subset of {number:,}" if limit else f"{number:,}"
         warnings.append(

@@ -34,6 +34,7 @@ def image_source(args: argparse.Namespace) -> ImageSource | None:
     if args.images:
         source = ImageFolder(args.images, args.file_list, max_pixels=args.max_pixels)
         facts = provenance.folder(args.images, source.relative_paths(), args.file_list, args.fingerprint == "full")
+        facts["left_out"] = dict(source.left_out.counts)
         facts["skipped"] = leave_out_broken(source, args.num_workers) if args.skip_broken else {}
     elif args.source:
         source = with_length(load_source(args.source, args.source_args))

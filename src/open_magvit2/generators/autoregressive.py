@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.generators.backbone import TokenTransformer, check_labels, initialize
 from open_magvit2.generators.sampling import Sampling, make_settings, sample
 from open_magvit2.layers.attention import KeyValueCache
@@ -56,8 +56,8 @@ class AutoregressiveGenerator(TokenTransformer):
         super().__init__(
             bits, grid, num_classes, width, num_heads, hidden, dropout, normalize_queries_and_keys, rotate_class_slot
         )
-        at_least(1, num_spatial_blocks=num_spatial_blocks)
-        at_least(0, num_factorized_blocks=num_factorized_blocks)
+        integer(1, num_spatial_blocks=num_spatial_blocks)
+        integer(0, num_factorized_blocks=num_factorized_blocks)
         self.num_spatial_blocks = num_spatial_blocks
         self.num_factorized_blocks = num_factorized_blocks
         self.embeddings = nn.ModuleList(nn.Embedding(size, width) for size in self.factorization.sizes)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.generators.autoregressive import AutoregressiveGenerator
 from open_magvit2.generators.prediction import Prediction
 from open_magvit2.generators.sampling import Sampling, SubTokenSampling, sample
@@ -44,7 +44,7 @@ class AutoregressiveTraining(GeneratorTraining):
         super().__init__(generator, tokenizer, **options)
         self.guidance = guidance
         if random_order_steps is not None:
-            at_least(0, random_order_steps=random_order_steps)
+            integer(0, random_order_steps=random_order_steps)
             if random_order_steps[0] > random_order_steps[1] or not generator.target_positions:
                 raise ValueError(
                     f"random_order_steps must be (first, last) with a generator of target_positions: true, got "

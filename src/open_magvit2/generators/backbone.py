@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least, within
+from open_magvit2.common.arguments import integer, within
 from open_magvit2.generators.factorization import Factorization
 from open_magvit2.layers.rotary import axial_rotary_table
 from open_magvit2.layers.transformer import EPS, TransformerBlock
@@ -45,7 +45,7 @@ class TokenTransformer(nn.Module):
         has_heads: bool = True,
     ) -> None:
         super().__init__()
-        at_least(1, grid=grid, num_classes=num_classes, width=width)
+        integer(1, grid=grid, num_classes=num_classes, width=width)
         within(0, 1, dropout=dropout)
         self.bits = tuple(bits)
         self.grid = tuple(grid)

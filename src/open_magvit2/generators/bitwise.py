@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import above, at_least
+from open_magvit2.common.arguments import above, at_least, integer
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.generators.backbone import TokenTransformer, check_labels, initialize
 from open_magvit2.generators.drawing import Streams
@@ -47,7 +47,7 @@ class BitwiseSampling:
     greedy: bool = False
 
     def __post_init__(self) -> None:
-        at_least(1, num_steps=self.num_steps)
+        integer(1, num_steps=self.num_steps)
         at_least(0, guidance=self.guidance)
         above(0, temperature=self.temperature)
         if self.order not in get_args(BitOrder):
@@ -113,8 +113,8 @@ class BitwiseGenerator(TokenTransformer):
         dropout: float = 0.1,
         normalize_queries_and_keys: bool = True,
     ) -> None:
-        at_least(1, num_bits=num_bits, num_spatial_blocks=num_spatial_blocks, head_width=head_width)
-        at_least(0, num_head_layers=num_head_layers)
+        integer(1, num_bits=num_bits, num_spatial_blocks=num_spatial_blocks, head_width=head_width)
+        integer(0, num_head_layers=num_head_layers)
         options = (width, num_heads, hidden, dropout, normalize_queries_and_keys)
         super().__init__((1,) * num_bits, grid, num_classes, *options, rotate_class_slot=True, has_heads=False)
         self.num_bits = num_bits

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.generators.autoregressive import AutoregressiveGenerator
 from open_magvit2.generators.drawing import SubTokenSampling
 from open_magvit2.generators.sampling import Sampling, next_token, prepare
@@ -33,7 +33,7 @@ class CompiledSampler:
     """
 
     def __init__(self, generator: AutoregressiveGenerator, batch_size: int, backend: str = "inductor") -> None:
-        at_least(1, batch_size=batch_size)
+        integer(1, batch_size=batch_size)
         self.generator, self.batch_size, self.backend = generator, batch_size, backend
         self.codebook_size, self.grid, self.num_classes = generator.codebook_size, generator.grid, generator.num_classes
         self.make_settings = generator.make_settings

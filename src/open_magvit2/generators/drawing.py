@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_magvit2.common.arguments import above, at_least
+from open_magvit2.common.arguments import above, at_least, integer
 from open_magvit2.common.precision import at_least_float32
 
 
@@ -33,7 +33,8 @@ class SubTokenSampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        at_least(0, guidance=self.guidance, top_k=self.top_k)
+        at_least(0, guidance=self.guidance)
+        integer(0, top_k=self.top_k)
         above(0, temperature=self.temperature, top_p=self.top_p)
 
 
@@ -77,7 +78,7 @@ class Streams:
     def __init__(self, seeds: Sequence[int]) -> None:
         seeds = [int(seed) for seed in seeds]
         if seeds:
-            at_least(0, seeds=seeds)
+            integer(0, seeds=seeds)
         self._generators = [np.random.default_rng(seed) for seed in seeds]
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 
 
 class Factorization:
@@ -23,7 +23,7 @@ class Factorization:
     """
 
     def __init__(self, bits: Sequence[int], most_significant_first: bool = False) -> None:
-        at_least(1, bits=bits)
+        integer(1, bits=bits)
         if sum(bits) > 62:
             raise ValueError(f"bits must add up to at most 62, got {list(bits)}")
         self.bits = tuple(bits)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.generators.backbone import TokenTransformer, check_labels, initialize
 from open_magvit2.generators.masking import MaskedSampling, make_settings, sample_masked
 
@@ -48,7 +48,7 @@ class MaskedGenerator(TokenTransformer):
     ) -> None:
         options = (width, num_heads, hidden, dropout, normalize_queries_and_keys)
         super().__init__(bits, grid, num_classes, *options, rotate_class_slot=True)
-        at_least(1, num_blocks=num_blocks)
+        integer(1, num_blocks=num_blocks)
         if inputs not in ("bits", "embeddings"):
             raise ValueError(f"inputs must be 'bits' or 'embeddings', got {inputs!r}")
         self.num_blocks = num_blocks

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from open_magvit2.common.arguments import above, at_least
+from open_magvit2.common.arguments import above, at_least, integer
 from open_magvit2.generators.drawing import Streams, draw
 from open_magvit2.generators.sampling import check_options, check_requests
 
@@ -56,7 +56,7 @@ class MaskedSampling:
     schedule: MaskSchedule = "arccos"
 
     def __post_init__(self) -> None:
-        at_least(1, num_steps=self.num_steps)
+        integer(1, num_steps=self.num_steps)
         at_least(0, guidance=self.guidance, temperature=self.temperature)
         above(0, power=self.power)
         if self.schedule not in ("arccos", "cosine"):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.data.decoding import read_rgb
 from open_magvit2.data.transforms import ResizeCenterCrop
 from open_magvit2.generators.decoding import generate_images, image_seed, image_size
@@ -78,7 +78,7 @@ def class_rows(
     Raises:
         ValueError: for a tokenizer that does not fit the generator.
     """
-    at_least(1, per_class=per_class, batch_size=batch_size)
+    integer(1, per_class=per_class, batch_size=batch_size)
     image_size(generator, tokenizer)
     labels, seeds = _labels_and_seeds(classes, per_class, seed)
     parts = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
@@ -112,7 +112,7 @@ def edited_rows(
     Raises:
         ValueError: for files that cannot be read, a box out of the image, or a generator that cannot keep tokens.
     """
-    at_least(1, per_class=per_class)
+    integer(1, per_class=per_class)
     size = image_size(generator, tokenizer)
     crop = ResizeCenterCrop(size)
     image = crop(read_rgb(photo), None)

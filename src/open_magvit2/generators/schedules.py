@@ -1,6 +1,6 @@
 """The learning-rate schedule of the published generators (Luo et al., arXiv 2409.04410)."""
 
-from open_magvit2.common.arguments import at_least, within
+from open_magvit2.common.arguments import integer, within
 from open_magvit2.training.schedules import Schedule
 
 
@@ -26,12 +26,11 @@ class WarmupLinear(Schedule):
         hold: float = 0.05,
         final_factor: float = 0.1,
     ) -> None:
-        at_least(0, warmup_steps=warmup_steps)
+        integer(0, warmup_steps=warmup_steps)
         super().__init__(warmup_steps)
         within(0, 1, include_high=True, initial_factor=initial_factor, final_factor=final_factor)
         within(0, 1, hold=hold)
-        if total_steps < warmup_steps + 2:
-            raise ValueError(f"expected total_steps at least warmup_steps + 2, got {total_steps} and {warmup_steps}")
+        integer(warmup_steps + 2, total_steps=total_steps)
         self.total_steps = total_steps
         self.initial_factor = initial_factor
         self.hold = hold

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from open_magvit2.common import construction, distributed, images
-from open_magvit2.common.arguments import at_least, within
+from open_magvit2.common.arguments import at_least, integer, within
 from open_magvit2.common.precision import at_least_float32, float32
 from open_magvit2.data.order import random_stream
 from open_magvit2.generators import checks, pretrained
@@ -71,8 +71,9 @@ class GeneratorTraining(pl.LightningModule, ABC):
         pictured_classes: Sequence[int] = (0, 1, 2, 3, 4, 5, 6, 7),
     ) -> None:
         super().__init__()
-        at_least(1, micro_batch_size=micro_batch_size)
-        at_least(0, weight_decay=weight_decay, learning_rate=learning_rate, seed=seed)
+        integer(1, micro_batch_size=micro_batch_size)
+        at_least(0, weight_decay=weight_decay, learning_rate=learning_rate)
+        integer(0, seed=seed)
         within(0, 1, class_dropout=class_dropout, label_smoothing=label_smoothing)
         self.automatic_optimization = False
         self.generator = generator

@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from open_magvit2.common import environment
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
 from open_magvit2.common.files import PARTIAL, atomic_writer, write_atomically
 from open_magvit2.generators.decoding import generate_images, image_seed, image_size
@@ -54,8 +54,8 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least(1, num_images=self.num_images)
-        at_least(0, seed=self.seed)
+        integer(1, num_images=self.num_images)
+        integer(0, seed=self.seed)
         if len(set(self.classes)) != len(self.classes) or not self.classes:
             raise ValueError(f"expected different classes, got {list(self.classes)}")
         if self.num_images % len(self.classes):
@@ -101,7 +101,7 @@ def write_samples(
     Raises:
         ValueError: for a tokenizer that does not fit, or a folder with images made otherwise: what differs is named.
     """
-    at_least(1, batch_size=batch_size, num_workers=num_workers)
+    integer(1, batch_size=batch_size, num_workers=num_workers)
     settings = generator.make_settings() if settings is None else settings
     height, width = image_size(generator, tokenizer)
     record = {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.image_tokenizer.levels import BlockOptions, check_attention_levels, make_middle, run_blocks
 from open_magvit2.layers.convolution import convolution_2d
 from open_magvit2.layers.normalization import AdaptiveGroupNorm, group_norm
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
         shortcut_of_output: bool = False,
     ) -> None:
         super().__init__()
-        at_least(
+        integer(
             1,
             latent_channels=latent_channels,
             image_channels=image_channels,

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from open_magvit2.common.arguments import integer
+
 
 class PatchDiscriminator(nn.Module):
     """Image [B, 3, H, W] in [-1, 1] -> patch logits [B, 1, h, w]: high where a patch looks real.
@@ -14,11 +16,13 @@ class PatchDiscriminator(nn.Module):
         num_layers: stride-2 layers.
 
     Raises:
-        ValueError: in `forward`, for an image too small to leave a patch.
+        ValueError: for sizes out of range; in `forward`, for an image too small to leave a patch.
     """
 
     def __init__(self, channels: int = 64, num_layers: int = 3) -> None:
         super().__init__()
+        integer(1, channels=channels)
+        integer(0, num_layers=num_layers)
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         width = channels
         for layer in range(1, num_layers + 1):

@@ -155,7 +155,20 @@ def check_same_architecture(module: nn.Module, tokenizer: nn.Module, checkpoint:
     if different:
         lines = [f"  {name}: {file} in the file, {mine} in the configuration" for name, file, mine in different]
         raise ValueError("\n".join(["the checkpoint of --ckpt_path holds another tokenizer:", *lines, hint]))
+    if has_adversary(module.state_dict()) != has_adversary(checkpoint["state_dict"]):
+        place, other = "file", "configuration"
+        if has_adversary(checkpoint["state_dict"]):
+            place, other = other, place
+        raise ValueError(
+            f"the checkpoint of --ckpt_path fits a training of the same networks; the {other} has an adversary, the "
+            f"{place} has none. --init_from FILE starts a new run from the tokenizer's weights, with or without one"
+        )
     checkpoints.check_fits(module, checkpoint["state_dict"], "the checkpoint of --ckpt_path", hint)
+
+
+def has_adversary(state: Mapping[str, Tensor]) -> bool:
+    """Whether the state dict of a training holds a discriminator."""
+    return any(name.startswith("adversary.") for name in state)
 
 
 def _load_own(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from open_magvit2.common.construction import class_path
 from open_magvit2.image_tokenizer.decoder import Decoder
@@ -21,6 +21,7 @@ from open_magvit2.quantizers.lookup_free import BitOrder, LookupFreeQuantizer
 
 # The files do not say the size of the images they were trained on; their number of levels does.
 IMAGE_SIZES = {4: 128, 5: 256}
+NORM_GROUPS = 32  # nor do they say the groups of the normalizations, which are always as many
 NUM_UPDATES = "model_ema.num_updates"
 GENERATOR_PREFIX = "first_stage_model."  # of the tokenizer in a generator's file
 # what a file holds besides the tokenizer: the losses' networks, constants of the quantizer that some versions saved,
@@ -106,7 +107,7 @@ def read_architecture(state: Mapping[str, Tensor], bit_order: BitOrder | None = 
             "channels": channels,
             "channel_multipliers": [width // channels for width in widths],
             "num_residual_blocks": num_residual_blocks,
-            "norm_groups": 32,
+            "norm_groups": NORM_GROUPS,
         },
         is_adaptive,
         {
@@ -124,7 +125,7 @@ def published_state(raw: ImageTokenizer, averaged: ImageTokenizer | None = None)
         averaged: the moving averages, of the same architecture; None leaves `model_ema.` out.
 
     Raises:
-        ValueError: for another encoder, decoder or quantizer: the reference has no names for them.
+        ValueError: for another encoder, decoder or quantizer, for which the reference has no names, or other groups.
     """
     kinds = tuple(type(part) for part in (raw.encoder, raw.decoder, raw.quantizer))
     if kinds != (Encoder, Decoder, LookupFreeQuantizer):
@@ -138,6 +139,9 @@ def published_state(raw: ImageTokenizer, averaged: ImageTokenizer | None = None)
     }
     if others:
         raise ValueError(f"the published form has MAGVIT-v2's networks alone, got {others}")
+    groups = {module.num_groups for module in raw.modules() if isinstance(module, nn.GroupNorm)}
+    if groups != {NORM_GROUPS}:
+        raise ValueError(f"the published form has {NORM_GROUPS} groups in every normalization, got {sorted(groups)}")
     state = {published_name(name): value for name, value in raw.state_dict().items()}
     if averaged is not None:
         parameters = dict(averaged.named_parameters())

@@ -145,11 +145,18 @@ class ImageTokenizerTraining(AdversarialTraining):
             metric.update(evaluated)
 
     def on_validation_epoch_end(self) -> None:
-        """Compute the metrics over all ranks."""
+        """Compute the metrics over all ranks.
+
+        Raises:
+            ValueError: for two metrics with a figure of one name.
+        """
         figures = {f"codebook_{name}": value for name, value in self._validation_usage.compute().items()}
         self._validation_usage.reset()
         for metric in self.metrics:
-            figures |= metric.compute()
+            found = metric.compute()
+            if repeated := sorted(figures.keys() & found.keys()):
+                raise ValueError(f"{type(metric).__name__} gives {repeated}, which another metric gives already")
+            figures |= found
             metric.reset()
         # They are the same on all ranks already.
         warnings.filterwarnings("ignore", r"It is recommended to use `self\.log\('(validation/|step')")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.layers.resampling import depth_to_space
 from open_magvit2.layers.rotary import axial_rotary_table
 from open_magvit2.layers.transformer import EPS, TransformerBlock
@@ -83,7 +83,7 @@ class _TransformerPart(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.size_rule = _size_rule(patch, num_latents, image_size)
-        at_least(1, latent_channels=latent_channels, image_channels=image_channels, num_blocks=num_blocks)
+        integer(1, latent_channels=latent_channels, image_channels=image_channels, num_blocks=num_blocks)
         self.latent_channels = latent_channels
         self.image_channels = image_channels
         self.patch = patch
@@ -153,12 +153,12 @@ class TransformerDecoder(_TransformerPart):
 
 
 def _size_rule(patch: int, num_latents: int | None, image_size: Sequence[int] | None) -> SizeRule:
-    at_least(1, patch=patch)
+    integer(1, patch=patch)
     if num_latents is None:
         if image_size is not None:
             raise ValueError(f"image_size = {image_size} needs num_latents: a grid of tokens takes images of any size")
         return SizeRule((patch, patch))
-    at_least(1, num_latents=num_latents)
+    integer(1, num_latents=num_latents)
     if image_size is None or len(image_size) != 2 or any(side < patch or side % patch for side in image_size):
         raise ValueError(
             f"num_latents = {num_latents} needs the image_size (H, W), multiples of the patch {patch}, got {image_size}"

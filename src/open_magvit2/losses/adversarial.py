@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import at_least, integer, within
 from open_magvit2.common.freezing import frozen
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.losses.lecam import LeCAM
@@ -74,7 +74,9 @@ class Adversary(nn.Module):
         lecam_decay: float = 0.999,
     ) -> None:
         super().__init__()
-        at_least(0, weight=weight, start_step=start_step, lecam_weight=lecam_weight)
+        at_least(0, weight=weight, lecam_weight=lecam_weight)
+        integer(0, start_step=start_step)
+        within(0, 1, lecam_decay=lecam_decay)
         for name, choice, known in (
             ("generator_loss", generator_loss, GENERATOR_LOSSES),
             ("discriminator_loss", discriminator_loss, DISCRIMINATOR_LOSSES),

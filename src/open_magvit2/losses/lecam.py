@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.common import distributed
+from open_magvit2.common.arguments import within
 from open_magvit2.common.precision import at_least_float32
 
 
@@ -22,8 +23,7 @@ class LeCAM(nn.Module):
 
     def __init__(self, decay: float = 0.999) -> None:
         super().__init__()
-        if not 0.0 <= decay < 1.0:
-            raise ValueError(f"decay must lie in [0, 1), got {decay}")
+        within(0, 1, decay=decay)
         self.decay = decay
         self.register_buffer("ema_real", torch.zeros(()))
         self.register_buffer("ema_fake", torch.zeros(()))

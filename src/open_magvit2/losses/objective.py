@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import at_least, finite, integer
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.losses.perceptual import PerceptualLoss
 
@@ -34,7 +34,7 @@ class GeneratorObjective(nn.Module):
         annealed_losses: names of the quantizer's losses whose weights are annealed.
 
     Raises:
-        ValueError: for annealing without steps, or of a loss that has no weight.
+        ValueError: for numbers out of range, annealing without steps, or of a loss that has no weight.
     """
 
     def __init__(
@@ -47,7 +47,9 @@ class GeneratorObjective(nn.Module):
         annealed_losses: Sequence[str] = ("sample_entropy", "codebook_entropy"),
     ) -> None:
         super().__init__()
-        at_least(0, perceptual_weight=perceptual_weight, entropy_annealing=entropy_annealing)
+        at_least(0, reconstruction_weight=reconstruction_weight, perceptual_weight=perceptual_weight)
+        at_least(0, entropy_annealing=entropy_annealing)
+        integer(0, entropy_annealing_steps=entropy_annealing_steps)
         if (entropy_annealing > 0) != (entropy_annealing_steps > 0):
             raise ValueError("entropy_annealing and entropy_annealing_steps go together: set both or neither")
         self.reconstruction_weight = reconstruction_weight
@@ -70,6 +72,7 @@ class GeneratorObjective(nn.Module):
             raise ValueError(
                 f"annealed_losses names {unknown}, which have no weight in quantizer_weights {sorted(weights)}"
             )
+        finite(**{f"quantizer_weights.{name}": weight for name, weight in weights.items()})
         self.quantizer_weights = dict(weights)
 
     def forward(

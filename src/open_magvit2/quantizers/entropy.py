@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from open_magvit2.common import distributed
-from open_magvit2.common.arguments import above, at_least, within
+from open_magvit2.common.arguments import above, at_least, integer
 from open_magvit2.common.precision import full_precision
 
 MAX_EXACT_BITS = 28  # 6 N 2^28 is 3.3 TFLOP for 2,048 tokens; every further bit doubles it
@@ -105,7 +105,7 @@ def codebook_entropy_bound(
         scalar in nats.
     """
     _check(latent, temperature, eps)
-    within(1, MAX_EXACT_BITS, include_high=True, group_bits=group_bits)
+    integer(1, MAX_EXACT_BITS, group_bits=group_bits)
     groups = latent.split(group_bits, dim=1)
     return torch.stack([entropy_penalty(group, temperature, eps, over_ranks)[1] for group in groups]).sum()
 

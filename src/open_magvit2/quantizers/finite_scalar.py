@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.protocols import QuantizerOutput
 from open_magvit2.quantizers.layout import check_indices, indices_to_grid, straight_through, to_grid, to_vectors
@@ -33,7 +33,7 @@ class FiniteScalarQuantizer(nn.Module):
 
     def __init__(self, levels: Sequence[int] = (8, 8, 8, 5, 5, 5)) -> None:
         super().__init__()
-        at_least(2, levels=levels)
+        integer(2, levels=levels)
         if math.prod(levels) > 2**62:
             raise ValueError(f"levels must give at most 2^62 codes, got {list(levels)}")
         self.levels = tuple(levels)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from open_magvit2.common.arguments import above, at_least
+from open_magvit2.common.arguments import above, at_least, integer
 from open_magvit2.common.precision import at_least_float32, full_precision
 from open_magvit2.protocols import QuantizerOutput
 from open_magvit2.quantizers.layout import check_indices, indices_to_grid, to_grid, to_vectors
@@ -52,7 +52,7 @@ class IndexBackpropagationQuantizer(nn.Module):
         entropy_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        at_least(1, codebook_size=codebook_size, latent_channels=latent_channels)
+        integer(1, codebook_size=codebook_size, latent_channels=latent_channels)
         above(0, temperature=temperature)
         at_least(0, entropy_eps=entropy_eps)
         self.codebook_size = codebook_size

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import above, at_least, within
+from open_magvit2.common.arguments import above, at_least, integer
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.protocols import QuantizerOutput
 from open_magvit2.quantizers import entropy
@@ -50,11 +50,11 @@ class LookupFreeQuantizer(nn.Module):
         bit_order: BitOrder = "least_significant_first",
     ) -> None:
         super().__init__()
-        within(1, MAX_BITS, include_high=True, num_bits=num_bits)
+        integer(1, MAX_BITS, num_bits=num_bits)
         above(0, temperature=temperature)
         at_least(0, entropy_eps=entropy_eps)
         if entropy_group_bits is not None:
-            within(1, entropy.MAX_EXACT_BITS, include_high=True, entropy_group_bits=entropy_group_bits)
+            integer(1, entropy.MAX_EXACT_BITS, entropy_group_bits=entropy_group_bits)
         if bit_order not in ("least_significant_first", "most_significant_first"):
             raise ValueError(
                 f"bit_order must be 'least_significant_first' or 'most_significant_first', got {bit_order!r}"

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.protocols import QuantizerOutput
 from open_magvit2.quantizers.layout import straight_through
@@ -37,7 +37,7 @@ class ResidualLookupFreeQuantizer(nn.Module):
         self, num_bits: int = 18, num_levels: int = 2, temperature: float = 0.01, entropy_eps: float = 1e-5
     ) -> None:
         super().__init__()
-        at_least(1, num_levels=num_levels)
+        integer(1, num_levels=num_levels)
         self.level = LookupFreeQuantizer(num_bits, temperature, entropy_eps)
         self.num_bits = self.latent_channels = num_bits
         self.num_levels = self.indices_per_position = num_levels
@@ -105,7 +105,7 @@ class GroupedLookupFreeQuantizer(nn.Module):
         self, num_bits: int = 36, num_groups: int = 2, temperature: float = 0.01, entropy_eps: float = 1e-5
     ) -> None:
         super().__init__()
-        at_least(1, num_bits=num_bits, num_groups=num_groups)
+        integer(1, num_bits=num_bits, num_groups=num_groups)
         if num_bits % num_groups:
             raise ValueError(f"num_bits must be a multiple of num_groups = {num_groups}, got {num_bits}")
         self.group = LookupFreeQuantizer(num_bits // num_groups, temperature, entropy_eps)

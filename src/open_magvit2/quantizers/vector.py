@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.common import distributed
-from open_magvit2.common.arguments import at_least, within
+from open_magvit2.common.arguments import at_least, integer, within
 from open_magvit2.common.precision import at_least_float32, full_precision
 from open_magvit2.protocols import QuantizerOutput
 from open_magvit2.quantizers.layout import check_indices, indices_to_grid, straight_through, to_grid, to_vectors
@@ -50,7 +50,7 @@ class VectorQuantizer(nn.Module):
         normalized_latent: bool = False,
     ) -> None:
         super().__init__()
-        at_least(1, codebook_size=codebook_size, latent_channels=latent_channels)
+        integer(1, codebook_size=codebook_size, latent_channels=latent_channels)
         at_least(0, restart_below=restart_below)
         if ema_decay is not None:
             within(0, 1, ema_decay=ema_decay)

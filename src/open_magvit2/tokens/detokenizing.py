@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
 from open_magvit2.common.files import with_ending, write_atomically
 from open_magvit2.common.images import to_uint8
@@ -54,8 +54,8 @@ def detokenize(
         OSError: if a picture cannot be written, naming it.
     """
     index = shards.index
-    at_least(0, num_workers=num_workers)
-    at_least(1, batch_size=batch_size)
+    integer(0, num_workers=num_workers)
+    integer(1, batch_size=batch_size)
     _check_tokenizer(tokenizer, shards)
     outside = [path for path in shards.paths if Path(path).is_absolute() or ".." in Path(path).parts]
     if outside:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 
 
 def to_host(results: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -62,7 +62,7 @@ def in_threads(num_threads: int, most_pending: int) -> Iterator[Callable[..., No
     if num_threads == 0:
         yield lambda function, *arguments: function(*arguments)
         return
-    at_least(1, num_threads=num_threads, most_pending=most_pending)
+    integer(1, num_threads=num_threads, most_pending=most_pending)
     pool, pending = ThreadPoolExecutor(num_threads), deque[Future[None]]()
 
     def call(function: Callable[..., None], *arguments: object) -> None:

@@ -1,5 +1,6 @@
 """Images to shards of tokens: resumable, shared by ranks, and the same bytes however often it was interrupted."""
 
+import contextlib
 import io
 import itertools
 from collections.abc import Iterator, Sequence
@@ -12,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from open_magvit2.common import checkpoints
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
-from open_magvit2.common.files import PARTIAL, sha256, sha256_of, write_atomically
+from open_magvit2.common.files import PARTIAL, claim, sha256, sha256_of, write_atomically
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import inference
 from open_magvit2.data.sources import token_index
@@ -93,11 +94,26 @@ def tokenize(
         number of items tokenized now, over all ranks.
 
     Raises:
-        ValueError: if the folder holds tokens made otherwise: what differs is named.
+        ValueError: if the folder holds tokens made otherwise, by what differs, or if another process writes to it.
     """
-    at_least(0, num_workers=num_workers)
-    at_least(1, batch_size=batch_size)
-    _begin(folder, index, paths)
+    integer(0, num_workers=num_workers)
+    integer(1, batch_size=batch_size)
+    with claim(folder, "wait for it or end it") if rank() == 0 else contextlib.nullcontext():
+        _begin(folder, index, paths)
+        return _write(tokenizer, dataset, index, folder, device, batch_size, num_workers, progress)
+
+
+def _write(
+    tokenizer: Tokenizer,
+    dataset: Dataset[Sample],
+    index: Index,
+    folder: Path,
+    device: torch.device,
+    batch_size: int,
+    num_workers: int,
+    progress: bool,
+) -> int:
+    """Write the shards that are not there; the number of their items, over all ranks."""
     todo = [
         shard
         for shard in range(index.num_shards)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from open_magvit2.common import distributed
-from open_magvit2.common.arguments import above, at_least, within
+from open_magvit2.common.arguments import above, integer, within
 from open_magvit2.common.images import to_float
 from open_magvit2.losses.adversarial import Adversary
 from open_magvit2.protocols import Sample
@@ -68,7 +68,7 @@ class AdversarialTraining(pl.LightningModule, ABC):
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        at_least(1, micro_batch_size=micro_batch_size)
+        integer(1, micro_batch_size=micro_batch_size)
         above(0, learning_rate=learning_rate)
         within(0, 1, betas=betas)
         if gradient_clip_norm is not None:

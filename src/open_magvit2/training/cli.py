@@ -20,8 +20,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from open_magvit2.common import construction, environment
-from open_magvit2.common.arguments import at_least
-from open_magvit2.common.distributed import is_distributed, leave_process_group
+from open_magvit2.common.arguments import above, integer
+from open_magvit2.common.distributed import leave_gloo, warn_on_first_process
 from open_magvit2.training import lightning_internals
 from open_magvit2.training.command_messages import essential, message
 from open_magvit2.training.data_parallel import lost_another_process, register_ddp
@@ -31,6 +31,7 @@ from open_magvit2.training.image_grid import ImageGrid
 from open_magvit2.training.progress import TrainingProgress
 from open_magvit2.training.resume import continuation
 from open_magvit2.training.resume.checkpointing import TrainingCheckpoint, TrainingStopped
+from open_magvit2.training.resume.preemption import EXIT_CODE
 from open_magvit2.training.resume.state import ExactResumption
 from open_magvit2.training.skipped_images import SkippedImages
 
@@ -137,10 +138,16 @@ class TrainingCLI(lightning_internals.CommandLine):
             if self.subcommand is not None:
                 described = self.subcommand_parser().dump(config, **_WITH_NULL)
                 continuation.resolve(config, self.subcommand, described)
-            if config.trainer.log_every_n_steps is not None:  # in its place Lightning's default, 50
-                at_least(1, **{"trainer.log_every_n_steps": config.trainer.log_every_n_steps})
+            register_ddp(**config.ddp)
+            _check_lightnings_numbers(config.trainer)
             super().instantiate_classes()
             _refuse_lightnings_options(self.trainer, self.model)
+            has_own_sampler = config.trainer.use_distributed_sampler and hasattr(self.datamodule, "global_batch_size")
+            if has_own_sampler and self.trainer.world_size > 1:
+                raise ValueError(
+                    f"trainer.use_distributed_sampler must be false: {type(self.datamodule).__name__} divides its "
+                    "samples among the devices by itself"
+                )
             if config.init_from is not None and config.get("ckpt_path") is None:  # a continued run has its weights
                 if not hasattr(self.model, "initialize_from"):
                     raise ValueError(f"{type(self.model).__name__} has no method initialize_from for --init_from")
@@ -153,7 +160,6 @@ class TrainingCLI(lightning_internals.CommandLine):
         config = self._section(self.config)
         if self.subcommand is not None and config.weights_only is None:
             config.weights_only = True
-        register_ddp(**config.ddp)
 
     def before_fit(self) -> None:
         """Let matrix products use TF32, as cuDNN's convolutions do by themselves; entropies and metrics do not."""
@@ -163,9 +169,10 @@ class TrainingCLI(lightning_internals.CommandLine):
         """Run it; what is refused before the first training step ends the program with that one message as well."""
         try:
             super().run_subcommand(subcommand)
-            if is_distributed() and torch.distributed.get_backend() == "gloo":  # Lightning leaves that group up
-                leave_process_group()
+            leave_gloo()  # Lightning leaves that group up
         except BaseException as error:
+            if isinstance(error, TrainingStopped) or (isinstance(error, SystemExit) and error.code == EXIT_CODE):
+                leave_gloo()  # all processes are here: they agreed to stop
             self._leave_processes(error)
             if isinstance(error, TrainingStopped):
                 self._end(error, STOPPED)
@@ -201,6 +208,11 @@ class TrainingCLI(lightning_internals.CommandLine):
         """Parse; a `${...}` that refers to nothing is refused like any other value."""
         try:
             super().parse_arguments(parser, args)
+            section = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
+            if not isinstance(seed := section.seed_everything, bool):
+                integer(0, 2**32 - 1, seed_everything=seed)
+        except ValueError as error:
+            parser.error(str(error))
         except OmegaConfBaseException as error:
             cause: BaseException | None = error
             while isinstance(cause, OmegaConfBaseException):
@@ -228,6 +240,15 @@ def _attribute_of(part: DictConfig, name: str) -> Any:
     return getattr(built, name)
 
 
+def _check_lightnings_numbers(trainer: Namespace) -> None:
+    """Refuse numbers by which Lightning would divide later; None means its default."""
+    for name in ("log_every_n_steps", "check_val_every_n_epoch"):
+        if trainer[name] is not None:
+            integer(1, **{f"trainer.{name}": trainer[name]})
+    if isinstance(trainer.val_check_interval, (int, float)):
+        above(0, **{"trainer.val_check_interval": trainer.val_check_interval})
+
+
 def _refuse_lightnings_options(trainer: pl.Trainer, model: pl.LightningModule) -> None:
     """Name our own option for one of Lightning's that a training with its own steps cannot use."""
     if trainer.gradient_clip_val is not None and hasattr(model, "gradient_clip_norm"):
@@ -248,6 +269,7 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
 
     `run=False` stops after building `trainer`, `model` and `datamodule`; args then have no subcommand.
     """
+    warn_on_first_process()
     register_ddp()
     # OmegaConf 2.4 renamed the function; before, the new name was another function
     is_new = "replace" in inspect.signature(OmegaConf.register_resolver).parameters

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from open_magvit2.common import distributed
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.codebook import CodeHistogram
 
 
@@ -13,7 +13,7 @@ class CodebookUsage:
     """Counts the codes of all ranks on the device; their utilization and entropy are known every `window` steps."""
 
     def __init__(self, codebook_size: int, window: int) -> None:
-        at_least(1, usage_window=window)
+        integer(1, usage_window=window)
         self.window = window
         self._histogram = CodeHistogram(codebook_size)
         self._saved: dict[str, Tensor] | None = None  # from a checkpoint, until the device is known

@@ -15,7 +15,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from open_magvit2.common import distributed
-from open_magvit2.common.arguments import at_least, within
+from open_magvit2.common.arguments import integer, within
 from open_magvit2.training import lightning_internals
 
 logger = logging.getLogger(__name__)
@@ -51,9 +51,9 @@ class ExponentialMovingAverage(WeightAveraging):
         self, decay: float = 0.999, start_step: int = 0, warmup: bool = True, raw_batches: int | None = 8
     ) -> None:
         within(0, 1, **{"ema.decay": decay})
-        at_least(0, **{"ema.start_step": start_step})
+        integer(0, **{"ema.start_step": start_step})
         if raw_batches is not None:
-            at_least(0, **{"ema.raw_batches": raw_batches})
+            integer(0, **{"ema.raw_batches": raw_batches})
         super().__init__(use_buffers=False)
         self.decay, self.start_step, self.warmup, self.raw_batches = decay, start_step, warmup, raw_batches
         self._latest_step = 0

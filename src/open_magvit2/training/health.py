@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from open_magvit2.common.arguments import at_least, within
+from open_magvit2.common.arguments import integer, within
 from open_magvit2.training.record import TrainingRecord, record_of
 from open_magvit2.training.resume.checkpointing import TrainingStopped as TrainingStopped
 from open_magvit2.training.resume.checkpointing import save_and_stop
@@ -46,10 +46,10 @@ class TrainingHealth(Callback):
         codebook_from_step: int = 2000,
         on_collapse: Literal["warn", "stop"] = "warn",
     ) -> None:
-        at_least(1, **{"health.stop_after_skipped": stop_after_skipped})
+        integer(1, **{"health.stop_after_skipped": stop_after_skipped})
         shares = {"health.lowest_utilization": lowest_utilization, "health.lowest_entropy": lowest_entropy}
         within(0, 1, include_high=True, **shares)
-        at_least(0, **{"health.codebook_from_step": codebook_from_step})
+        integer(0, **{"health.codebook_from_step": codebook_from_step})
         if on_collapse not in ("warn", "stop"):
             raise ValueError(f"health.on_collapse must be warn or stop, got {on_collapse!r}")
         self.stop_after_skipped = stop_after_skipped
@@ -107,6 +107,7 @@ class TrainingHealth(Callback):
                 f"{' and the '.join(networks)}). The weights are those from before. Try a lower "
                 "model.init_args.learning_rate, model.init_args.gradient_clip_norm 1.0, or trainer.precision "
                 "bf16-mixed or 32-true",
+                ruined_from=trainer.global_step - in_a_row,  # skipped steps leave the weights as they were
             )
         if total > before and self._kind == "skipped_steps" and trainer.is_global_zero:
             logger.warning(
@@ -129,6 +130,6 @@ class TrainingHealth(Callback):
             "entropy_annealing 3 over 2000 steps (generator_objective), or a lower learning rate"
         )
         if self.on_collapse == "stop":
-            save_and_stop(trainer, message)
+            save_and_stop(trainer, message, ruined_from=trainer.global_step)
         elif not was_collapsed and trainer.is_global_zero:
             logger.warning("step %d: %s", trainer.global_step, message)

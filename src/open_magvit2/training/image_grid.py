@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 
 
 class ImageGrid(Callback):
@@ -22,7 +22,7 @@ class ImageGrid(Callback):
     """
 
     def __init__(self, num_images: int = 8) -> None:
-        at_least(1, **{"images.num_images": num_images})
+        integer(1, **{"images.num_images": num_images})
         self.num_images = num_images
 
     def on_validation_batch_end(

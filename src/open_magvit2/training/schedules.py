@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 
-from open_magvit2.common.arguments import above, at_least, within
+from open_magvit2.common.arguments import above, integer, within
 
 
 class Schedule:
     """Maps the number of training steps done so far to a factor in [0, 1]: a linear warm-up, then a schedule's own."""
 
     def __init__(self, warmup_steps: int = 0) -> None:
-        at_least(0, warmup_steps=warmup_steps)
+        integer(0, warmup_steps=warmup_steps)
         self.warmup_steps = warmup_steps
 
     def __call__(self, step: int) -> float:
@@ -31,8 +31,10 @@ class StepDrop(Schedule):
     def __init__(self, drop_steps: Sequence[int], factor: float = 0.1, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         above(0, factor=factor)
-        if list(drop_steps) != sorted(drop_steps) or any(step <= 0 for step in drop_steps):
-            raise ValueError(f"drop_steps must be positive and increasing, got {list(drop_steps)}")
+        if drop_steps:
+            integer(1, drop_steps=drop_steps)
+        if list(drop_steps) != sorted(drop_steps):
+            raise ValueError(f"drop_steps must be increasing, got {list(drop_steps)}")
         self.drop_steps, self.factor = list(drop_steps), factor
 
     def after_warmup(self, step: int) -> float:
@@ -44,8 +46,7 @@ class WarmupCosine(Schedule):
 
     def __init__(self, total_steps: int, warmup_steps: int = 0, final_factor: float = 0.0) -> None:
         super().__init__(warmup_steps)
-        if not 0 <= warmup_steps < total_steps:
-            raise ValueError(f"expected 0 <= warmup_steps < total_steps, got {warmup_steps} and {total_steps}")
+        integer(warmup_steps + 1, total_steps=total_steps)
         within(0, 1, include_high=True, final_factor=final_factor)
         self.total_steps, self.final_factor = total_steps, final_factor
 

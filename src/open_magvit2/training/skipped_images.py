@@ -51,6 +51,8 @@ class SkippedImages(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the names from before the interruption: a continued run has a folder and a file of its own."""
         self._path = Path(trainer.log_dir or trainer.default_root_dir) / FILE_NAME
+        if self._active and len(self._causes) > self._max_share * self._num_images:
+            self._causes = {}  # this callback stopped the run: files may have been replaced or excluded since
         if self._causes and trainer.is_global_zero:
             self._write()
 

@@ -42,7 +42,7 @@ class Steps(Callback):
     [
         ({"every_steps": 4}, [3, 3, 4, 6, 6, 8, 9, 9, 10]),
         ({"every_steps": None, "every_minutes": None}, [3, 3, 6, 6, 9, 9, 10]),
-        ({"every_steps": None, "every_minutes": 0}, [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9, 10]),
+        ({"every_steps": None, "every_minutes": 1e-9}, [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9, 10]),
     ],
 )
 def test_saved_by_steps_by_minutes_around_validation_and_at_the_end(tmp_path, saving, expected):
@@ -101,16 +101,22 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_gone(tmp_
     assert step_of(folder / "last.ckpt") == 1
 
 
-def test_a_figure_that_is_not_logged_is_refused(tmp_path):
+def test_a_figure_that_is_not_logged_is_refused_at_the_start_and_ends_no_continued_run(tmp_path, caplog):
+    saving = {"monitor": "validation/fid"}
     with pytest.raises(ValueError, match=r"monitor is 'validation/fid', which validation does not log;(.|\n)*psnr"):
-        fit(tmp_path, Record(), saving={"monitor": "validation/fid"})
+        fit(tmp_path, Record(), saving=saving, num_sanity_val_steps=1)
+    fit(tmp_path, Record(), max_steps=1)
+    (tmp_path / "best.ckpt").unlink(missing_ok=True)
+    assert fit(tmp_path, Record(), continued=True, saving=saving, max_steps=4).global_step == 4
+    assert "validation/fid is not logged by validation" in caplog.text
+    assert not (tmp_path / "best.ckpt").exists()
 
 
 def test_impossible_settings_are_refused():
     for options, message in (
         ({"keep_last": 0}, "keep_last must be at least 1"),
         ({"every_steps": 0}, "every_steps must be at least 1"),
-        ({"every_minutes": -1.0}, "every_minutes must be at least 0"),
+        ({"every_minutes": 0}, "every_minutes must be above 0"),
         ({"mode": "best"}, "mode must be min or max"),
         ({"signals": ["SIGFOO"]}, "no such signals: SIGFOO"),
     ):

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from image_tokenizer import small_training
 from interruptions import Crash, CrashAt, Record, content, data, fit
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins import MixedPrecision
 
 from open_magvit2.common import checkpoints
 from open_magvit2.data.order import random_stream
+from open_magvit2.training.resume.checkpointing import TrainingCheckpoint
+from open_magvit2.training.resume.state import ExactResumption
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,15 @@ def test_a_run_interrupted_after_every_step(undisturbed, tmp_path):
             fit(tmp_path, record, CrashAt("on_train_batch_start", step), continued=step > 1)
     fit(tmp_path, record, continued=True)
     assert_same(undisturbed, record, tmp_path)
+
+
+def test_a_run_continued_without_averages_goes_on_from_the_raw_weights(undisturbed, tmp_path):
+    fit(tmp_path, Record(), max_steps=4)
+    callbacks = [TrainingCheckpoint(str(tmp_path)), ExactResumption()]
+    run = small_training.trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True, max_steps=10)
+    run.fit(small_training.module(usage_window=4), data(), ckpt_path=tmp_path / "last.ckpt")
+    expected, found = undisturbed[1]["current_model_state"], content(tmp_path / "last.ckpt")["state_dict"]
+    assert checkpoints.differences(expected, found) == []
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import PIL
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.files import atomic_writer, claim, sha256, write_atomically
 from open_magvit2.data.decoding import UnreadableImageError, opened
 from open_magvit2.data.image_files import write_list
@@ -67,7 +67,7 @@ def make_plan(
         num_workers: processes; 0 works in this one.
         progress: of the sizes that were read.
     """
-    at_least(1, images_per_file=images_per_file)
+    integer(1, images_per_file=images_per_file)
     height, width = height_and_width(image_size)
     plan = Plan(
         height if height == width else [height, width],
@@ -151,7 +151,7 @@ def build(
 
 def _map(function: Callable[[int], Result], numbers: Sequence[int], num_workers: int) -> Iterator[tuple[int, Result]]:
     """(number, function(number)), in any order."""
-    at_least(0, num_workers=num_workers)
+    integer(0, num_workers=num_workers)
     if num_workers == 0:
         yield from ((number, function(number)) for number in numbers)
         return

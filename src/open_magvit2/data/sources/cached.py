@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.files import sha256, write_atomically
 from open_magvit2.data.dataset import ImageDataset, RawImage
 from open_magvit2.data.sources.image_folder import PackedStrings
@@ -110,7 +110,7 @@ def verify(cache: CachedImages, num_workers: int = 0, progress: Callable[[int], 
     Raises:
         DamagedCacheError: with the number of damaged images and the first paths.
     """
-    at_least(0, num_workers=num_workers)
+    integer(0, num_workers=num_workers)
     damaged: list[int] = []
     with ThreadPoolExecutor(max(1, num_workers)) as threads:
         for start in range(0, len(cache), _AT_ONCE):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.files import sha256
 from open_magvit2.data.dataset import ImageDataset, RawImage
 from open_magvit2.data.decoding import MAX_PIXELS, UnreadableImageError, read_rgb
@@ -54,7 +54,7 @@ class ImageFolder(ImageDataset):
         exclude: str | os.PathLike[str] | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        at_least(1, max_pixels=max_pixels)
+        integer(1, max_pixels=max_pixels)
         self.root = os.path.expanduser(os.fspath(root))
         if not os.path.isdir(self.root):
             found = "a file" if os.path.exists(self.root) else "nothing"

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.files import write_atomically
 from open_magvit2.data.image_files import escaped
 
@@ -74,17 +74,7 @@ class Index:
 
     def __post_init__(self) -> None:
         for name in ("num_images", "codebook_size", "shard_size", "views", "token_shape", "image_size"):
-            at_least(1, **{name: getattr(self, name)})
-        numbers = (
-            self.num_images,
-            self.codebook_size,
-            self.shard_size,
-            self.views,
-            *self.token_shape,
-            *self.image_size,
-        )
-        if broken := [number for number in numbers if not isinstance(number, int)]:
-            raise ValueError(f"expected whole numbers, got {broken[0]}")
+            integer(1, **{name: getattr(self, name)})
         for name, expected in _CHOICES.items():
             if getattr(self, name) not in expected:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, expected))}, got {getattr(self, name)!r}")

@@ -89,6 +89,10 @@ class TokenShards(Dataset[TokenSample]):
         labels = [int(self._array(token_index.labels_file(shard))[row]) for shard, row in places]
         return tokens, torch.tensor(labels, dtype=torch.int64)
 
+    def identity(self) -> dict[str, str]:
+        """What a continued training compares: the names of the images, and the checksums of all tokens and labels."""
+        return {"names": self.index.paths_sha256, "tokens": sha256(repr(sorted(self.index.shards.items())).encode())}
+
     def verify(self) -> None:
         """Compare the SHA-256 of every file, which reads all of them.
 

@@ -31,12 +31,12 @@ class MetricContext:
     """What a metric may ask for before the first batch."""
 
     codebook_size: int | None = None  # of the tokenizer; None where there is none
-    is_continuous: bool = False  # the autoencoder has no codes: metrics of codes are left out
     num_images: int | None = None  # how many images all ranks will see together; None if unknown
     # Names the content of the dataset and its preprocessing, so that figures of the originals can be kept between runs
     # (the moments of rFID); empty: keep nothing.
     dataset_key: str = ""
     reference: Reference | None = None  # what generated images are compared with; None of reconstructions
+    is_continuous: bool = False  # the autoencoder has no codes: metrics of codes are left out
 
 
 def available() -> list[str]:

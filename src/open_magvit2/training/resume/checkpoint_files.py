@@ -20,6 +20,7 @@ from open_magvit2.common.files import PARTIAL, atomic_writer, partial_path, sync
 
 logger = logging.getLogger(__name__)
 
+LAST = "last.ckpt"
 STOPPED = "stopped-at-"  # begins the name of a file that a training wrote when it ended itself
 # A flipped bit in a name is no UTF-8 (ValueError), in a flag asks for a password (RuntimeError), in a length points
 # beyond the file (EOFError, OSError).
@@ -73,6 +74,26 @@ def alias(path: Path, name: str) -> None:
     finally:
         partial.unlink(missing_ok=True)  # to move a link onto another link of the same file leaves both
     sync_folder(path.parent)
+
+
+def set_aside(folder: Path, steps: range) -> Path | None:
+    """Rename step_*.ckpt of some steps, whose weights may be ruined, so that `last` takes them only without others.
+
+    Returns:
+        the newest file of an earlier step, which last.ckpt then is, or None.
+    """
+    before: list[Path] = []
+    for path in sorted(folder.glob("step_*.ckpt")):
+        step = int(path.stem.removeprefix("step_"))
+        if step in steps:
+            path.replace(path.with_name(f"{STOPPED}{step}.ckpt"))
+        elif step < steps.start:
+            before.append(path)
+    if not before:
+        (folder / LAST).unlink(missing_ok=True)
+        return None
+    alias(before[-1], LAST)
+    return before[-1]
 
 
 def remove_partial_files(folder: Path) -> None:

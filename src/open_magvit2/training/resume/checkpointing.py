@@ -13,15 +13,16 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import above, integer
 from open_magvit2.common.files import claim
 from open_magvit2.training import lightning_internals
+from open_magvit2.training.record import record_of
 from open_magvit2.training.resume import checkpoint_files
 from open_magvit2.training.resume.preemption import EXIT_CODE, Agreement, SignalWatch
 
 logger = logging.getLogger(__name__)
 
-LAST, BEST = "last.ckpt", "best.ckpt"
+BEST = "best.ckpt"
 _ANOTHER_FOLDER = "end it, or name another folder by checkpoint.dirpath or by the logger's version"
 _NOTHING, _SAVE, _STOP = range(3)  # what a rank asks for after a step; the largest of all ranks counts
 
@@ -45,8 +46,8 @@ class TrainingCheckpoint(Checkpoint):
         signals: on these, on any rank, save at the end of the training step and leave with exit code 75.
 
     Raises:
-        ValueError: for a setting out of range; in `setup`, for a folder in which another run still writes; at the
-            first validation (the trainer's sanity check comes before step 1), for a figure that is not logged.
+        ValueError: for a setting out of range; in `setup`, for a folder in which another run still writes; in the
+            trainer's sanity check, before step 1, for a figure that is not logged.
     """
 
     def __init__(
@@ -59,11 +60,11 @@ class TrainingCheckpoint(Checkpoint):
         mode: Literal["min", "max"] = "max",
         signals: Sequence[str] = ("SIGTERM", "SIGUSR1"),
     ) -> None:
-        at_least(1, **{"checkpoint.keep_last": keep_last})
+        integer(1, **{"checkpoint.keep_last": keep_last})
         if every_steps is not None:
-            at_least(1, **{"checkpoint.every_steps": every_steps})
+            integer(1, **{"checkpoint.every_steps": every_steps})
         if every_minutes is not None:
-            at_least(0, **{"checkpoint.every_minutes": every_minutes})
+            above(0, **{"checkpoint.every_minutes": every_minutes})
         if mode not in ("min", "max"):
             raise ValueError(f"checkpoint.mode must be min or max, got {mode!r}")
         self.dirpath = dirpath  # the real folder after `setup`
@@ -146,10 +147,12 @@ class TrainingCheckpoint(Checkpoint):
         trainer.save_checkpoint(path, weights_only=False)
         self._saved_step, self._last_time = trainer.global_step, time.monotonic()
         if trainer.is_global_zero:
-            checkpoint_files.alias(path, LAST)
-            files = sorted(path.parent.glob("step_*.ckpt"), reverse=True)
-            for old in [file for file in files if file.name <= path.name][self.keep_last :]:
-                old.unlink()
+            checkpoint_files.alias(path, checkpoint_files.LAST)
+            norms = record_of(trainer.lightning_module).gradient_norms.values()
+            if all(norm.isfinite() for norm in norms):  # else these weights may be ruined: nothing goes for them
+                files = sorted(path.parent.glob("step_*.ckpt"), reverse=True)
+                for old in [file for file in files if file.name <= path.name][self.keep_last :]:
+                    old.unlink()
         return path
 
     def state_dict(self) -> dict[str, Any]:
@@ -164,7 +167,9 @@ class TrainingCheckpoint(Checkpoint):
         """Whether this validation is the best so far; a figure that is not finite never is."""
         if self.monitor is None:
             return False
-        self._check_monitor(trainer)
+        if self.monitor not in trainer.callback_metrics:  # a continued run has no sanity check, and goes on without
+            logger.error("%s is not logged by validation: no best checkpoint (checkpoint.monitor)", self.monitor)
+            return False
         score = float(trainer.callback_metrics[self.monitor])
         if not math.isfinite(score):
             logger.warning("%s is %s at step %d: no best checkpoint", self.monitor, score, trainer.global_step)
@@ -195,21 +200,30 @@ class TrainingCheckpoint(Checkpoint):
         raise SystemExit(EXIT_CODE)
 
 
-def save_and_stop(trainer: pl.Trainer, reason: str) -> NoReturn:
-    """Write stopped-at-<training step>.ckpt to the folder of checkpoints, and end; a collective call under DDP.
+def save_and_stop(trainer: pl.Trainer, reason: str, ruined_from: int | None = None) -> NoReturn:
+    """Save the state, and end; a collective call under DDP.
+
+    Args:
+        reason: why training ends.
+        ruined_from: the step from which on weights may be ruined. This state and those since then are then named
+            stopped-at-<training step>.ckpt, so that `last` prefers those before. None: `last` continues from here.
 
     Raises:
         TrainingStopped: with the reason, and how to continue.
     """
-    callback = trainer.checkpoint_callback
-    folder = Path((callback and callback.dirpath) or trainer.default_root_dir)
-    path = folder / f"{checkpoint_files.STOPPED}{trainer.global_step}.ckpt"
-    trainer.save_checkpoint(path)
-    raise TrainingStopped(
-        f"training stopped at step {trainer.global_step}: {reason}.\n"
-        f"The state is saved in {path}; --ckpt_path {path} continues from it, with a new count.\n"
-        "If it stops again, its weights are ruined: --ckpt_path last continues from the newest checkpoint before it."
-    )
+    callback = next((each for each in trainer.callbacks if isinstance(each, TrainingCheckpoint)), None)
+    step = trainer.global_step
+    said = f"training stopped at step {step}: {reason}.\nThe state is saved in "
+    if ruined_from is None and callback is not None:
+        raise TrainingStopped(f"{said}{callback.save(trainer)}; --ckpt_path last continues from it.")
+    path = Path(callback.dirpath if callback else trainer.default_root_dir, f"{checkpoint_files.STOPPED}{step}.ckpt")
+    trainer.save_checkpoint(path, weights_only=False)
+    said += f"{path}; --ckpt_path {path} continues from it"
+    if ruined_from is None:
+        raise TrainingStopped(f"{said}.")
+    before = checkpoint_files.set_aside(path.parent, range(ruined_from, step + 1)) if trainer.is_global_zero else None
+    other = f"--ckpt_path last continues from {before}" if before else "begin anew, no checkpoint is older"
+    raise TrainingStopped(f"{said}, with a new count.\nIf it stops again, its weights are ruined: {other}.")
 
 
 def _is_fitting(trainer: pl.Trainer) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -56,6 +56,9 @@ class ExactResumption(Checkpoint):
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
+        raw = checkpoint.get("current_model_state")
+        if raw is not None and not any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):
+            pl_module.load_state_dict(raw)  # `state_dict` holds averages, which this run is without
         if KEY not in checkpoint:
             logger.warning("the checkpoint comes from another program: weights continue, the order of data may not")
             return

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.data.dataset import ImageDataset, RawImage
 from open_magvit2.data.order import random_stream
 from open_magvit2.data.sources.synthetic.drawing import Palette, linear, paint
@@ -30,9 +30,9 @@ class SyntheticImages(ImageDataset):
     def __init__(
         self, num_images: int, size: int, seed: int = 0, split: Literal["train", "validation"] = "train"
     ) -> None:
-        at_least(1, num_images=num_images)
-        at_least(16, size=size)
-        at_least(0, seed=seed)
+        integer(1, num_images=num_images)
+        integer(16, size=size)
+        integer(0, seed=seed)
         if split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
         self.num_images = num_images
