@@ -84,8 +84,9 @@ def test_demo_runs_whole(tmp_path):
     if not (ROOT / ".venv/installed-requirements.txt").is_file():
         pytest.skip("no .venv of scripts/setup.sh here: the demo would install one")
     few = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "4"]
-    run("bash", ROOT / "scripts/demo.sh", *few, DEMO_OUTPUT=str(tmp_path))
-    for name in ("checkpoints/last.ckpt", "results.json", "reconstructions.png"):
+    run("bash", ROOT / "scripts/demo.sh", *few, DEMO_OUTPUT=str(tmp_path), DEMO_IMAGES="64")
+    pictures = ("reconstructions.png", "samples.png")
+    for name in ("checkpoints/last.ckpt", "results.json", "report.html", "generator/checkpoints/last.ckpt", *pictures):
         assert (tmp_path / name).is_file(), name
     mistaken = run("bash", ROOT / "scripts/demo.sh", "--no_such_option", check=False, DEMO_OUTPUT=str(tmp_path))
     assert mistaken.returncode != 0
