@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 usage="usage: bash scripts/demo.sh [--stage1-only] [--any.flag.of.the.trainings value ...]
 
-From nothing to generated images on two CPU cores, in TIME minutes after the set-up: train a tokenizer on built-in images,
-evaluate it on held-out ones, tokenize images of six kinds, train a generator on the tokens, draw samples of every kind.
+From nothing to generated images on two CPU cores, in a quarter of an hour after the set-up: train a tokenizer on built-in
+images, evaluate it on held-out ones, tokenize images of six kinds, train a generator on the tokens, draw samples of each.
 
     --stage1-only    stop after the tokenizer's evaluation, after six minutes
     --help           this text
@@ -11,7 +11,7 @@ Other arguments go to both trainings, with --stage1-only to the tokenizer's alon
 DEMO_OUTPUT is the folder of the results (default outputs/demo):
     checkpoints/last.ckpt, results.json, report.html, reconstructions.png      the tokenizer
     generator/checkpoints/last.ckpt, tokens/, samples/, samples.png            the generator
-DEMO_IMAGES is the number of images to tokenize (default 20000)."
+DEMO_IMAGES is the number of images to tokenize (default 20000), DEMO_THREADS that of the generator's threads (default 2)."
 stage1_only=
 flags=()
 for word in "$@"; do
@@ -56,8 +56,8 @@ if [ -z "$stage1_only" ]; then
     --checkpoint.dirpath "$output/generator/checkpoints" --trainer.logger.init_args.save_dir "$output/generator" \
     "${flags[@]}"
   printf '%s\n' "${kinds[@]}" > "$output/tokens/classes.txt"
-  "$python" scripts/sample.py --generator "$generator" --classes "${kinds[@]}" --class-names "$output/tokens/classes.txt" \
-    --per-class 8 --guidance 2 --output "$output/samples"
+  "$python" scripts/sample.py --generator "$generator" --classes "${kinds[@]}" \
+    --class-names "$output/tokens/classes.txt" --per-class 8 --guidance 4 --schedule linear --temperature 0.9 --output "$output/samples"
   cp "$output/samples/grid.png" "$output/samples.png"
 fi
 echo

@@ -79,6 +79,12 @@ def test_every_python_script_explains_itself(script):
     assert "usage:" in shown.stdout
 
 
+def test_demo_explains_itself():
+    shown = run("bash", ROOT / "scripts/demo.sh", "--help")
+    assert "--stage1-only" in shown.stdout
+    assert "usage:" in shown.stdout
+
+
 def test_demo_runs_whole(tmp_path):
     """The demo script itself, with few steps; its full length is measured by hand."""
     if not (ROOT / ".venv/installed-requirements.txt").is_file():
@@ -88,6 +94,9 @@ def test_demo_runs_whole(tmp_path):
     pictures = ("reconstructions.png", "samples.png")
     for name in ("checkpoints/last.ckpt", "results.json", "report.html", "generator/checkpoints/last.ckpt", *pictures):
         assert (tmp_path / name).is_file(), name
-    mistaken = run("bash", ROOT / "scripts/demo.sh", "--no_such_option", check=False, DEMO_OUTPUT=str(tmp_path))
+    words = ["--stage1-only", "--no_such_option"]
+    mistaken = run("bash", ROOT / "scripts/demo.sh", *words, check=False, DEMO_OUTPUT=str(tmp_path))
     assert mistaken.returncode != 0
+    assert "no_such_option" in mistaken.stderr
+    assert "stage1" not in mistaken.stderr  # the script's own
     assert (tmp_path / "checkpoints/last.ckpt").is_file()  # an earlier result stays
