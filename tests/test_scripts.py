@@ -79,14 +79,25 @@ def test_every_python_script_explains_itself(script):
     assert "usage:" in shown.stdout
 
 
+def test_demo_explains_itself():
+    shown = run("bash", ROOT / "scripts/demo.sh", "--help")
+    assert "--stage1-only" in shown.stdout
+    assert "usage:" in shown.stdout
+
+
 def test_demo_runs_whole(tmp_path):
     """The demo script itself, with few steps; its full length is measured by hand."""
-    if not (ROOT / ".venv/installed-requirements.txt").is_file():
-        pytest.skip("no .venv of scripts/setup.sh here: the demo would install one")
+    stamp = ROOT / ".venv/installed-requirements.txt"
+    if not stamp.is_file() or stamp.read_bytes() != (ROOT / "requirements.txt").read_bytes():
+        pytest.skip("no .venv of scripts/setup.sh for this requirements.txt: the demo would install one")
     few = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "4"]
-    run("bash", ROOT / "scripts/demo.sh", *few, DEMO_OUTPUT=str(tmp_path))
-    for name in ("checkpoints/last.ckpt", "results.json", "reconstructions.png"):
+    run("bash", ROOT / "scripts/demo.sh", *few, DEMO_OUTPUT=str(tmp_path), DEMO_IMAGES="64")
+    pictures = ("reconstructions.png", "samples.png")
+    for name in ("checkpoints/last.ckpt", "results.json", "report.html", "generator/checkpoints/last.ckpt", *pictures):
         assert (tmp_path / name).is_file(), name
-    mistaken = run("bash", ROOT / "scripts/demo.sh", "--no_such_option", check=False, DEMO_OUTPUT=str(tmp_path))
+    words = ["--stage1-only", "--no_such_option"]
+    mistaken = run("bash", ROOT / "scripts/demo.sh", *words, check=False, DEMO_OUTPUT=str(tmp_path))
     assert mistaken.returncode != 0
+    assert "no_such_option" in mistaken.stderr
+    assert "stage1" not in mistaken.stderr  # the script's own
     assert (tmp_path / "checkpoints/last.ckpt").is_file()  # an earlier result stays

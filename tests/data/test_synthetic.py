@@ -82,6 +82,19 @@ def test_fields_are_fractions_and_paint_meets_its_colours():
     assert np.abs(painted - colours).max() <= 1
 
 
+def test_scenes_can_be_chosen_and_are_labelled_by_their_place():
+    chosen, names = SyntheticImages(40, 32, scenes=["portrait", "marble"]), [scene.__name__ for scene in SCENES]
+    assert 10 < sum(chosen[index].label for index in range(40)) < 30
+    for scene in names:
+        alone = SyntheticImages(1, 32, scenes=[scene])
+        generator = random_stream("synthetic", 0, 0, 0)
+        generator.integers(1)
+        light_aside = SCENES[names.index(scene)](128, generator, Palette(generator)).reduce(4)
+        assert np.abs(pixels(alone, 1)[0].astype(int) - np.asarray(light_aside)).max() < 40
+    everything = SyntheticImages(20, 32, scenes=names)
+    np.testing.assert_array_equal(pixels(SyntheticImages(20, 32), 20), pixels(everything, 20))
+
+
 def test_mistakes_are_refused():
     with pytest.raises(ValueError, match="num_images must be at least 1, got 0"):
         SyntheticImages(0, 32)
@@ -89,6 +102,9 @@ def test_mistakes_are_refused():
         SyntheticImages(1, 8)
     with pytest.raises(ValueError, match=r"split must be one of .*got 'val'"):
         SyntheticImages(1, 32, split="val")
+    for scenes in (["portrait", "potrait"], ["marble", "marble"], []):
+        with pytest.raises(ValueError, match="scenes must be different names among shapes, landscape"):
+            SyntheticImages(1, 32, scenes=scenes)
 
 
 def test_read_gives_an_independent_image():

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from open_magvit2.common.construction import build, describe
+from open_magvit2.generators.autoregressive import AutoregressiveGenerator
 from open_magvit2.generators.factorization import Factorization
+from open_magvit2.generators.masked import MaskedGenerator
 
 
 @pytest.mark.parametrize("bits", [(6, 12), (9, 9), (18,), (6, 6, 6), (14,), (7, 7), (8, 8), (1, 2, 3)])
@@ -43,3 +46,26 @@ def test_other_groups_are_refused():
         Factorization([31, 32])
     with pytest.raises(ValueError, match=r"expected sub-tokens \[..., 2\], got \(3,\)"):
         Factorization((6, 12)).join(torch.zeros(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("kind", "blocks"),
+    [
+        (AutoregressiveGenerator, {"num_spatial_blocks": 1, "num_factorized_blocks": 1}),
+        (MaskedGenerator, {"num_blocks": 1}),
+    ],
+)
+def test_a_generator_takes_its_bits_from_either_end_and_its_checkpoint_says_which(kind, blocks):
+    """The same weights draw the same sub-tokens, which are other bits of the index."""
+    sizes = {"bits": (2, 3), "grid": (2, 3), "num_classes": 4, "width": 32, "num_heads": 2, "hidden": 48}
+    torch.manual_seed(0)
+    low_first = kind(**sizes, **blocks).eval()
+    high_first = kind(**sizes, **blocks, most_significant_first=True).eval()
+    high_first.load_state_dict(low_first.state_dict())
+    rebuilt = build(describe(high_first)).eval()
+    rebuilt.load_state_dict(low_first.state_dict())
+    labels, seeds = torch.tensor([0, 3]), [5, 6]
+    low, high, again = (generator.generate(labels, seeds) for generator in (low_first, high_first, rebuilt))
+    assert torch.equal(Factorization((2, 3)).split(low), Factorization((2, 3), True).split(high))
+    assert not torch.equal(low, high)
+    assert torch.equal(high, again)

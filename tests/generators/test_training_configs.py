@@ -1,5 +1,6 @@
 """Every configuration of a generator builds what it says, and the debug one runs from the command line."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 from small_checkpoint import save_small_checkpoint
 from small_generator_training import write_shards
 
+from open_magvit2.data.sources.synthetic.scenes import SCENES
 from open_magvit2.generators.masked import MaskedGenerator
 from open_magvit2.generators.pretrained import load_generator
 from open_magvit2.training.cli import main
@@ -104,22 +106,42 @@ def test_every_config_starts_with_how_to_run_it(path):
     assert not {"TIME", "EXPECTED", "TODO"} & set(head.split())  # stand-ins for a figure
 
 
-@pytest.mark.parametrize("name", ["debug", "demo"])
+def tokenizer_of(name: str):
+    room = ROOT / "configs" / "image_tokenizer"
+    words = ["--config", str(room / "base.yaml"), "--config", str(room / f"{name}.yaml")]
+    return main(words, run=False).model.tokenizer
+
+
+@pytest.mark.parametrize("name", ["debug", "masked_debug"])
 def test_small_configs_fit_their_tokenizers(tmp_path, name):
     checkpoint = save_small_checkpoint(tmp_path / "tokenizer.ckpt")
     cli = build(name, "--model.init_args.tokenizer.init_args.path", str(checkpoint))
-    room = ROOT / "configs" / "image_tokenizer"
-    words = ["--config", str(room / "base.yaml"), "--config", str(room / f"{name}.yaml")]
-    tokenizer = main(words, run=False).model.tokenizer
-    size = (cli.datamodule.image_size,) * 2
+    tokenizer, size = tokenizer_of("debug"), (cli.datamodule.image_size,) * 2
     assert tokenizer.codebook_size == cli.model.generator.factorization.codebook_size
     assert tokenizer.token_shape(size) == cli.model.generator.grid
 
 
-def train(folder: Path, checkpoint: Path, *flags: object):
-    """scripts/train.py with the debug configuration, for a tokenizer of 64 codes that downsamples 4x."""
+def test_the_demo_config_fits_its_tokenizer_and_the_images_that_the_demo_tokenizes(tmp_path):
+    script = (ROOT / "scripts/demo.sh").read_text()
+    kinds = re.search(r"kinds=\((.*)\)", script)[1].split()
+    (size,) = re.findall(r"size=(\d+) split", script)
+    assert set(kinds) < {scene.__name__ for scene in SCENES}
+    shards = {"token_shape": (12, 12), "codebook_size": 1024, "image_size": (24, 24)}
+    for split in ("train", "validation"):
+        write_shards(tmp_path / split, 16, classes=len(kinds), **shards)
+    flags = [word for split in ("train", "validation") for word in (f"--data.init_args.{split}", str(tmp_path / split))]
+    checkpoint = save_small_checkpoint(tmp_path / "tokenizer.ckpt")
+    cli = build("demo", "--model.init_args.tokenizer.init_args.path", str(checkpoint), *flags)
+    tokenizer, generator = tokenizer_of("demo"), cli.model.generator
+    assert tokenizer.codebook_size == generator.factorization.codebook_size
+    assert tokenizer.token_shape((int(size), int(size))) == generator.grid
+    assert (generator.num_classes, cli.model.pictured_classes) == (len(kinds), list(range(len(kinds))))
+
+
+def train(folder: Path, checkpoint: Path, *flags: object, name: str = "debug"):
+    """scripts/train.py with a debug configuration, for a tokenizer of 64 codes that downsamples 4x."""
     words = [sys.executable, ROOT / "scripts/train.py", "fit", "--config", CONFIGS / "base.yaml"]
-    words += ["--config", CONFIGS / "debug.yaml", "--model.init_args.tokenizer.init_args.path", checkpoint]
+    words += ["--config", CONFIGS / f"{name}.yaml", "--model.init_args.tokenizer.init_args.path", checkpoint]
     return run(*words, "--model.init_args.generator.init_args.bits", "[2,4]", *flags, folder=folder, check=False)
 
 
@@ -135,6 +157,17 @@ def test_the_debug_config_trains_on_images_from_the_command_line_and_continues(t
     again = train(tmp_path, checkpoint, "--ckpt_path", "last", "--trainer.max_steps", "9")
     assert again.returncode == 0, again.stderr[-3000:]
     assert "continuing from" in again.stderr
+
+
+def test_the_masked_debug_config_trains_from_the_command_line(tmp_path):
+    result = train(tmp_path, save_small_checkpoint(tmp_path / "tokenizer.ckpt"), name="masked_debug")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "validation at step 8: loss_0" in result.stderr
+    assert "have overridden" not in result.stderr
+    path = tmp_path / "outputs/masked_debug/version_0/checkpoints/last.ckpt"
+    generator = load_generator(path, "ema")
+    assert isinstance(generator, MaskedGenerator)
+    assert generator.bits == (2, 4)
 
 
 def test_the_debug_config_trains_on_tokens_from_the_command_line(tmp_path):

@@ -31,6 +31,7 @@ class AutoregressiveGenerator(TokenTransformer):
         normalize_queries_and_keys: RMSNorm in every attention; off in the published models.
         rotate_class_slot: give the class slot, and slot 0 inside a position, the identity rotation. The published
             models multiply their queries and keys by zero instead.
+        most_significant_first: see `TokenTransformer`; which bits are predicted first. Off in the published models.
         target_positions: learn an embedding of the position to be predicted, added to the inputs (RAR, section 3.2);
             needed to train in random orders, off in the published models.
 
@@ -52,10 +53,10 @@ class AutoregressiveGenerator(TokenTransformer):
         normalize_queries_and_keys: bool = False,
         rotate_class_slot: bool = False,
         target_positions: bool = False,
+        most_significant_first: bool = False,
     ) -> None:
-        super().__init__(
-            bits, grid, num_classes, width, num_heads, hidden, dropout, normalize_queries_and_keys, rotate_class_slot
-        )
+        options = (width, num_heads, hidden, dropout, normalize_queries_and_keys, rotate_class_slot)
+        super().__init__(bits, grid, num_classes, *options, most_significant_first=most_significant_first)
         integer(1, num_spatial_blocks=num_spatial_blocks)
         integer(0, num_factorized_blocks=num_factorized_blocks)
         self.num_spatial_blocks = num_spatial_blocks

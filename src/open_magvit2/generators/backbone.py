@@ -26,6 +26,7 @@ class TokenTransformer(nn.Module):
         normalize_queries_and_keys: RMSNorm in every attention.
         rotate_class_slot: the class slot gets the identity rotation; else its queries and keys are multiplied by zero.
         has_heads: one linear layer a sub-token to the logits of its values.
+        most_significant_first: the first sub-token is made of the index's highest bits (see `Factorization`).
 
     Raises:
         ValueError: for values out of range.
@@ -43,6 +44,7 @@ class TokenTransformer(nn.Module):
         normalize_queries_and_keys: bool,
         rotate_class_slot: bool,
         has_heads: bool = True,
+        most_significant_first: bool = False,
     ) -> None:
         super().__init__()
         integer(1, grid=grid, num_classes=num_classes, width=width)
@@ -56,7 +58,8 @@ class TokenTransformer(nn.Module):
         self.dropout = dropout
         self.normalize_queries_and_keys = normalize_queries_and_keys
         self.rotate_class_slot = rotate_class_slot
-        self.factorization = Factorization(bits)
+        self.most_significant_first = most_significant_first
+        self.factorization = Factorization(bits, most_significant_first)
         self.class_embedding = nn.Embedding(num_classes + 1, width)
         self.input_dropout = nn.Dropout(dropout)
         self.norm = nn.RMSNorm(width, eps=EPS)

@@ -23,8 +23,8 @@ class MaskedGenerator(TokenTransformer):
 
     Args:
         bits: of the sub-tokens (see `Factorization`); (9, 9) for 18 bits in MAGVIT-v2 and MaskBit.
-        grid, num_classes, width, num_heads, hidden, dropout, normalize_queries_and_keys: see `TokenTransformer`; the
-            defaults have 307 M parameters.
+        grid, num_classes, width, num_heads, hidden, dropout, normalize_queries_and_keys, most_significant_first: see
+            `TokenTransformer`; the defaults have 307 M parameters.
         num_blocks: number of blocks.
         inputs: "bits": a sub-token enters as its bits in {-1, +1}, 0 where it is masked, through one linear layer;
             "embeddings": by a table for each group, with a row for the mask, summed.
@@ -45,9 +45,12 @@ class MaskedGenerator(TokenTransformer):
         dropout: float = 0.1,
         inputs: Inputs = "bits",
         normalize_queries_and_keys: bool = False,
+        most_significant_first: bool = False,
     ) -> None:
         options = (width, num_heads, hidden, dropout, normalize_queries_and_keys)
-        super().__init__(bits, grid, num_classes, *options, rotate_class_slot=True)
+        super().__init__(
+            bits, grid, num_classes, *options, rotate_class_slot=True, most_significant_first=most_significant_first
+        )
         integer(1, num_blocks=num_blocks)
         if inputs not in ("bits", "embeddings"):
             raise ValueError(f"inputs must be 'bits' or 'embeddings', got {inputs!r}")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import above, at_least
+from open_magvit2.common.arguments import above, integer
 from open_magvit2.common.precision import at_least_float32, full_precision
 from open_magvit2.protocols import QuantizerOutput
 from open_magvit2.quantizers.layout import check_indices, indices_to_grid, to_grid, to_vectors
@@ -36,7 +36,7 @@ class GumbelQuantizer(nn.Module):
 
     def __init__(self, codebook_size: int = 8192, latent_channels: int = 256, temperature: float = 1.0) -> None:
         super().__init__()
-        at_least(1, codebook_size=codebook_size, latent_channels=latent_channels)
+        integer(1, codebook_size=codebook_size, latent_channels=latent_channels)
         above(0, temperature=temperature)
         self.codebook_size = codebook_size
         self.latent_channels = latent_channels

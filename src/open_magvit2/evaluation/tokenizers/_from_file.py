@@ -49,7 +49,7 @@ class PretrainedTokenizer:
         """See `protocols.Tokenizer.detokenize`."""
         return self.model.detokenize(indices)
 
-    def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `protocols.Tokenizer.reconstruct`."""
         return self.model.reconstruct(image)
 

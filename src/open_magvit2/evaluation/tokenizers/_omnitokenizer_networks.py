@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.evaluation.tokenizers._transformers import from_patches, to_patches
 from open_magvit2.layers.rotary import axial_rotary_table, rotate
 from open_magvit2.layers.transformer import GEGLU
@@ -188,8 +188,8 @@ class _Part(nn.Module, ABC):
         patch: int = 8,
     ) -> None:
         super().__init__()
-        at_least(1, latent_channels=latent_channels, width=width, num_heads=num_heads, head_width=head_width)
-        at_least(1, hidden=hidden, window=window, patch=patch)
+        integer(1, latent_channels=latent_channels, width=width, num_heads=num_heads, head_width=head_width)
+        integer(1, hidden=hidden, window=window, patch=patch)
         if set(spatial) - set("tw") or positions not in ("rotary", "bias"):
             raise ValueError(
                 f"spatial must be of 't' and 'w', positions 'rotary' or 'bias'; got {spatial!r} and {positions!r}"

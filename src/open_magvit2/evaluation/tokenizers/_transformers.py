@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.evaluation.tokenizers._convolutional import patterns, shape
 from open_magvit2.layers.transformer import TransformerBlock
 from open_magvit2.protocols import SizeRule
@@ -72,7 +72,7 @@ class FixedSizePart(nn.Module):
 
     def __init__(self, latent_channels: int, width: int, num_blocks: int, image_size: int, patch: int) -> None:
         super().__init__()
-        at_least(1, latent_channels=latent_channels, width=width, num_blocks=num_blocks, patch=patch)
+        integer(1, latent_channels=latent_channels, width=width, num_blocks=num_blocks, patch=patch)
         if image_size < patch or image_size % patch:
             raise ValueError(f"image_size must be a multiple of the patch {patch}, got {image_size}")
         self.latent_channels = latent_channels

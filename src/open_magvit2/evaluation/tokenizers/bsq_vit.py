@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.construction import class_path
 from open_magvit2.evaluation.tokenizers import _transformers as transformers
 from open_magvit2.evaluation.tokenizers._convolutional import count, patterns, renamed, shape
@@ -49,7 +49,7 @@ class _Part(transformers.FixedSizePart):
         self, latent_channels: int, width: int, num_blocks: int, mlp_hidden: int, image_size: int, patch: int = 8
     ) -> None:
         super().__init__(latent_channels, width, num_blocks, image_size, patch)
-        at_least(1, mlp_hidden=mlp_hidden)
+        integer(1, mlp_hidden=mlp_hidden)
         self.mlp_hidden = mlp_hidden
         self.positions = transformers.learned(self.grid_side**2, width)
         self.norm_in = nn.LayerNorm(width)
@@ -95,7 +95,7 @@ class BSQDecoder(_Part):
         head_hidden: int = 3072,
     ) -> None:
         super().__init__(latent_channels, width, num_blocks, mlp_hidden, image_size, patch)
-        at_least(1, head_hidden=head_hidden)
+        integer(1, head_hidden=head_hidden)
         self.head_hidden = head_hidden
         self.embed = nn.Linear(latent_channels, width)
         self.hidden = nn.Linear(width, head_hidden)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.construction import class_path
 from open_magvit2.evaluation.tokenizers import _transformers as transformers
 from open_magvit2.evaluation.tokenizers import maskgit
@@ -96,7 +96,7 @@ class TiTokEncoder(transformers.FixedSizePart):
         patch: int = 16,
     ) -> None:
         super().__init__(latent_channels, width, num_blocks, image_size, patch)
-        at_least(1, num_latents=num_latents)
+        integer(1, num_latents=num_latents)
         self.num_latents = num_latents
         self.reshaped = reshaped
         self.patches = nn.Conv2d(3, width, patch, patch)
@@ -189,7 +189,7 @@ class TiTokDecoder(transformers.FixedSizePart):
         patch: int = 16,
     ) -> None:
         super().__init__(latent_channels, width, num_blocks, image_size, patch)
-        at_least(1, num_latents=num_latents)
+        integer(1, num_latents=num_latents)
         self.num_latents = num_latents
         self.embed = nn.Linear(latent_channels, width)
         self.mask_token = learned(1, 1, width)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from open_magvit2.common.arguments import at_least
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.construction import class_path
 from open_magvit2.evaluation.tokenizers import _transformers as transformers
 from open_magvit2.evaluation.tokenizers._convolutional import count, patterns, renamed, shape
@@ -59,7 +59,7 @@ class _Part(transformers.FixedSizePart, ABC):
         patch: int = 8,
     ) -> None:
         super().__init__(latent_channels, width, num_blocks, image_size, patch)
-        at_least(1, num_heads=num_heads, hidden=hidden)
+        integer(1, num_heads=num_heads, hidden=hidden)
         self.num_heads = num_heads
         self.hidden = hidden
         self.positions = transformers.learned(1, self.grid_side**2, width)
