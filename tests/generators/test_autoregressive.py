@@ -128,6 +128,16 @@ def test_cached_steps_equal_the_whole_sequence(bits, dtype, bound):
             features = model.embed_tokens(sub_tokens[:, position : position + 1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_compiled_rotation_is_the_eager_one(dtype):
+    table = axial_rotary_table((3, 4), 16)
+    features = torch.randn(2, 12, 3, 5, 16).to(dtype).permute(2, 0, 3, 1, 4)[0]  # as attention has them
+    compiled = torch.compile(rotate, backend="eager", fullgraph=True)(features, table)
+    assert compiled.dtype == dtype
+    bound = 16 * torch.finfo(dtype).eps
+    assert (compiled.double() - rotate(features, table).double()).abs().max() <= bound
+
+
 def test_a_new_model_predicts_every_value_alike():
     model = AutoregressiveGenerator(**SMALL, num_spatial_blocks=1, num_factorized_blocks=1)
     logits = model(torch.zeros(1, 12, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))

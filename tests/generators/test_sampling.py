@@ -11,8 +11,10 @@ from test_autoregressive import small
 from test_masked import small as small_masked
 from torch.profiler import ProfilerActivity, profile
 
+from open_magvit2.generators.autoregressive import AutoregressiveGenerator
 from open_magvit2.generators.drawing import Streams, SubTokenSampling, draw, filtered
 from open_magvit2.generators.masked import MaskedGenerator
+from open_magvit2.generators.packed_step import PackedStep
 from open_magvit2.generators.packing import packed_linears
 from open_magvit2.generators.sampling import Sampling, make_settings, sample
 from open_magvit2.protocols import Generator
@@ -53,10 +55,8 @@ def test_the_same_images_come_whatever_the_batch():
 def test_a_scale_of_1_is_no_guidance_and_costs_half(monkeypatch):
     model, labels = small(), torch.tensor([1, 2])
     batches = []
-    context = model.context
-    monkeypatch.setattr(
-        model, "context", lambda features, *rest: batches.append(len(features)) or context(features, *rest)
-    )
+    make_step = model.make_step
+    monkeypatch.setattr(model, "make_step", lambda rows: batches.append(rows) or make_step(rows))
     plain = sample(model, labels, [1, 2], Sampling([SubTokenSampling(guidance=1.0)]))
     assert set(batches) == {2}
     batches.clear()
@@ -206,20 +206,73 @@ def largest_allocation(function) -> int:
     return largest
 
 
-def test_a_step_allocates_no_tensor_of_the_size_of_a_cache():
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_step_allocates_no_tensor_of_the_size_of_a_cache(packed):
     model = small(grid=(16, 16)).float()
     spatial, factorized = model.make_caches(8)
+    step = model.make_step(8) if packed else model
+    assert isinstance(step, PackedStep) == packed
     assert factorized.values.shape[4] == 2  # slots inside a position
     features = model.class_embedding(torch.zeros(8, dtype=torch.int64))[:, None]
     keys_of_one_layer = spatial.values[0, 0].nbytes
     assert largest_allocation(lambda: spatial.values.clone()) >= keys_of_one_layer  # the meter works
 
     def last_step():
-        slot = model.context(features, spatial, 255)[:, 0]
+        slot = step.context(features, spatial, 255)[:, 0]
         for group in range(2):
-            model.next_logits(slot, group, factorized)
+            step.next_logits(slot, group, factorized)
 
-    assert largest_allocation(last_step) < keys_of_one_layer / 4
+    # the packed step allocates what attention gives and the logits, with scratch memory
+    bound = 2 * 8 * model.width * 4 if packed else keys_of_one_layer / 4
+    assert largest_allocation(last_step) <= bound
+
+
+OPTIONS = [
+    {},
+    {"bits": (5,)},
+    {"bits": (2, 2, 1)},
+    {"normalize_queries_and_keys": True, "rotate_class_slot": True},
+    {"normalize_queries_and_keys": True, "target_positions": True},
+    {"width": 64, "num_heads": 1, "hidden": 65, "num_factorized_blocks": 0},
+]
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_packed_step_computes_what_the_generator_does(options, dtype, bound, rows):
+    model = small(**options).to(dtype)
+    for weight in model.parameters():
+        if weight.ndim == 1:  # of norms
+            torch.nn.init.uniform_(weight, 0.5, 1.5)
+    sub_tokens = torch.stack([torch.randint(0, size, (rows, 12)) for size in model.factorization.sizes], dim=-1)
+    labels = torch.arange(rows)
+    expected = model(sub_tokens, labels)
+    step, (spatial, factorized) = model.make_step(rows), model.make_caches(rows)
+    assert isinstance(step, PackedStep)
+    features = model.class_embedding(labels)[:, None]
+    for position in range(12):
+        slot = step.context(features, spatial, position)[:, 0]
+        for group in range(len(model.bits)):
+            logits = step.next_logits(slot, group, factorized)
+            scale = max(1.0, expected[group].abs().max().item())
+            assert (logits - expected[group][:, position]).abs().max() < bound * scale, (position, group)
+            slot = step.embeddings[group](sub_tokens[:, position, group])
+        features = step.embed_tokens(sub_tokens[:, position : position + 1])
+
+
+def test_the_packed_step_serves_where_its_numbers_are_the_generator_s():
+    class Other(AutoregressiveGenerator):
+        """Of a user, who may change what it computes."""
+
+    assert isinstance(small().make_step(1), PackedStep)
+    for model in (small().bfloat16(), small().half(), small().train(), small().to("meta")):
+        assert model.make_step(1) is model
+    other = Other(bits=(3, 2), grid=(3, 4), width=32, num_heads=2).eval()
+    assert other.make_step(1) is other
+    with torch.autocast("cpu", torch.bfloat16):
+        model = small().float()
+        assert model.make_step(1) is model
 
 
 def test_packed_weights_give_the_same_products_and_are_gone_afterwards():

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from open_magvit2.common import huge_pages
 from open_magvit2.layers.rotary import rotate
 
 
@@ -26,7 +27,7 @@ class KeyValueCache:
         device: torch.device,
     ) -> None:
         shape = (num_layers, 2, batch_size, num_heads, num_positions, head_width)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = huge_pages.empty(shape, dtype, device).zero_()
 
     def update(self, layer: int, start: int | Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values [B, heads, n, head_width] from position `start` on; return all up to their end.

@@ -46,6 +46,10 @@ def rotate(features: Tensor, table: Tensor) -> Tensor:
         of the features' shape and dtype.
     """
     dtype = torch.promote_types(features.dtype, torch.float32)
-    a, b = features.to(dtype).unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = table.to(dtype).unbind(-1)
-    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(features.dtype)
+    pairs, table = features.to(dtype).unflatten(-1, (-1, 2)), table.to(dtype)
+    if torch.compiler.is_compiling():  # it fuses real operations, not complex ones
+        (a, b), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
+        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    else:  # the same as a product of complex numbers, in one pass
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
+    return turned.flatten(-2).to(features.dtype)
