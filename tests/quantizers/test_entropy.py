@@ -175,11 +175,14 @@ def test_bound_is_an_upper_bound_and_tight_for_independent_groups():
 
 
 def test_24_bits_with_2048_tokens_stay_under_one_gibibyte():
-    # A process of its own: the peak is that of the whole process, less what PyTorch takes to start.
+    # A process of its own: the peak is that of the whole process, less what PyTorch takes to start. The peak of
+    # `resource.getrusage` would begin with that of the process that started this one.
     script = """
-import resource, torch
+import torch
+from pathlib import Path
 from open_magvit2.quantizers.entropy import entropy_penalty
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+status = Path("/proc/self/status")
+peak = lambda: int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**20
 latent = torch.randn(2048, 24).mul_(0.02).requires_grad_()
 entropy_penalty(latent[:8, :10])[1].backward()
 before = peak()
@@ -188,7 +191,7 @@ print(peak() - before, bool(torch.isfinite(latent.grad).all()))
 """
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert output[1] == "True"
-    assert float(output[0]) < 1.0
+    assert 0.1 < float(output[0]) < 1.0  # a matrix of 2^24 float32 is 0.06 GiB
 
 
 @pytest.mark.parametrize(
