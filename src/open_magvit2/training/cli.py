@@ -211,13 +211,13 @@ class TrainingCLI(lightning_internals.CommandLine):
             section = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
             if not isinstance(seed := section.seed_everything, bool):
                 integer(0, 2**32 - 1, seed_everything=seed)
-        except ValueError as error:
-            parser.error(str(error))
-        except OmegaConfBaseException as error:
+        except OmegaConfBaseException as error:  # some are ValueErrors as well
             cause: BaseException | None = error
             while isinstance(cause, OmegaConfBaseException):
                 cause = cause.__cause__ or cause.__context__
             parser.error(str(cause if isinstance(cause, ValueError) else error))
+        except ValueError as error:
+            parser.error(str(error))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
