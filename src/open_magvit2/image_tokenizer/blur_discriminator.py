@@ -4,6 +4,8 @@ It keeps the resolution in its convolutions and halves it by a blur, so that no 
 Convolutional Networks Shift-Invariant Again", arXiv 1904.11486).
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ _POOLED = 16  # side of the map of logits, whatever the image
 
 
 class BlurDownsample(nn.Module):
-    """Blur by the binomial kernel (1, 3, 3, 1) along both axes, every second pixel: [B, C, H, W] -> [B, C, H/2, W/2]."""
+    """Blur by (1, 3, 3, 1) along both axes and keep every second pixel: [B, C, H, W] -> [B, C, H/2, W/2]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +34,7 @@ class BlurDownsample(nn.Module):
 class BlurDiscriminator(nn.Module):
     """Image [B, 3, H, W] in [-1, 1] -> logits [B, 1, 16, 16]: high where a part of the image looks real.
 
-    5x5 convolution, then stages of 3x3 convolution, blur with half the resolution and group norm; the largest feature in
+    5x5 convolution, then stages of 3x3 convolution, blur to half the resolution and group norm; the largest feature in
     each of 16 x 16 parts of the map, a 1x1 and a 5x5 convolution. LeakyReLU(0.1).
 
     Args:
@@ -58,7 +60,7 @@ class BlurDiscriminator(nn.Module):
                 nn.GroupNorm(norm_groups, width),
                 nn.LeakyReLU(_SLOPE),
             )
-            for before, width in zip(widths, widths[1:], strict=False)
+            for before, width in pairwise(widths)
         )
         self.pool = nn.AdaptiveMaxPool2d(_POOLED)
         self.to_logits = nn.Sequential(

@@ -21,6 +21,8 @@ GOLDENS = {
     "maskgit_vqgan": ("maskgit_pt", "maskgit", "raw", (0, 1), 54.52),
     "ibq_1024.raw": ("ibq_16384", "ibq", "raw", (-1, 1), None),
     "ibq_1024.ema": ("ibq_16384", "ibq", "ema", (-1, 1), None),
+    "om2_pretrain_16384.raw": ("om2_pretrain_16384", "open_magvit2", "raw", (-1, 1), 115.09),
+    "om2_pretrain_16384.ema": ("om2_pretrain_16384", "open_magvit2", "ema", (-1, 1), 115.09),
 }
 # The suite runs one of each family's levels and options; the others are the same code at other sizes.
 QUICK = ("ldm_vq_f8", "llamagen_VQ-16", "maskgit_vqgan", "ibq_1024.ema")
