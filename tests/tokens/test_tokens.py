@@ -171,7 +171,7 @@ def edit(folder: Path, **changes) -> None:
         (lambda f: edit(f, shard_size=-5), "shard_size must be at least 1, got -5"),
         (lambda f: edit(f, shard_size=3), "6 checksums for 8 files"),
         (lambda f: edit(f, num_images=10**12, shard_size=1), "6 checksums for 2000000000000 files"),
-        (lambda f: edit(f, shard_size=3.5), "expected whole numbers, got 3.5"),
+        (lambda f: edit(f, shard_size=3.5), "shard_size must be an integer, got 3.5"),
         (lambda f: edit(f, codebook_size=10**30), "stored as int32"),
         (lambda f: edit(f, weights="mean"), "weights must be one of ema, raw, got 'mean'"),
         (lambda f: edit(f, image_size=[32]), r"image_size must be \(H, W\)"),
