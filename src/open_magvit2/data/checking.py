@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object, rank
 from open_magvit2.common.files import sha256_of
+from open_magvit2.common.progress_bar import progress_bar
 from open_magvit2.data.decoding import UNREADABLE, UnreadableImageError, opened, to_rgb
 from open_magvit2.data.image_files import Tally, escaped
 from open_magvit2.data.isolation import Failure, map_isolated
@@ -121,7 +121,7 @@ def check_folder(
             return Failure(error.cause)
 
     results = map_isolated(inspect, range(len(images)), num_workers, time_limit)
-    for index, result in tqdm(results, desc="check", unit="image", total=len(images), disable=not progress):
+    for index, result in progress_bar(results, desc="check", unit="image", total=len(images), disable=not progress):
         path = images.relative_path(index)
         if isinstance(result, Failure):
             report.broken[path] = result.cause

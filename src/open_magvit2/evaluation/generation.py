@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from open_magvit2.common import checkpoints
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import float32
+from open_magvit2.common.progress_bar import progress_bar
 from open_magvit2.evaluation import metrics as metric_table
 from open_magvit2.evaluation import provenance
 from open_magvit2.evaluation.features import inception
@@ -178,7 +178,7 @@ def _batches(
     """This rank's batches for metrics; images for the page are put into `pictures`."""
     number = min(_NUM_PICTURES, len(images))
     shown = {i * len(images) // number for i in range(number)}
-    bar = tqdm(desc="evaluate", unit="image", total=len(images), disable=not setting.progress or rank() > 0)
+    bar = progress_bar(desc="evaluate", unit="image", total=len(images), disable=not setting.progress or rank() > 0)
     with bar:
         for index, pixels in images.batches(setting.batch_size):
             pictures |= {int(i): image.cpu().clone() for i, image in zip(index, pixels, strict=True) if int(i) in shown}

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from open_magvit2.common.distributed import all_gather_object, all_reduce_sum, rank
 from open_magvit2.common.images import to_float, to_uint8
 from open_magvit2.common.precision import float32
+from open_magvit2.common.progress_bar import progress_bar
 from open_magvit2.evaluation.pixels import image_by_image
 from open_magvit2.evaluation.sanity import Sanity, SanityError, check_first_batch, check_metrics, check_utilization
 from open_magvit2.protocols import EvaluationBatch, Metric, Sample, Tokenizer
@@ -85,7 +85,7 @@ def evaluate(
             sanity = _check(tokenizer, first, number, metrics, device, stop=check == "stop")
             batches = itertools.chain(first, batches)
         total = len(loader) if isinstance(loader, Sized) else None
-        bar = tqdm(batches, desc="evaluate", unit="batch", total=total, disable=not progress or rank() > 0)
+        bar = progress_bar(batches, desc="evaluate", unit="batch", total=total, disable=not progress or rank() > 0)
         kept: dict[int, Tensor] = {}
         result = measure(_reconstructions(tokenizer, bar, device, kept), metrics, device, begin)
     result.reconstructions = kept

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from open_magvit2.common import environment
 from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
 from open_magvit2.common.files import PARTIAL, atomic_writer, write_atomically
+from open_magvit2.common.progress_bar import progress_bar
 from open_magvit2.generators.decoding import generate_images, image_seed, image_size
 from open_magvit2.generators.pictures import to_image
 from open_magvit2.protocols import Generator, Tokenizer
@@ -117,7 +117,7 @@ def write_samples(
     missing = all_gather_object(missing)[0]  # all ranks must have looked before the first of them writes
     labels, begin, batch_size = plan.labels(), time.monotonic(), min(batch_size, plan.num_images)
     todo = missing[rank() :: world_size()]
-    bar = tqdm(desc="sample", unit="image", total=len(missing), disable=not progress or rank() > 0)
+    bar = progress_bar(desc="sample", unit="image", total=len(missing), disable=not progress or rank() > 0)
     with bar, ThreadPoolExecutor(num_workers) as threads:
         writing: list[Future[None]] = []
         for start in range(0, len(todo), batch_size):
@@ -192,7 +192,7 @@ def _write_arrays(
     path: Path, files: Sequence[Path], labels: np.ndarray, size: tuple[int, int], num_workers: int, progress: bool
 ) -> None:
     """Join PNG files to an npz file, a few in memory at a time; its bytes hold no time."""
-    bar = tqdm(desc="join", unit="image", total=len(files), disable=not progress)
+    bar = progress_bar(desc="join", unit="image", total=len(files), disable=not progress)
     with (
         bar,
         atomic_writer(path) as file,

@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
 from open_magvit2.common.files import with_ending, write_atomically
 from open_magvit2.common.images import to_uint8
 from open_magvit2.common.precision import Precision, inference
+from open_magvit2.common.progress_bar import progress_bar
 from open_magvit2.data.sources.token_shards import TokenShards
 from open_magvit2.protocols import Tokenizer
 from open_magvit2.tokens.overlap import in_threads, to_host
@@ -66,7 +66,7 @@ def detokenize(
     todo = sorted(item for file, item in first.items() if not file.is_file())
     todo = all_gather_object(todo)[0][rank() :: world_size()]
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
-    bar = tqdm(desc="detokenize", unit="image", total=len(todo), disable=not progress or rank() > 0)
+    bar = progress_bar(desc="detokenize", unit="image", total=len(todo), disable=not progress or rank() > 0)
     # Pictures of two batches may wait to be written: enough to keep the device busy.
     with bar, inference(device, precision), in_threads(num_workers, 2 * batch_size) as call:
         pictures = to_host(to_uint8(tokenizer.detokenize(shards.read(batch)[0].to(device))) for batch in batches)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from open_magvit2.common import checkpoints
 from open_magvit2.common.arguments import integer
@@ -18,6 +17,7 @@ from open_magvit2.common.distributed import all_gather_object, rank, world_size
 from open_magvit2.common.files import PARTIAL, claim, sha256, sha256_of, write_atomically
 from open_magvit2.common.images import to_float
 from open_magvit2.common.precision import inference
+from open_magvit2.common.progress_bar import progress_bar
 from open_magvit2.data.sources import token_index
 from open_magvit2.data.sources.token_index import Index, labels_file, tokens_file
 from open_magvit2.protocols import Sample, Tokenizer
@@ -132,7 +132,7 @@ def _write(
             yield tokenizer.tokenize(image).to(torch.int32)
 
     done = 0
-    bar = tqdm(desc="tokenize", unit="image", total=sum(map(len, batches)), disable=not progress or rank() > 0)
+    bar = progress_bar(desc="tokenize", unit="image", total=sum(map(len, batches)), disable=not progress or rank() > 0)
     with bar, inference(device, index.precision):
         remaining = to_host(results())
         for shard in todo:

@@ -9,6 +9,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
 from open_magvit2.common.arguments import at_least
+from open_magvit2.common.progress_bar import LOG_SECONDS, progress_bar
 from open_magvit2.training.record import num_samples, record_of
 
 
@@ -24,7 +25,7 @@ class TrainingProgress(ProgressBar):
         log_seconds: between lines elsewhere.
     """
 
-    def __init__(self, refresh_seconds: float = 1.0, log_seconds: float = 30.0) -> None:
+    def __init__(self, refresh_seconds: float = 1.0, log_seconds: float = LOG_SECONDS) -> None:
         super().__init__()
         at_least(0, **{"progress.refresh_seconds": refresh_seconds, "progress.log_seconds": log_seconds})
         self.interval = refresh_seconds if sys.stderr.isatty() else log_seconds
@@ -41,7 +42,7 @@ class TrainingProgress(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         total = trainer.estimated_stepping_batches
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=None if total == float("inf") else int(total),
             initial=trainer.global_step,
             unit="step",
@@ -49,7 +50,6 @@ class TrainingProgress(ProgressBar):
             mininterval=self.interval,
             dynamic_ncols=True,
             disable=not self._enabled,
-            file=None if sys.stderr.isatty() else _Lines(),
         )
         self._restart()
 
@@ -94,17 +94,6 @@ class TrainingProgress(ProgressBar):
 
     def _rate(self, since: tuple[float, int]) -> float:
         return (self._samples - since[1]) / max(time.monotonic() - since[0], 1e-9)
-
-
-class _Lines:
-    """Standard error for a tqdm bar whose output is no terminal: every state of the bar is a line."""
-
-    def write(self, text: str) -> None:
-        if text := text.strip():  # tqdm puts a carriage return before each state, and blanks over the old one
-            sys.stderr.write(f"{text}\n")
-
-    def flush(self) -> None:
-        sys.stderr.flush()
 
 
 def _shown_values(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from open_magvit2.common import weights
 from open_magvit2.common.accumulators import collective_device
 from open_magvit2.common.distributed import all_gather_object, rank
 from open_magvit2.common.files import atomic_writer, sha256, sha256_of
 from open_magvit2.common.images import to_float
+from open_magvit2.common.progress_bar import progress_bar
 from open_magvit2.evaluation.features import inception
 from open_magvit2.evaluation.features.frechet import Gaussian, Moments
 from open_magvit2.evaluation.features.neighbours import blocks_over_ranks
@@ -125,7 +125,7 @@ def _measure(images: ImageSet, device: torch.device, batch_size: int, progress: 
     is_wanted[torch.arange(wanted) * len(images) // wanted] = True
     pooled, spatial = Moments(inception.NUM_FEATURES), Moments(inception.NUM_SPATIAL_FEATURES)
     features = [torch.empty(0, inception.NUM_FEATURES, device=collective_device())]
-    bar = tqdm(desc="reference", unit="image", total=len(images), disable=not progress or rank() > 0)
+    bar = progress_bar(desc="reference", unit="image", total=len(images), disable=not progress or rank() > 0)
     with bar:
         for index, pixels in images.batches(batch_size):
             output = network(to_float(pixels.to(device)), "tf")
