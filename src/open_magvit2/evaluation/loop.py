@@ -18,6 +18,7 @@ from tqdm import tqdm
 from open_magvit2.common.distributed import all_gather_object, all_reduce_sum, rank
 from open_magvit2.common.images import to_float, to_uint8
 from open_magvit2.common.precision import float32
+from open_magvit2.evaluation.jpeg_files import as_files
 from open_magvit2.evaluation.pixels import image_by_image
 from open_magvit2.evaluation.sanity import Sanity, SanityError, check_first_batch, check_metrics, check_utilization
 from open_magvit2.protocols import EvaluationBatch, Metric, Sample, Tokenizer
@@ -56,6 +57,7 @@ def evaluate(
     tf32: bool = False,
     progress: bool = True,
     check: Check = "stop",
+    jpeg_quality: int | None = None,
 ) -> Evaluation:
     """Reconstruct every image of a loader and measure the reconstructions; a collective call under DDP.
 
@@ -67,6 +69,8 @@ def evaluate(
         tf32: allow TF32 on the GPU.
         check: what to do when the first batch shows a known mistake (`sanity.check_first_batch`): stop with an error,
             record it in the result and go on, or do not look.
+        jpeg_quality: let metrics see originals and reconstructions after a JPEG file; None: as they are. The tokenizer
+            always gets the originals themselves.
 
     Raises:
         SanityError: if the first-batch checks fail on any rank and `check` is "stop"; it names the likely cause.
@@ -87,7 +91,7 @@ def evaluate(
         total = len(loader) if isinstance(loader, Sized) else None
         bar = tqdm(batches, desc="evaluate", unit="batch", total=total, disable=not progress or rank() > 0)
         kept: dict[int, Tensor] = {}
-        result = measure(_reconstructions(tokenizer, bar, device, kept), metrics, device, begin)
+        result = measure(_reconstructions(tokenizer, bar, device, kept, jpeg_quality), metrics, device, begin)
     result.reconstructions = kept
     result.sanity = sanity
     if sanity and result.tokens_per_image and "codebook_utilization" in result.metrics:
@@ -156,7 +160,11 @@ def _num_images(loader: Iterable[Sample]) -> int:
 
 
 def _reconstructions(
-    tokenizer: Tokenizer, batches: Iterable[Sample], device: torch.device, kept: dict[int, Tensor]
+    tokenizer: Tokenizer,
+    batches: Iterable[Sample],
+    device: torch.device,
+    kept: dict[int, Tensor],
+    jpeg_quality: int | None,
 ) -> Iterator[tuple[EvaluationBatch, str]]:
     is_small = True
     for batch in batches:
@@ -168,6 +176,8 @@ def _reconstructions(
             kept.update(zip(index.tolist(), to_uint8(reconstruction).cpu(), strict=True))
         else:
             kept.clear()
+        if jpeg_quality is not None:
+            image, reconstruction = as_files(image, reconstruction, jpeg_quality)
         yield EvaluationBatch(reconstruction.to(torch.float32), index, image, indices), batch["path"][0]
 
 
