@@ -9,6 +9,7 @@ import yaml
 from commands import ROOT, run_here
 from small_checkpoint import save_small_checkpoint
 
+from open_magvit2.common import published_files
 from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.evaluation import originals, provenance, table, table_rows
@@ -172,6 +173,7 @@ def test_the_files_mark_every_figure(place):
         ({"metod": "x"}, "unknown \\['metod'\\]"),
         ({"tokens": None}, "missing \\['tokens'\\]"),
         ({"published": {"fid": 1.0}}, "row 2: no published figure is called \\['fid'\\]"),
+        ({"file": "nowhere"}, "row 2: no published file is called 'nowhere'"),
         ({"image_size": "big"}, "row 2: image_size must be"),
     ],
 )
@@ -184,13 +186,34 @@ def test_a_wrong_row_is_refused_by_name(tmp_path, change, message):
 def test_the_table_of_the_field_loads_and_can_be_cut_to_a_size():
     kind, rows = table_rows.load(CONFIGS / "table.yaml", CONFIGS)
     assert kind == "reconstruction"
-    assert (len(rows), len(table_rows.load(CONFIGS / "table.yaml", CONFIGS, image_size=(128, 128))[1])) == (17, 3)
+    assert (len(rows), len(table_rows.load(CONFIGS / "table.yaml", CONFIGS, image_size=(128, 128))[1])) == (31, 3)
     ours = {row.checkpoint for row in rows if row.family == "open_magvit2"}
-    assert ours == {f"imagenet_{size}_{model}.ckpt" for size in (128, 256) for model in "BL"}
-    assert all(row.never_released == (row.checkpoint is None) for row in rows)
+    assert ours >= {f"imagenet_{size}_{model}.ckpt" for size in (128, 256) for model in "BL"}
+    assert {row.method for row in rows if row.checkpoint is None} == {"ViT-VQGAN", "MAGVIT-v2", "BSQ-ViT"}
+    assert {row.method for row in rows if row.never_released} == {"ViT-VQGAN", "MAGVIT-v2"}
+    files = {file.name: file for file in published_files.published()}
+    assert all(files[row.file].family == row.family and files[row.file].licence for row in rows if row.file)
+    assert {row.family for row in rows if row.family} == {
+        *("vqgan", "llamagen", "maskgit", "titok", "vit_vqgan", "omnitokenizer", "ibq", "open_magvit2", "bsq_vit")
+    }
     figures = {(row.method, row.facts["tokens"], row.size): row.published["rfid"] for row in rows}
     assert figures["Open-MAGVIT2 L", "16x16", (256, 256)] == 1.17
-    assert protocols.load("paper", CONFIGS) == rows[6].protocol
+    assert protocols.load("paper", CONFIGS) == next(row for row in rows if row.method == "Open-MAGVIT2 B").protocol
+
+
+def test_one_protocol_can_be_put_in_the_place_of_every_rows_own():
+    own = table_rows.load(CONFIGS / "table.yaml", CONFIGS)[1]
+    assert {row.protocol.name for row in own} == {
+        "paper",
+        "taming",
+        "ldm",
+        "llamagen",
+        "titok",
+        "vitvq",
+        "omnitokenizer",
+    }
+    common = table_rows.load(CONFIGS / "table.yaml", CONFIGS, common="paper")[1]
+    assert all(row.protocol == protocols.load("paper", CONFIGS) for row in common)
 
 
 def test_by_command_line_a_failed_row_fails_the_command_but_not_the_table(place):
@@ -258,6 +281,7 @@ GENERATION = kinds.Kind(
     table_title="Comparison of generators",
     facts=(kinds.Column("type", "Type"), kinds.Column("num_params", "#Para.", "{:,}")),
     figures=(kinds.Column("gfid", "gFID", "{:.2f}"), kinds.Column("is", "IS", "{:.1f}")),
+    further=(),
     cards=("recall",),
     describe=lambda found: {"type": found["model"]["type"], "num_params": found["model"]["num_params"]},
 )
