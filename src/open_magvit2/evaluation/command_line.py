@@ -34,7 +34,11 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
     add("--checkpoints", default="checkpoints", help="folder of the table's files (default: checkpoints)")
     add("--tokenizer", metavar="FAMILY", help=_FAMILIES)
     _add_allow_modules(parser)
-    add("--protocol", default="paper", help="a name in configs/evaluation, or a YAML file (default: paper)")
+    fetch = "fetch the table's missing files from the Hugging Face Hub into its cache; lists them with sizes first"
+    add("--download", action="store_true", help=fetch)
+    names = "a name in configs/evaluation, or a YAML file; default: paper; of a table: each row's own"
+    add("--protocol", help=names)
+    add("--common-protocol", metavar="PROTOCOL", help="measure a table under this as well, and show both side by side")
     add("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="change the protocol, e.g. weights=raw tf32=true")
     add("--precision", metavar="{fp32,bf16}", help="of the tokenizer alone: bf16 is --set precision=bf16")
     add("--metrics", help="comma-separated names or class paths; default: the protocol's")
@@ -61,6 +65,8 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
     args = parser.parse_args(arguments)
     if args.checkpoint and not args.images and not args.source and args.built_in is None:
         parser.error("one of the arguments --images --source --built-in is required with --checkpoint")
+    if (args.download or args.common_protocol) and not args.table:
+        parser.error("--download and --common-protocol need --table")
     changes = args.set + ([] if args.precision is None else [f"precision={args.precision}"])
     if not args.images and (args.file_list or args.skip_broken):
         parser.error("--file-list and --skip-broken need --images")
@@ -70,11 +76,13 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
         check_writable(args.output)
         args.image_size = None if args.image_size is None else sizes.from_plain(args.image_size)
         if args.table:
-            args.kind, args.rows = table_rows.load(args.table, protocols, changes, args.metrics, args.image_size)
+            given = (args.table, protocols, changes, args.metrics, args.image_size)
+            args.kind, args.rows = table_rows.load(*given, args.protocol)
+            args.common = table_rows.load(*given, args.common_protocol)[1] if args.common_protocol else None
         else:
             if args.tokenizer is not None:
                 tokenizers.family_module(args.tokenizer)
-            args.chosen = protocol.load(args.protocol, protocols).configured(changes, args.metrics)
+            args.chosen = protocol.load(args.protocol or "paper", protocols).configured(changes, args.metrics)
     return args
 
 

@@ -38,6 +38,7 @@ class Evaluation:
     rows: dict[str, Tensor] = field(default_factory=dict)  # per-image columns float64 [N], in the dataset's order
     details: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # by metric, what a report draws besides
     reconstructions: dict[int, Tensor] = field(default_factory=dict)  # uint8 [3, H, W] by index, of a small set
+    samples: dict[int, tuple[str, int]] = field(default_factory=dict)  # (path, label) of every image by index
     num_images: int = 0
     token_axes: int | None = None  # of an image's indices: 1 for a sequence, 2 for a grid; None without tokens
     tokens_per_image: list[int] | None = None  # shape of an image's indices; None where images differ in size
@@ -91,8 +92,11 @@ def evaluate(
         total = len(loader) if isinstance(loader, Sized) else None
         bar = tqdm(batches, desc="evaluate", unit="batch", total=total, disable=not progress or rank() > 0)
         kept: dict[int, Tensor] = {}
-        result = measure(_reconstructions(tokenizer, bar, device, kept, jpeg_quality), metrics, device, begin)
+        seen: dict[int, tuple[str, int]] = {}
+        result = measure(_reconstructions(tokenizer, bar, device, kept, seen, jpeg_quality), metrics, device, begin)
     result.reconstructions = kept
+    for samples in all_gather_object(seen):
+        result.samples |= samples
     result.sanity = sanity
     if sanity and result.tokens_per_image and "codebook_utilization" in result.metrics:
         num_tokens = result.num_images * math.prod(result.tokens_per_image)
@@ -164,6 +168,7 @@ def _reconstructions(
     batches: Iterable[Sample],
     device: torch.device,
     kept: dict[int, Tensor],
+    seen: dict[int, tuple[str, int]],
     jpeg_quality: int | None,
 ) -> Iterator[tuple[EvaluationBatch, str]]:
     is_small = True
@@ -171,6 +176,8 @@ def _reconstructions(
         image = to_float(batch["image"].to(device, non_blocking=True))
         reconstruction, indices = image_by_image(tokenizer.reconstruct, image)
         index = torch.as_tensor(batch["index"]).to(device, non_blocking=True)
+        labels = torch.as_tensor(batch["label"]).tolist() if "label" in batch else [-1] * len(index)
+        seen.update(zip(index.tolist(), zip(map(str, batch["path"]), labels, strict=True), strict=True))
         is_small = is_small and len(kept) + len(index) <= _MOST_KEPT
         if is_small:
             kept.update(zip(index.tolist(), to_uint8(reconstruction).cpu(), strict=True))
