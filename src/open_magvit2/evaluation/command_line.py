@@ -30,6 +30,8 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
     add = parser.add_argument
     what, source = parser.add_mutually_exclusive_group(required=True), parser.add_mutually_exclusive_group()
     what.add_argument("--checkpoint", help="evaluate one tokenizer")
+    what.add_argument("--originals", metavar="FOLDER", help="measure pictures made elsewhere: the folder of originals")
+    add("--reconstructions", metavar="FOLDER", help="of --originals, under the same names, suffixes aside")
     what.add_argument("--table", metavar="YAML", help="compare several, e.g. configs/evaluation/table.yaml")
     add("--checkpoints", default="checkpoints", help="folder of the table's files (default: checkpoints)")
     add("--tokenizer", metavar="FAMILY", help=_FAMILIES)
@@ -67,6 +69,8 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
         parser.error("one of the arguments --images --source --built-in is required with --checkpoint")
     if (args.download or args.common_protocol) and not args.table:
         parser.error("--download and --common-protocol need --table")
+    if bool(args.originals) != bool(args.reconstructions):
+        parser.error("--originals and --reconstructions need each other")
     changes = args.set + ([] if args.precision is None else [f"precision={args.precision}"])
     if not args.images and (args.file_list or args.skip_broken):
         parser.error("--file-list and --skip-broken need --images")

@@ -174,7 +174,10 @@ def _reconstructions(
     is_small = True
     for batch in batches:
         image = to_float(batch["image"].to(device, non_blocking=True))
-        reconstruction, indices = image_by_image(tokenizer.reconstruct, image)
+        if "reconstruction" in batch:  # made elsewhere
+            reconstruction, indices = to_float(batch["reconstruction"].to(device, non_blocking=True)), None
+        else:
+            reconstruction, indices = image_by_image(tokenizer.reconstruct, image)
         index = torch.as_tensor(batch["index"]).to(device, non_blocking=True)
         labels = torch.as_tensor(batch["label"]).tolist() if "label" in batch else [-1] * len(index)
         seen.update(zip(index.tolist(), zip(map(str, batch["path"]), labels, strict=True), strict=True))

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -166,20 +167,24 @@ def rate_distortion(kind: Kind, rows: list[dict[str, Any]]) -> list[Chart]:
         points = [p for p in points if p[0] is not None and p[1].get("value") is not None]
         if len(points) < 2:
             continue
-        axes = _axes("bits per pixel", column.title)
+        points.sort(key=lambda point: point[1]["source"] != "measured")  # labels of measured ones come first
+        rates, found = [math.log2(rate) for rate, *_ in points], [cell["value"] for _, cell, _ in points]
+        width, low, height = max(rates) - min(rates) or 1, min(found), max(found) - min(found) or 1
+        axes, labelled = _axes("bits per pixel", column.title), []
         for rate, cell, entry in points:
             is_measured = cell["source"] == "measured"
             colour = _ACCENT if is_measured else _SOFT
             axes.plot(rate, cell["value"], "o", color=colour, markersize=4, fillstyle="full" if is_measured else "none")
-            axes.annotate(
-                entry["method"], (rate, cell["value"]), (4, 2), textcoords="offset points", fontsize=5, color=colour
-            )
+            x, y = math.log2(rate) / width, (cell["value"] - low) / height
+            if all(abs(x - u) > 0.22 or abs(y - v) > 0.045 for u, v in labelled):  # else it would lie on another
+                labelled.append((x, y))
+                style = {"textcoords": "offset points", "fontsize": 5, "color": colour}
+                axes.annotate(entry["method"], (rate, cell["value"]), (4, 2), **style)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
         number = sum(cell["source"] == "measured" for _, cell, _ in points)
-        values = [cell["value"] for _, cell, _ in points]
         told = f"{len(points)} tokenizers, {number} measured (filled), the others as published (hollow)"
-        description = f"{told}, from {min(values):.4g} to {max(values):.4g}"
+        description = f"{told}, from {min(found):.4g} to {max(found):.4g}; a label on another is left out"
         drawn.append(_chart(f"{column.title} against bits per pixel", axes, description))
     return drawn
 

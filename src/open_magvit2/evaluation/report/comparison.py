@@ -63,19 +63,28 @@ def pairs(kind: Kind, rows: list[dict[str, Any]]) -> list[Pair]:
             own = entry["figures"].get(column.name)
             other = common.get(column.name)
             other = other if other and other["source"] == "measured" else None
-            if own and (own["source"] == "measured" or other):
+            if own and (other or own.get("published") is not None) and (own["source"] == "measured" or other):
                 found.append(Pair(entry, column, own, other))
     return found
 
 
 def further(kind: Kind, rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Titles and cells of the figures that the table of the field leaves out; columns without a value are not there."""
-    every = [_values(kind, entry) for entry in rows]
-    shown = [column for column in _further_columns(kind, rows) if any(v.get(column.name) is not None for v in every)]
+    names = {column.name for column in kind.further}
+
+    def cell(entry: dict[str, Any], column: Column) -> str:
+        words = number(_values(kind, entry).get(column.name), column.form)
+        is_published = column.name in names and entry["figures"].get(column.name, {}).get("source") == "published"
+        return f"{words} (published)" if is_published else words
+
+    def has_any(entry: dict[str, Any]) -> bool:
+        return "measured" in entry or any(entry["figures"].get(n, {}).get("value") is not None for n in names)
+
+    rows = [entry for entry in rows if has_any(entry)]
+    shown = [c for c in (*kind.further, *_COSTS) if any(_values(kind, entry).get(c.name) is not None for entry in rows)]
     cells = [
-        [entry["method"], str(entry["facts"].get("tokens", "-")), *(number(v.get(c.name), c.form) for c in shown)]
-        for entry, v in zip(rows, every, strict=True)
-        if any(v.get(c.name) is not None for c in shown)
+        [entry["method"], str(entry["facts"].get("tokens", "-")), *(cell(entry, column) for column in shown)]
+        for entry in rows
     ]
     return ["Method", "#Tokens", *(column.title for column in shown)], cells
 

@@ -79,7 +79,7 @@ def pictures(
         for index in indices:
             sample = dataset[index]
             pixels = reconstructions.get(index)
-            if pixels is None:
+            if pixels is None and (pixels := sample.get("reconstruction")) is None:
                 with float32(device.type):
                     reconstruction, _ = tokenizer.reconstruct(to_float(sample["image"][None].to(device)))
                 pixels = to_uint8(reconstruction[0]).cpu()
@@ -104,7 +104,7 @@ def evenly_spaced(
     for n, index in enumerate(chosen):
         sample = dataset[index]
         pixels = reconstructions.get(index)
-        if pixels is None:
+        if pixels is None and (pixels := sample.get("reconstruction")) is None:
             with float32(device.type):
                 pixels = to_uint8(tokenizer.reconstruct(to_float(sample["image"][None].to(device)))[0][0]).cpu()
         found |= {f"original_{n}": sample["image"].numpy(), f"reconstruction_{n}": pixels.numpy()}
