@@ -30,7 +30,8 @@ def test_the_figures_are_those_of_the_pairs(folders):
     errors = [((image.double() - (image // 2).double()) ** 2).mean().item() for image in make_images(5)]
     expected = sum(10 * math.log10(255**2 / error) for error in errors) / 5
     assert abs(record["metrics"]["psnr_image"] - expected) < 1e-6
-    assert record["model"]["method"] == "Halved"
+    assert (record["model"]["method"], record["protocol"]["name"]) == ("Halved", "native")
+    assert record["dataset"]["fingerprint_mode"] == "full"
     assert (folders / "out" / "report.html").is_file()
     lines = (folders / "out" / "per_image.csv").read_text().splitlines()
     assert lines[0].startswith("index,path,label,psnr_image")

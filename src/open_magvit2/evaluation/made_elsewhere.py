@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from open_magvit2.common.files import sha256
 from open_magvit2.data.decoding import read_rgb
 from open_magvit2.data.image_files import find_images
 from open_magvit2.evaluation import provenance
@@ -22,18 +21,13 @@ class PairsOfFiles(Dataset[Sample]):
     """Samples of an original and, under "reconstruction", its partner; sorted by name.
 
     Raises:
-        ValueError: for a name that occurs twice in a folder, and for originals or reconstructions without a partner, all
-            counted and the first ten named.
+        ValueError: for a name that occurs twice in a folder, and for pictures without a partner, the first ten named.
     """
 
     def __init__(self, originals: str | Path, reconstructions: str | Path, max_pixels: int) -> None:
         first, second = _by_name(originals), _by_name(reconstructions)
-        missing = [f"without a reconstruction: {_listed(first.keys() - second.keys())}"] * bool(
-            first.keys() - second.keys()
-        )
-        missing += [f"without an original: {_listed(second.keys() - first.keys())}"] * bool(
-            second.keys() - first.keys()
-        )
+        alone = {"a reconstruction": first.keys() - second.keys(), "an original": second.keys() - first.keys()}
+        missing = [f"without {what}: {_listed(names)}" for what, names in alone.items() if names]
         if missing or not first:
             raise ValueError(f"{originals} and {reconstructions}: {'; '.join(missing) or 'no images'}")
         self.pairs = [(name, first[name], second[name]) for name in sorted(first)]
@@ -70,15 +64,17 @@ class MadeElsewhere:
 def evaluate(args: argparse.Namespace, device: torch.device) -> Run:
     """Measure the pairs that a command line (`command_line.parse_evaluate`) names, each in its own size."""
     dataset = PairsOfFiles(args.originals, args.reconstructions, args.max_pixels)
-    paths = [str(path) for _, *pair in dataset.pairs for path in pair]
-    facts = provenance.described(f"{args.originals} {args.reconstructions}", paths)
+    facts, outputs = (
+        provenance.folder(root, [pair[i].relative_to(root).as_posix() for pair in dataset.pairs], full=is_full)
+        for i, root, is_full in ((1, args.originals, args.fingerprint == "full"), (2, args.reconstructions, True))
+    )
     folder = Path(args.reconstructions)
     model = {
         **{"method": args.method or folder.name, "train_data": args.train_data, "family": "made elsewhere"},
-        **{"checkpoint_path": str(folder), "checkpoint_sha256": sha256("\n".join(paths).encode()), "num_params": None},
+        **{"checkpoint_path": str(folder), "checkpoint_sha256": outputs["fingerprint"], "num_params": None},
         **{"weights_used": "not known", "codebook_size": None, "modality": "image", "train_image_size": None},
     }
-    protocol = args.chosen.changed(resize="none")
+    protocol = args.chosen.changed(resize="none")  # the pictures have their sizes already
     setting = Setting(lambda resize, size: (dataset, facts), device, args.limit, 1, args.num_workers, "off")
     return evaluate_tokenizer(MadeElsewhere(), model, protocol, None, setting)
 
