@@ -86,9 +86,8 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
         else:
             if args.tokenizer is not None:
                 tokenizers.family_module(args.tokenizer)
-            args.chosen = protocol.load(
-                args.protocol or ("native" if args.originals else "paper"), protocols
-            ).configured(changes, args.metrics)
+            name = args.protocol or ("native" if args.originals else "paper")
+            args.chosen = protocol.load(name, protocols).configured(changes, args.metrics)
     return args
 
 

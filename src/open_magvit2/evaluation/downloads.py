@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open_magvit2.common import hub
-from open_magvit2.common.containers import SUFFIXES
 from open_magvit2.common.distributed import all_gather_object, rank
-from open_magvit2.common.published_files import PublishedFile, published
+from open_magvit2.common.published_files import PublishedFile, find_published
 from open_magvit2.evaluation.table_rows import Row
+
+_TIMEOUT_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Wanted:
     def __str__(self) -> str:
         licence = f"licence {self.place.licence or 'not known'}"
         if not self.place.repository:
-            return f"{self.name}: not on the Hub, fetch it from {self.place.url}; {licence}"
+            return f"{self.name}: not on the Hub, {self.place.remark}; {licence}"
         size = "size not known" if self.size is None else f"{self.size / 1e6:,.1f} MB"
         where = "/".join(filter(None, [self.place.repository, self.place.file]))
         return f"{self.name}: {where}, {size}; {licence}"
@@ -36,7 +37,8 @@ def wanted(rows: Sequence[Row], checkpoints: str | Path) -> list[Wanted]:
     """The files that the rows name and the folder lacks, each once; asks the Hub for their sizes."""
     names = {row.checkpoint: row.file for row in rows if row.checkpoint and row.file}
     missing = {name: file for name, file in names.items() if not (Path(checkpoints) / name).exists()}
-    return [Wanted(name, file, published()[file], _size(published()[file])) for name, file in missing.items()]
+    places = {name: find_published(file) for name, file in missing.items()}
+    return [Wanted(name, missing[name], place, _size(place)) for name, place in places.items() if place is not None]
 
 
 def fetch(rows: Sequence[Row], checkpoints: str | Path, tell: Callable[[str], None]) -> dict[str, Path]:
@@ -61,7 +63,7 @@ def fetch(rows: Sequence[Row], checkpoints: str | Path, tell: Callable[[str], No
         if not file.place.repository:
             continue
         try:
-            fetched[file.name] = hub.local(file.file)
+            fetched[file.name] = hub.local_path(file.file)
         except (OSError, ValueError) as error:  # the others are not touched by it
             tell(f"{file.name} was not fetched: {error}")
     return fetched
@@ -73,17 +75,15 @@ def fetch_once(rows: Sequence[Row], checkpoints: str | Path, tell: Callable[[str
 
 
 def _size(place: PublishedFile) -> int | None:
-    """Bytes of a file, or of a repository's files of weights; None if the Hub does not tell."""
-    if not place.repository:
-        return None
-    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
+    """Bytes of a file, or of a repository's file of weights; None if the Hub does not tell."""
+    if place.num_bytes is not None or not place.repository:
+        return place.num_bytes
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
-    try:
-        names = [place.file]
-        if not place.file:
-            found = HfApi().model_info(place.repository, timeout=10).siblings or ()
-            names = [file.rfilename for file in found if Path(file.rfilename).suffix in SUFFIXES]
-        sizes = [get_hf_file_metadata(hf_hub_url(place.repository, name), timeout=10).size for name in names]
-    except Exception:  # in as many ways as there are libraries before the network
-        return None
-    return None if not sizes or None in sizes else sum(sizes)
+    for name in [place.file] if place.file else hub.WEIGHTS_FILES:
+        try:
+            address = hf_hub_url(place.repository, name, endpoint=constants.ENDPOINT)
+            return get_hf_file_metadata(address, timeout=_TIMEOUT_SECONDS).size
+        except Exception:  # no such file, or in as many ways as there are libraries before the network
+            continue
+    return None
