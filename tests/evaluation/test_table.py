@@ -1,5 +1,6 @@
 """The comparison of several tokenizers: measured, reused, published, failed, each as such in all three files."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -167,6 +168,29 @@ def test_the_files_mark_every_figure(place):
     assert html.count('class="mark published"') == 1 + 3 + 3 + 1 + 1
     assert f'href="{compared[0]["results"].replace("results.json", "report.html")}"' in html
     assert not re.search(r'(src|href)="http', html)  # it opens offline
+
+
+def test_a_common_protocol_stands_next_to_each_rows_own(place):
+    kind, rows = table_rows.load(place / "table.yaml", CONFIGS, [], METRICS)
+    common = table_rows.load(place / "table.yaml", CONFIGS, [], METRICS, common="titok")[1]
+    compared = table.compare(rows, place / "out", place / "checkpoints", setting(), kind, common)
+    text = write.table_files(place / "out", compared)
+    own, other = compared[0]["figures"]["psnr"], compared[0]["common"]
+    assert (compared[0]["protocol"], other["protocol"]) == ("paper", "titok")
+    utilization = other["figures"]["codebook_utilization"]
+    assert utilization["source"] == "measured"
+    assert f"| Small \\| one | 8x8 | PSNR | paper | 21.50 | {own['value']:.2f} | {own['value'] - 21.5:+.2f} |" in text
+    assert "Measured, titok" in text
+    lines = list(csv.DictReader((place / "out" / "table.csv").read_text().splitlines()))
+    assert [line["method"] for line in lines] == [row["method"] for row in ROWS]
+    assert float(lines[0]["psnr"]) == own["value"]
+    assert float(lines[0]["codebook_utilization_common_protocol"]) == utilization["value"]
+    assert int(lines[0]["num_params"]) > 0
+    latex = (place / "out" / "table.tex").read_text()
+    assert f"\\textbf{{{own['value']:.2f}}}" in latex
+    assert latex.count(" & ") == 6 * 7
+    assert latex.count("\\midrule") == 2
+    assert "data:image/jpeg" in (place / "out" / "table.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def draw(photos: Sequence[Photo], columns: Sequence[Column], width: int = 256) -
         for i, words in enumerate(lines):
             pen.text((_GAP + number * (width + _GAP), _GAP // 2 + i * _LINE), words, _INK, font)
     for row, (photo, size) in enumerate(zip(photos, sizes, strict=True)):
-        _paste(canvas, pen, photo.original, (_GAP, top), size, textwrap.shorten(photo.name, letters), font)
+        _paste(canvas, pen, photo.original, (_GAP, top), size, photo.name[:letters], font)
         for number, column in enumerate(columns, 1):
             cell, corner = column.cells[row], (_GAP + number * (width + _GAP), top)
             if isinstance(cell, str):
