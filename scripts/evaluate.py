@@ -16,7 +16,7 @@ from open_magvit2 import load_tokenizer
 from open_magvit2.common.devices import processes
 from open_magvit2.common.distributed import rank
 from open_magvit2.common.errors import short_errors
-from open_magvit2.evaluation import command_line, generation_command_line, table
+from open_magvit2.evaluation import command_line, downloads, generation_command_line, made_elsewhere, table
 from open_magvit2.evaluation.report import write
 from open_magvit2.evaluation.run import Setting, evaluate_checkpoint
 from open_magvit2.evaluation.sources import image_source
@@ -32,7 +32,11 @@ def main() -> None:
         rest = {"allow_cross_resolution": args.allow_cross_resolution, "allowed_modules": args.allow_modules}
         setting = Setting(images, device, *how, **rest) if images else None
         if args.table:
-            rows = table.compare(args.rows, args.output, args.checkpoints, setting, args.kind)
+            fetched = downloads.fetch_once(args.rows, args.checkpoints, print) if args.download else {}
+            more = (args.kind, args.common, fetched)
+            rows = table.compare(args.rows, args.output, args.checkpoints, setting, *more)
+        elif args.originals:
+            run = made_elsewhere.evaluate(args, device)
         else:
             what = (args.checkpoint, args.tokenizer, args.chosen, args.image_size)
             run = evaluate_checkpoint(*what, setting, args.method, args.train_data)

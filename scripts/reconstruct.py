@@ -4,25 +4,28 @@
 python scripts/reconstruct.py --checkpoint last.ckpt --output outputs/pictures photo.jpg folder/of/photos
 python scripts/reconstruct.py --checkpoint last.ckpt --output outputs/pictures photos --baselines jpeg,bicubic
 python scripts/reconstruct.py --checkpoint last.ckpt --output outputs/pictures panorama.png --tile 512 --measure-seams
+python scripts/reconstruct.py --compare a.ckpt b.ckpt --output outputs/sheet.png photos --image-size 256
 python scripts/reconstruct.py --checkpoint last.ckpt --output outputs/demo.png --built-in 16 --size 48
 """
 
 import sys
 
-from open_magvit2 import load_tokenizer
 from open_magvit2.common.errors import short_errors
 from open_magvit2.common.files import with_ending
 from open_magvit2.data.decoding import read_rgb
 from open_magvit2.data.image_files import find_images
 from open_magvit2.data.sources.synthetic import SyntheticImages
-from open_magvit2.evaluation import baselines, command_line, pictures, tiling
+from open_magvit2.evaluation import baselines, command_line, contact_sheet, pictures, tiling, tokenizers
 from open_magvit2.evaluation.originals import make_transform
 
 
 def main() -> int:
     args, num_unreadable = command_line.parse_reconstruct(__doc__), 0
     files, methods = find_images(args.images), baselines.parse(args.baselines)
-    tokenizer = load_tokenizer(args.checkpoint, args.weights, args.device, args.allow_modules)
+    if args.compare:
+        print(contact_sheet.write(args, files))
+        return 0
+    tokenizer = tokenizers.load(args.tokenizer, args.checkpoint, args.device, **args.loading)
     tiles = (args.tile, args.overlap)
     if args.tile is not None:
         tiling.check_tiles(tokenizer, *tiles)

@@ -8,7 +8,6 @@ python scripts/tokenize_images.py --checkpoint last.ckpt --tokens tokens --outpu
 
 import argparse
 
-from open_magvit2 import load_tokenizer
 from open_magvit2.common.devices import processes
 from open_magvit2.common.distributed import rank
 from open_magvit2.common.errors import short_errors
@@ -18,6 +17,7 @@ from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.sources.token_shards import TokenShards
 from open_magvit2.data.streaming import with_length
 from open_magvit2.data.transforms import ResizeCenterCrop, TenCrop
+from open_magvit2.evaluation import tokenizers
 from open_magvit2.tokens import command_line
 from open_magvit2.tokens.detokenizing import detokenize
 from open_magvit2.tokens.writing import make_index, tokenize
@@ -32,7 +32,7 @@ def make_source(args: argparse.Namespace) -> Source:
 def main() -> None:
     args = command_line.parse(__doc__)
     with short_errors(), processes(args.device) as device:
-        tokenizer = load_tokenizer(args.checkpoint, args.weights, device, args.allow_modules)
+        tokenizer = tokenizers.load(args.tokenizer, args.checkpoint, device, **args.loading)
         if args.tokens:
             shards = TokenShards(args.tokens)
             shards.check_made_by(args.checkpoint, args.weights)

@@ -80,7 +80,7 @@ def test_the_protocol_is_read_with_the_flags(tmp_path, capsys):
         (["--precision", "fp16"], "precision: expected one of fp32, bf16, got 'fp16'"),
         (["--set", "num_images=abc"], "expected a whole number above 0, got 'abc'"),
         (["--metrics", "psnr,psnr"], "given more than once: psnr"),
-        (["--protocol", "papers"], "available: adm, llamagen"),
+        (["--protocol", "papers"], "available: adm, ldm, llamagen"),
         (["--tokenizer", "open_magvit3"], "available: "),
         (["--image-size", "32", "0"], "image_size must be at least 1, got [32, 0]"),
     ):

@@ -85,7 +85,7 @@ def test_a_file_elsewhere_is_the_named_protocol_or_says_how_it_differs(tmp_path)
         ("[paper", "not YAML"),
         (
             "name: ours\nmetrics: [psnr]\n",
-            "no value for resize, weights, .*tf32, precision, num_images, version",
+            "no value for resize, weights, jpeg_quality, .*tf32, precision, num_images, version",
         ),
         ("WHOLE\nname: custom\n", "a name other than custom"),
         ("WHOLE\nmetrics: [psnr, ssim]\n", "rfid: rfid is yielded by none of the metrics psnr, ssim"),
@@ -160,7 +160,7 @@ def test_other_originals_differ_but_resemble(shared):
     assert originals.make_transform("none", None)(image, None).shape == (3, image.height, image.width)
 
 
-@pytest.mark.parametrize("resize", list(originals.RESIZERS))
+@pytest.mark.parametrize("resize", [name for name in originals.RESIZERS if not name.startswith("squash")])
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (32, 96)])
 def test_crops_need_not_be_square(resize, size):
     """The image covers the crop, with its own proportions: a picture of a ramp keeps the ramp's slope."""

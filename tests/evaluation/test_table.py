@@ -1,7 +1,9 @@
 """The comparison of several tokenizers: measured, reused, published, failed, each as such in all three files."""
 
+import csv
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ import yaml
 from commands import ROOT, run_here
 from small_checkpoint import save_small_checkpoint
 
+from open_magvit2.common import published_files
 from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.evaluation import originals, provenance, table, table_rows
@@ -65,6 +68,7 @@ def test_every_row_says_where_its_figures_come_from(place):
         "source": "measured",
         "name": "psnr_batch4",
         "published": 21.5,
+        "standard_error": None,  # of a mean over groups of images, not over images
     }
     assert small["figures"]["codebook_utilization"]["value"] == results["metrics"]["codebook_utilization"]
     assert small["figures"]["rfid"]["source"] == "published"  # not among the metrics: the authors' stays, and says so
@@ -163,7 +167,30 @@ def test_the_files_mark_every_figure(place):
     assert html.count('class="mark measured"') == 2
     assert html.count('class="mark published"') == 1 + 3 + 3 + 1 + 1
     assert f'href="{compared[0]["results"].replace("results.json", "report.html")}"' in html
-    assert "http" not in html
+    assert not re.search(r'(src|href)="http', html)  # it opens offline
+
+
+def test_a_common_protocol_stands_next_to_each_rows_own(place):
+    kind, rows = table_rows.load(place / "table.yaml", CONFIGS, [], METRICS)
+    common = table_rows.load(place / "table.yaml", CONFIGS, [], METRICS, common="titok")[1]
+    compared = table.compare(rows, place / "out", place / "checkpoints", setting(), kind, common)
+    text = write.table_files(place / "out", compared)
+    own, other = compared[0]["figures"]["psnr"], compared[0]["common"]
+    assert (compared[0]["protocol"], other["protocol"]) == ("paper", "titok")
+    utilization = other["figures"]["codebook_utilization"]
+    assert utilization["source"] == "measured"
+    assert f"| Small \\| one | 8x8 | PSNR | paper | 21.50 | {own['value']:.2f} | {own['value'] - 21.5:+.2f} |" in text
+    assert "Measured, titok" in text
+    lines = list(csv.DictReader((place / "out" / "table.csv").read_text().splitlines()))
+    assert [line["method"] for line in lines] == [row["method"] for row in ROWS]
+    assert float(lines[0]["psnr"]) == own["value"]
+    assert float(lines[0]["codebook_utilization_common_protocol"]) == utilization["value"]
+    assert int(lines[0]["num_params"]) > 0
+    latex = (place / "out" / "table.tex").read_text()
+    assert f"\\textbf{{{own['value']:.2f}}}" in latex
+    assert latex.count(" & ") == 6 * 7
+    assert latex.count("\\midrule") == 2
+    assert "data:image/jpeg" in (place / "out" / "table.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -172,6 +199,7 @@ def test_the_files_mark_every_figure(place):
         ({"metod": "x"}, "unknown \\['metod'\\]"),
         ({"tokens": None}, "missing \\['tokens'\\]"),
         ({"published": {"fid": 1.0}}, "row 2: no published figure is called \\['fid'\\]"),
+        ({"file": "nowhere"}, "row 2: no published file is called 'nowhere'"),
         ({"image_size": "big"}, "row 2: image_size must be"),
     ],
 )
@@ -184,13 +212,34 @@ def test_a_wrong_row_is_refused_by_name(tmp_path, change, message):
 def test_the_table_of_the_field_loads_and_can_be_cut_to_a_size():
     kind, rows = table_rows.load(CONFIGS / "table.yaml", CONFIGS)
     assert kind == "reconstruction"
-    assert (len(rows), len(table_rows.load(CONFIGS / "table.yaml", CONFIGS, image_size=(128, 128))[1])) == (17, 3)
+    assert (len(rows), len(table_rows.load(CONFIGS / "table.yaml", CONFIGS, image_size=(128, 128))[1])) == (31, 3)
     ours = {row.checkpoint for row in rows if row.family == "open_magvit2"}
-    assert ours == {f"imagenet_{size}_{model}.ckpt" for size in (128, 256) for model in "BL"}
-    assert all(row.never_released == (row.checkpoint is None) for row in rows)
+    assert ours >= {f"imagenet_{size}_{model}.ckpt" for size in (128, 256) for model in "BL"}
+    assert {row.method for row in rows if row.checkpoint is None} == {"ViT-VQGAN", "MAGVIT-v2", "BSQ-ViT"}
+    assert {row.method for row in rows if row.never_released} == {"ViT-VQGAN", "MAGVIT-v2"}
+    files = {file.name: file for file in published_files.published()}
+    assert all(files[row.file].family == row.family and files[row.file].licence for row in rows if row.file)
+    assert {row.family for row in rows if row.family} == {
+        *("vqgan", "llamagen", "maskgit", "titok", "vit_vqgan", "omnitokenizer", "ibq", "open_magvit2", "bsq_vit")
+    }
     figures = {(row.method, row.facts["tokens"], row.size): row.published["rfid"] for row in rows}
     assert figures["Open-MAGVIT2 L", "16x16", (256, 256)] == 1.17
-    assert protocols.load("paper", CONFIGS) == rows[6].protocol
+    assert protocols.load("paper", CONFIGS) == next(row for row in rows if row.method == "Open-MAGVIT2 B").protocol
+
+
+def test_one_protocol_can_be_put_in_the_place_of_every_rows_own():
+    own = table_rows.load(CONFIGS / "table.yaml", CONFIGS)[1]
+    assert {row.protocol.name for row in own} == {
+        "paper",
+        "taming",
+        "ldm",
+        "llamagen",
+        "titok",
+        "vitvq",
+        "omnitokenizer",
+    }
+    common = table_rows.load(CONFIGS / "table.yaml", CONFIGS, common="paper")[1]
+    assert all(row.protocol == protocols.load("paper", CONFIGS) for row in common)
 
 
 def test_by_command_line_a_failed_row_fails_the_command_but_not_the_table(place):
@@ -258,6 +307,7 @@ GENERATION = kinds.Kind(
     table_title="Comparison of generators",
     facts=(kinds.Column("type", "Type"), kinds.Column("num_params", "#Para.", "{:,}")),
     figures=(kinds.Column("gfid", "gFID", "{:.2f}"), kinds.Column("is", "IS", "{:.1f}")),
+    further=(),
     cards=("recall",),
     describe=lambda found: {"type": found["model"]["type"], "num_params": found["model"]["num_params"]},
 )

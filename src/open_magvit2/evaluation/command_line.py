@@ -10,6 +10,8 @@ from open_magvit2.data.decoding import MAX_PIXELS
 from open_magvit2.evaluation import generation_command_line, protocol, table_rows, tokenizers
 from open_magvit2.evaluation import image_size as sizes
 
+_FAMILIES = f"family of the file: {', '.join(tokenizers.available())}, or a module path; default: read off the file"
+
 
 def parse_evaluate(description: str, protocols: Path, arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the flags of scripts/evaluate.py; a mistake ends the program with code 2.
@@ -28,14 +30,17 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
     add = parser.add_argument
     what, source = parser.add_mutually_exclusive_group(required=True), parser.add_mutually_exclusive_group()
     what.add_argument("--checkpoint", help="evaluate one tokenizer")
+    what.add_argument("--originals", metavar="FOLDER", help="measure pictures made elsewhere: the folder of originals")
+    add("--reconstructions", metavar="FOLDER", help="of --originals, under the same names, suffixes aside")
     what.add_argument("--table", metavar="YAML", help="compare several, e.g. configs/evaluation/table.yaml")
     add("--checkpoints", default="checkpoints", help="folder of the table's files (default: checkpoints)")
-    families = (
-        f"family of the checkpoint: {', '.join(tokenizers.available())}, or a module path; default: read off the file"
-    )
-    add("--tokenizer", metavar="FAMILY", help=families)
+    add("--tokenizer", metavar="FAMILY", help=_FAMILIES)
     _add_allow_modules(parser)
-    add("--protocol", default="paper", help="a name in configs/evaluation, or a YAML file (default: paper)")
+    fetch = "fetch the table's missing files from the Hugging Face Hub into its cache; lists them with sizes first"
+    add("--download", action="store_true", help=fetch)
+    names = "a name in configs/evaluation, or a YAML file; default: paper; of a table: each row's own"
+    add("--protocol", help=names)
+    add("--common-protocol", metavar="PROTOCOL", help="measure a table under this as well, and show both side by side")
     add("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="change the protocol, e.g. weights=raw tf32=true")
     add("--precision", metavar="{fp32,bf16}", help="of the tokenizer alone: bf16 is --set precision=bf16")
     add("--metrics", help="comma-separated names or class paths; default: the protocol's")
@@ -62,6 +67,10 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
     args = parser.parse_args(arguments)
     if args.checkpoint and not args.images and not args.source and args.built_in is None:
         parser.error("one of the arguments --images --source --built-in is required with --checkpoint")
+    if (args.download or args.common_protocol) and not args.table:
+        parser.error("--download and --common-protocol need --table")
+    if bool(args.originals) != bool(args.reconstructions):
+        parser.error("--originals and --reconstructions need each other")
     changes = args.set + ([] if args.precision is None else [f"precision={args.precision}"])
     if not args.images and (args.file_list or args.skip_broken):
         parser.error("--file-list and --skip-broken need --images")
@@ -71,11 +80,14 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
         check_writable(args.output)
         args.image_size = None if args.image_size is None else sizes.from_plain(args.image_size)
         if args.table:
-            args.kind, args.rows = table_rows.load(args.table, protocols, changes, args.metrics, args.image_size)
+            given = (args.table, protocols, changes, args.metrics, args.image_size)
+            args.kind, args.rows = table_rows.load(*given, args.protocol)
+            args.common = table_rows.load(*given, args.common_protocol)[1] if args.common_protocol else None
         else:
             if args.tokenizer is not None:
                 tokenizers.family_module(args.tokenizer)
-            args.chosen = protocol.load(args.protocol, protocols).configured(changes, args.metrics)
+            name = args.protocol or ("native" if args.originals else "paper")
+            args.chosen = protocol.load(name, protocols).configured(changes, args.metrics)
     return args
 
 
@@ -85,10 +97,14 @@ def parse_reconstruct(description: str, arguments: list[str] | None = None) -> a
     add = parser.add_argument
     add("images", nargs="*", help="image files and folders of images, of any size")
     _add_max_pixels(parser)
-    add("--checkpoint", required=True)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--checkpoint")
+    sheet = "one picture of several tokenizers: rows images, columns tokenizers, each cell with its PSNR"
+    which.add_argument("--compare", nargs="+", metavar="CHECKPOINT", help=sheet)
+    add("--tokenizer", metavar="FAMILY", help=_FAMILIES)
     add("--weights", choices=["ema", "raw"], default="ema")
     _add_allow_modules(parser)
-    add("--output", required=True, type=Path, help="folder; a PNG file with --built-in")
+    add("--output", required=True, type=Path, help="folder; a PNG file with --built-in and --compare")
     add("--reconstructions", type=Path, metavar="FOLDER", help="write the reconstructions alone here as well")
     add("--image-size", type=int, help="resize the shorter side, crop the centre, as the paper does; default: as it is")
     add("--baselines", default="", help="jpeg,bicubic: each in at most as many bits as the tokens")
@@ -105,15 +121,22 @@ def parse_reconstruct(description: str, arguments: list[str] | None = None) -> a
     args = parser.parse_args(arguments)
     if bool(args.images) == bool(args.built_in):
         parser.error("give image files or folders, or --built-in N")
+    if args.compare and (args.built_in or args.baselines or args.reconstructions or args.measure_seams):
+        parser.error("--compare is for image files, without --baselines, --reconstructions and --measure-seams")
+    args.loading = {"weights": args.weights, "allowed_modules": args.allow_modules}
     if args.tile is None and (args.overlap is not None or args.measure_seams):
         parser.error("--overlap and --measure-seams need --tile")
     if args.built_in and (args.baselines or args.reconstructions or args.measure_seams):
         parser.error("--baselines, --reconstructions and --measure-seams are for image files, not for --built-in")
-    if args.built_in and args.output.is_dir():
-        parser.error(f"with --built-in, --output is a PNG file: {args.output} is a folder")
+    writes_one = bool(args.built_in or args.compare)
+    if writes_one and args.output.is_dir():
+        flag = "--compare" if args.compare else "--built-in"
+        parser.error(f"with {flag}, --output is a PNG file: {args.output} is a folder")
     with short_errors(2):
+        if args.tokenizer is not None:
+            tokenizers.family_module(args.tokenizer)
         args.device = choose_device(args.device)
-        for folder in (args.output.parent if args.built_in else args.output, args.reconstructions):
+        for folder in (args.output.parent if writes_one else args.output, args.reconstructions):
             if folder is not None:
                 check_writable(folder)
     return args

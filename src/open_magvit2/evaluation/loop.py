@@ -18,6 +18,7 @@ from open_magvit2.common.distributed import all_gather_object, all_reduce_sum, r
 from open_magvit2.common.images import to_float, to_uint8
 from open_magvit2.common.precision import float32
 from open_magvit2.common.progress_bar import progress_bar
+from open_magvit2.evaluation.jpeg_files import as_files
 from open_magvit2.evaluation.pixels import image_by_image
 from open_magvit2.evaluation.sanity import Sanity, SanityError, check_first_batch, check_metrics, check_utilization
 from open_magvit2.protocols import EvaluationBatch, Metric, Sample, Tokenizer
@@ -37,6 +38,7 @@ class Evaluation:
     rows: dict[str, Tensor] = field(default_factory=dict)  # per-image columns float64 [N], in the dataset's order
     details: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # by metric, what a report draws besides
     reconstructions: dict[int, Tensor] = field(default_factory=dict)  # uint8 [3, H, W] by index, of a small set
+    samples: dict[int, tuple[str, int]] = field(default_factory=dict)  # (path, label) of every image by index
     num_images: int = 0
     token_axes: int | None = None  # of an image's indices: 1 for a sequence, 2 for a grid; None without tokens
     tokens_per_image: list[int] | None = None  # shape of an image's indices; None where images differ in size
@@ -56,6 +58,7 @@ def evaluate(
     tf32: bool = False,
     progress: bool = True,
     check: Check = "stop",
+    jpeg_quality: int | None = None,
 ) -> Evaluation:
     """Reconstruct every image of a loader and measure the reconstructions; a collective call under DDP.
 
@@ -67,6 +70,8 @@ def evaluate(
         tf32: allow TF32 on the GPU.
         check: what to do when the first batch shows a known mistake (`sanity.check_first_batch`): stop with an error,
             record it in the result and go on, or do not look.
+        jpeg_quality: let metrics see originals and reconstructions after a JPEG file; None: as they are. The tokenizer
+            always gets the originals themselves.
 
     Raises:
         SanityError: if the first-batch checks fail on any rank and `check` is "stop"; it names the likely cause.
@@ -87,8 +92,11 @@ def evaluate(
         total = len(loader) if isinstance(loader, Sized) else None
         bar = progress_bar(batches, desc="evaluate", unit="batch", total=total, disable=not progress or rank() > 0)
         kept: dict[int, Tensor] = {}
-        result = measure(_reconstructions(tokenizer, bar, device, kept), metrics, device, begin)
+        seen: dict[int, tuple[str, int]] = {}
+        result = measure(_reconstructions(tokenizer, bar, device, kept, seen, jpeg_quality), metrics, device, begin)
     result.reconstructions = kept
+    for samples in all_gather_object(seen):
+        result.samples |= samples
     result.sanity = sanity
     if sanity and result.tokens_per_image and "codebook_utilization" in result.metrics:
         num_tokens = result.num_images * math.prod(result.tokens_per_image)
@@ -156,18 +164,30 @@ def _num_images(loader: Iterable[Sample]) -> int:
 
 
 def _reconstructions(
-    tokenizer: Tokenizer, batches: Iterable[Sample], device: torch.device, kept: dict[int, Tensor]
+    tokenizer: Tokenizer,
+    batches: Iterable[Sample],
+    device: torch.device,
+    kept: dict[int, Tensor],
+    seen: dict[int, tuple[str, int]],
+    jpeg_quality: int | None,
 ) -> Iterator[tuple[EvaluationBatch, str]]:
     is_small = True
     for batch in batches:
         image = to_float(batch["image"].to(device, non_blocking=True))
-        reconstruction, indices = image_by_image(tokenizer.reconstruct, image)
+        if "reconstruction" in batch:  # made elsewhere
+            reconstruction, indices = to_float(batch["reconstruction"].to(device, non_blocking=True)), None
+        else:
+            reconstruction, indices = image_by_image(tokenizer.reconstruct, image)
         index = torch.as_tensor(batch["index"]).to(device, non_blocking=True)
+        labels = torch.as_tensor(batch["label"]).tolist() if "label" in batch else [-1] * len(index)
+        seen.update(zip(index.tolist(), zip(map(str, batch["path"]), labels, strict=True), strict=True))
         is_small = is_small and len(kept) + len(index) <= _MOST_KEPT
         if is_small:
             kept.update(zip(index.tolist(), to_uint8(reconstruction).cpu(), strict=True))
         else:
             kept.clear()
+        if jpeg_quality is not None:
+            image, reconstruction = as_files(image, reconstruction, jpeg_quality)
         yield EvaluationBatch(reconstruction.to(torch.float32), index, image, indices), batch["path"][0]
 
 

@@ -25,6 +25,11 @@ def _pillow(kernel: Image.Resampling) -> Resizer:
     return lambda image, size: image.resize(resized_size(*image.size, size), kernel)
 
 
+def _squashed(kernel: Image.Resampling) -> Resizer:
+    """To the size itself: the aspect ratio is not kept, and nothing is left to crop."""
+    return lambda image, size: image.resize((size[1], size[0]), kernel)
+
+
 def _adm(image: Image.Image, size: ImageSize) -> Image.Image:
     """Halved by averaging while it is twice too large, then bicubic."""
     while image.height >= 2 * size[0] and image.width >= 2 * size[1]:
@@ -54,6 +59,8 @@ def _longer_rounded(image: Image.Image, size: ImageSize) -> tuple[int, int]:
 RESIZERS: dict[str, Resizer] = {
     "bilinear": _pillow(Image.Resampling.BILINEAR),  # Open-MAGVIT2
     "bicubic": _pillow(Image.Resampling.BICUBIC),  # 1d-tokenizer (TiTok)
+    "squash_bicubic": _squashed(Image.Resampling.BICUBIC),  # OmniTokenizer
+    "squash_bilinear": _squashed(Image.Resampling.BILINEAR),  # the unofficial ViT-VQGAN
     "adm": _adm,  # guided-diffusion, which LlamaGen uses
     "no_antialias": _no_antialias,  # taming-transformers and IBQ
 }

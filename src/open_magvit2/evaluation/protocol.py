@@ -29,6 +29,8 @@ class Protocol:
     # tokenizer takes and cropped back.
     resize: str = "bilinear"
     weights: Weights = "ema"  # a family without moving averages gives raw ones, and results say so
+    # Metrics see originals and reconstructions after a JPEG file of this quality, see `jpeg_files`; None: as they are.
+    jpeg_quality: int | None = None
     metrics: tuple[str, ...] = ()  # names as `evaluation.metrics` takes them
     rfid: str | None = "rfid"  # which figures the authors quote under these three names; None: not given by them
     psnr: str | None = "psnr_image"
@@ -139,6 +141,9 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
             is_valid, expected = is_list and all(isinstance(item, str) for item in value), "a list of metrics"
         elif name == "tf32":
             is_valid, expected = isinstance(value, bool), "true or false"
+        elif name == "jpeg_quality":
+            is_valid = value is None or (type(value) is int and 1 <= value <= 95)
+            expected = "null or a whole number from 1 to 95"
         elif name in choices:
             words = ("null" if choice is None else choice for choice in choices[name])
             is_valid, expected = value in choices[name], f"one of {', '.join(words)}"

@@ -105,13 +105,16 @@ def evaluate_tokenizer(
     pixels = provenance.pixel_fingerprint(dataset)
     # Under this key rFID keeps the moments of the originals.
     transform = (protocol.resize, sizes.to_plain(image_size), limit, len(dataset))
+    if protocol.jpeg_quality is not None:
+        transform += (f"JPEG {protocol.jpeg_quality}",)
     key = repr((facts["fingerprint"], facts["fingerprint_mode"], pixels, transform))
     context = MetricContext(tokenizer.codebook_size, len(dataset), key, is_continuous=tokenizer.codebook_size is None)
     chosen, absent = metric_table.create(protocol.metrics, context)
     for name, reason in absent.items():
         logger.warning("%s is left out: %s", name, reason)
     loader = make_loader(dataset, batch_size, setting.num_workers)
-    result = evaluate(tokenizer, loader, chosen, setting.device, protocol.tf32, setting.progress, setting.check)
+    how = (protocol.tf32, setting.progress, setting.check, protocol.jpeg_quality)
+    result = evaluate(tokenizer, loader, chosen, setting.device, *how)
     sanity = dict(result.sanity)
     warnings = [*sanity.pop("warnings", []), *_warnings(model, protocol, facts, len(dataset), limit, result)]
     if setting.limit is not None and setting.limit > total:
@@ -184,10 +187,13 @@ def subset_suffix(number: int) -> str:
 
 
 def _transform_in_words(protocol: Protocol, size: ImageSize | None) -> str:
+    files = f"; both sides through JPEG files of quality {protocol.jpeg_quality}" if protocol.jpeg_quality else ""
     if protocol.resize == "none":
-        return "own size, padded with grey to a size that the tokenizer takes, cropped back"
+        return f"own size, padded with grey to a size that the tokenizer takes, cropped back{files}"
+    if protocol.resize.startswith("squash"):
+        return f"resized to {sizes.text(size)} ({protocol.resize}), the aspect ratio not kept{files}"
     side = f"shorter side to {size[0]}" if size[0] == size[1] else f"resized to cover {sizes.text(size)}"
-    return f"{side} ({protocol.resize}), centre crop {sizes.text(size)}"
+    return f"{side} ({protocol.resize}), centre crop {sizes.text(size)}{files}"
 
 
 def _warnings(

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from open_magvit2.common import weights
+from open_magvit2.common.checkpoints import digest
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
-from open_magvit2.common.files import sha256, sha256_of
+from open_magvit2.common.files import sha256
 from open_magvit2.evaluation import image_size as sizes
 from open_magvit2.evaluation import tokenizers
 from open_magvit2.evaluation.report import record as records
@@ -44,6 +45,8 @@ def compare(
     checkpoints: str | Path,
     setting: Setting | None,
     kind: str = "reconstruction",
+    common: list[Row] | None = None,
+    fetched: dict[str, Path] | None = None,
 ) -> list[dict[str, Any]]:
     """The rows with their figures; evaluates what can be; a collective call under DDP.
 
@@ -56,29 +59,49 @@ def compare(
         checkpoints: folder of the files the rows name.
         setting: images and device to evaluate on; None: evaluate nothing, use earlier results on whatever images.
         kind: of the records.
+        common: the same rows under one protocol for all, measured as well; each row tells it under "common".
+        fetched: files outside `checkpoints` by the row's `checkpoint`, see `downloads.fetch`.
 
     Returns:
         plain dictionaries for table.json, one a row.
     """
     folder = Path(folder)
+    filled = _compare(rows, folder, Path(checkpoints), fetched or {}, setting, kind)
+    if common is not None:
+        under = _compare(common, folder, Path(checkpoints), fetched or {}, setting, kind)
+        for entry, other in zip(filled, under, strict=True):
+            entry["common"] = {name: other[name] for name in ("protocol", "figures", "state", "error", "results")}
+            if other["error"] and not entry["error"]:
+                entry["error"] = f"under the protocol {other['protocol']}: {other['error']}"
+    return filled
+
+
+def _compare(
+    rows: list[Row], folder: Path, checkpoints: Path, fetched: dict[str, Path], setting: Setting | None, kind: str
+) -> list[dict[str, Any]]:
     # Rank 0 decides for all: it alone writes, and the others must not look while it does.
     plans = None
     if rank() == 0:
         earlier = _earlier_records(folder, kind)
-        plans = [_plan(row, earlier, folder, Path(checkpoints), setting) for row in rows]
+        plans = [_plan(row, earlier, folder, checkpoints, fetched, setting) for row in rows]
     plans = all_gather_object(plans)[0]
     return [_fill(row, plan, folder, setting, kind) for row, plan in zip(rows, plans, strict=True)]
 
 
 def _plan(
-    row: Row, earlier: list[tuple[Path, dict[str, Any]]], folder: Path, checkpoints: Path, setting: Setting | None
+    row: Row,
+    earlier: list[tuple[Path, dict[str, Any]]],
+    folder: Path,
+    checkpoints: Path,
+    fetched: dict[str, Path],
+    setting: Setting | None,
 ) -> _Plan:
     if row.never_released:
         return _Plan("published", "its weights were never released")
     if row.checkpoint is None:
         return _Plan("published", "its row names no checkpoint file")
     path = checkpoints / row.checkpoint
-    path = path if path.is_file() else None
+    path = path if path.exists() else fetched.get(row.checkpoint)
     try:
         key = _key(row, path, setting)
     except Exception as error:  # an unreadable file or unusable images are this row's error, not the table's
@@ -96,9 +119,9 @@ def _plan(
         return _Plan("failed", str(error))
     if setting is None:
         return _Plan("published", "not evaluated: no images were given")
-    digest = sha256(json.dumps(key, sort_keys=True).encode())[:8]
+    short = sha256(json.dumps(key, sort_keys=True).encode())[:8]
     size = "x".join(map(str, row.size)) if row.size else "native"
-    name = f"{Path(row.checkpoint).stem}-{size}-{row.protocol.name}-{digest}"
+    name = f"{Path(row.checkpoint).stem}-{size}-{row.protocol.name}-{short}"
     return _Plan("evaluated", results=folder / "rows" / name / "results.json", checkpoint=path)
 
 
@@ -107,7 +130,7 @@ def _key(row: Row, path: Path | None, setting: Setting | None) -> dict[str, Any]
     size = sizes.to_plain(row.size)
     key: dict[str, Any] = {"protocol": json.loads(json.dumps(row.protocol.as_dict())), "image_size": size}
     if path is not None:
-        key["sha256"] = sha256_of(path)
+        key["sha256"] = digest(path)
     if setting is not None:
         dataset, facts = setting.images(row.protocol.resize, row.size)
         limit = setting.limit
@@ -163,7 +186,8 @@ def _fill(row: Row, plan: _Plan, folder: Path, setting: Setting | None, kind: st
     """Carry out a row's plan; under DDP every rank evaluates, and rank 0 alone has the figures."""
     if plan.state == "evaluated":
         plan = _evaluate(row, plan, setting)
-    published = {column.name: row.published.get(column.name) for column in KINDS[kind].figures}
+    columns = (*KINDS[kind].figures, *KINDS[kind].further)
+    published = {column.name: row.published.get(column.name) for column in columns}
     filled = {
         **{f.name: getattr(row, f.name) for f in fields(Row) if f.name not in ("published", "weights")},
         "image_size": sizes.to_plain(row.image_size),
@@ -208,7 +232,7 @@ def _evaluate(row: Row, plan: _Plan, setting: Setting) -> _Plan:
 
 def _add_measured(filled: dict[str, Any], record: dict[str, Any], kind: str) -> None:
     """Put measured figures in the place of published ones, each under the name it has in results.json."""
-    for column in KINDS[kind].figures:
+    for column in (*KINDS[kind].figures, *KINDS[kind].further):
         name = figure_name(column, record["protocol"])
         full, value = records.figure(record, name) if name else ("", None)
         if value is not None:
@@ -218,6 +242,7 @@ def _add_measured(filled: dict[str, Any], record: dict[str, Any], kind: str) -> 
                 "source": "measured",
                 "name": full,
                 "published": published,
+                "standard_error": record["metrics_std_err"].get(full),
             }
     for name, value in KINDS[kind].describe(record).items():
         if name != "train_data" and filled["facts"][name] != value:
@@ -234,6 +259,9 @@ def _add_measured(filled: dict[str, Any], record: dict[str, Any], kind: str) -> 
         "checkpoint_sha256": record["model"]["checkpoint_sha256"],
         "fingerprint": record["dataset"]["fingerprint"],
         "created_utc": record["created_utc"],
+        "num_params": record["model"].get("num_params"),
+        "images_per_s": record.get("runtime", {}).get("images_per_s"),
+        "metrics": record["metrics"],
     }
     if record["protocol"].get("cross_resolution"):
         filled["notes"].append(f"cross-resolution: trained at {record['model']['train_image_size']}")

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from open_magvit2.common import published_files
 from open_magvit2.evaluation import image_size as sizes
 from open_magvit2.evaluation import protocol as protocols
 from open_magvit2.evaluation.image_size import ImageSize
@@ -24,6 +25,7 @@ class Row:
     published: dict[str, float | None] = field(default_factory=dict)  # figures by name; null: none was published
     remark: str = ""  # on the published figures
     checkpoint: str | None = None  # name of the file
+    file: str | None = None  # where it is published: a name of `common.published_files`
     never_released: bool = False  # the weights were never published
     family: str | None = None  # of `evaluation.tokenizers`; None: not written yet
     cross_resolution: bool = False  # the tokenizer was trained at another size, and the row means it
@@ -41,6 +43,7 @@ def load(
     changes: list[str] | None = None,
     metrics: str | None = None,
     image_size: ImageSize | None = None,
+    common: str | None = None,
 ) -> tuple[str, list[Row]]:
     """Read a table: the kind of its records, and its rows.
 
@@ -48,6 +51,7 @@ def load(
         path: the YAML file, with a list under `rows`, and a `kind` if it is not "reconstruction".
         protocol_folder: of the protocols that rows name.
         changes, metrics: of the command line, for all rows; see `Protocol.configured`.
+        common: a protocol, by name or file, for all rows in the place of their own.
         image_size: keep only the rows of this size.
 
     Raises:
@@ -63,13 +67,15 @@ def load(
     rows = []
     for number, values in enumerate(content["rows"], 1):
         try:
-            rows.append(_read(values, KINDS[name], protocol_folder, changes or [], metrics))
+            rows.append(_read(values, KINDS[name], protocol_folder, changes or [], metrics, common))
         except ValueError as error:
             raise ValueError(f"{path}, row {number}: {error}") from None
     return name, [row for row in rows if image_size in (None, row.image_size)]
 
 
-def _read(values: Any, kind: Kind, protocol_folder: str | Path, changes: list[str], metrics: str | None) -> Row:
+def _read(
+    values: Any, kind: Kind, protocol_folder: str | Path, changes: list[str], metrics: str | None, common: str | None
+) -> Row:
     if not isinstance(values, dict):
         raise ValueError(f"no mapping but {values!r}")
     facts = [column.name for column in kind.facts]
@@ -79,10 +85,12 @@ def _read(values: Any, kind: Kind, protocol_folder: str | Path, changes: list[st
     missing = [name for name in required if values.get(name) is None]
     if unknown or missing:
         raise ValueError(f"unknown {unknown}, missing {missing}; the fields: {', '.join([*known, *facts])}")
-    figures = [column.name for column in kind.figures]
+    figures = [column.name for column in (*kind.figures, *kind.further)]
     if unknown := sorted(set(values.get("published") or {}) - set(figures)):
         raise ValueError(f"no published figure is called {unknown}; available: {', '.join(figures)}")
-    protocol = protocols.load(values["protocol"], protocol_folder)
+    if values.get("file") and published_files.find_published(values["file"]) is None:
+        raise ValueError(f"no published file is called {values['file']!r}; see common/published_files.yaml")
+    protocol = protocols.load(common or values["protocol"], protocol_folder)
     if values.get("weights"):
         protocol = protocol.changed(weights=values["weights"])
     own = {name: value for name, value in values.items() if name in known}

@@ -19,6 +19,7 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
     what.add_argument("--source", metavar="CLASS", help="class path of another source of images, or a YAML file")
     what.add_argument("--tokens", type=Path, metavar="FOLDER", help="of tokens to make images of")
     add("--checkpoint", required=True, type=Path)
+    add("--tokenizer", metavar="FAMILY", help="of the checkpoint, or a module path; default: read off the file")
     add("--weights", choices=["ema", "raw"], default="ema")
     add("--output", required=True, type=Path, help="folder; a run that was interrupted goes on there")
     add("--image-size", type=int, nargs="+", help="side, or height and width: resize, crop the centre; for --images")
@@ -36,4 +37,5 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
     args = parser.parse_args(arguments)
     if not args.tokens and len(args.image_size or ()) not in (1, 2):
         parser.error("images need --image-size SIDE or --image-size HEIGHT WIDTH")
+    args.loading = {"weights": args.weights, "allowed_modules": args.allow_modules}
     return args

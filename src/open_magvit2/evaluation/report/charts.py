@@ -2,11 +2,15 @@
 
 import io
 import itertools
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from open_magvit2.evaluation.report.comparison import bits_per_pixel
+from open_magvit2.evaluation.report.kinds import Kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,6 +150,43 @@ def _curves(
         axes.legend(fontsize=7, labelcolor=_SOFT, frameon=False)
     found = [value[y] for values in lines.values() for value in values]
     return _chart(title, axes, f"{y_label} from {min(found):.2f} to {max(found):.2f} against {x_label}")
+
+
+def rate_distortion(kind: Kind, rows: list[dict[str, Any]]) -> list[Chart]:
+    """Figures of a comparison against bits per pixel: measured ones filled, published ones hollow.
+
+    Args:
+        kind: of the rows; one without tokens has no such charts.
+        rows: as `table.compare` gives them.
+    """
+    drawn = []
+    for column in (*kind.figures, *kind.further):
+        if column.name not in ("rfid", "psnr", "lpips_alex"):
+            continue
+        points = [(bits_per_pixel(entry), entry["figures"].get(column.name, {}), entry) for entry in rows]
+        points = [p for p in points if p[0] is not None and p[1].get("value") is not None]
+        if len(points) < 2:
+            continue
+        points.sort(key=lambda point: point[1]["source"] != "measured")  # labels of measured ones come first
+        rates, found = [math.log2(rate) for rate, *_ in points], [cell["value"] for _, cell, _ in points]
+        width, low, height = max(rates) - min(rates) or 1, min(found), max(found) - min(found) or 1
+        axes, labelled = _axes("bits per pixel", column.title), []
+        for rate, cell, entry in points:
+            is_measured = cell["source"] == "measured"
+            colour = _ACCENT if is_measured else _SOFT
+            axes.plot(rate, cell["value"], "o", color=colour, markersize=4, fillstyle="full" if is_measured else "none")
+            x, y = math.log2(rate) / width, (cell["value"] - low) / height
+            if all(abs(x - u) > 0.22 or abs(y - v) > 0.045 for u, v in labelled):  # else it would lie on another
+                labelled.append((x, y))
+                style = {"textcoords": "offset points", "fontsize": 5, "color": colour}
+                axes.annotate(entry["method"], (rate, cell["value"]), (4, 2), **style)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        number = sum(cell["source"] == "measured" for _, cell, _ in points)
+        told = f"{len(points)} tokenizers, {number} measured (filled), the others as published (hollow)"
+        description = f"{told}, from {min(found):.4g} to {max(found):.4g}; a label on another is left out"
+        drawn.append(_chart(f"{column.title} against bits per pixel", axes, description))
+    return drawn
 
 
 def bit_balance(means: Tensor) -> Chart:

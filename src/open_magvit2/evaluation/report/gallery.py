@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -17,6 +18,8 @@ from open_magvit2.protocols import Sample, Tokenizer
 
 # By how much a difference is amplified.
 AMPLIFICATION = 4
+PICTURES = "pictures.npz"  # of `evenly_spaced`
+_NUM_PHOTOS = 8
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,37 @@ def pictures(
         for index in indices:
             sample = dataset[index]
             pixels = reconstructions.get(index)
-            if pixels is None:
+            if pixels is None and (pixels := sample.get("reconstruction")) is None:
                 with float32(device.type):
                     reconstruction, _ = tokenizer.reconstruct(to_float(sample["image"][None].to(device)))
                 pixels = to_uint8(reconstruction[0]).cpu()
             figures = {name: column[index].item() for name, column in rows.items()}
             shown.append(Picture(group, index, str(sample["path"]), sample["image"], pixels, figures))
     return shown
+
+
+@torch.inference_mode()
+def evenly_spaced(
+    tokenizer: Tokenizer, dataset: Dataset[Sample], device: torch.device, reconstructions: Mapping[int, Tensor]
+) -> dict[str, np.ndarray]:
+    """The same few photos for every tokenizer, for contact sheets: their indices, originals and reconstructions.
+
+    Returns:
+        "index" int64 [N], "path" [N], and for each n "original_n" and "reconstruction_n" uint8 [3, H, W].
+    """
+    number = min(_NUM_PHOTOS, len(dataset))
+    chosen = [i * len(dataset) // number for i in range(number)]
+    found: dict[str, np.ndarray] = {"index": np.array(chosen)}
+    paths = []
+    for n, index in enumerate(chosen):
+        sample = dataset[index]
+        pixels = reconstructions.get(index)
+        if pixels is None and (pixels := sample.get("reconstruction")) is None:
+            with float32(device.type):
+                pixels = to_uint8(tokenizer.reconstruct(to_float(sample["image"][None].to(device)))[0][0]).cpu()
+        found |= {f"original_{n}": sample["image"].numpy(), f"reconstruction_{n}": pixels.numpy()}
+        paths.append(str(sample["path"]))
+    return {**found, "path": np.array(paths)}
 
 
 def png_address(pixels: Tensor) -> str:

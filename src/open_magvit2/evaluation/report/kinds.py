@@ -31,6 +31,7 @@ class Kind:
     table_title: str  # of a comparison
     facts: tuple[Column, ...]  # columns of what was evaluated
     figures: tuple[Column, ...]  # columns of figures, published or measured
+    further: tuple[Column, ...]  # figures that a comparison shows in a table of their own
     cards: tuple[str, ...]  # further figures that a page shows large
     describe: Callable[[dict[str, Any]], dict[str, Any]]  # the values of those `facts` that a record tells
 
@@ -81,6 +82,11 @@ RECONSTRUCTION = Kind(
         Column("psnr", "PSNR", "{:.2f}"),
         Column("codebook_utilization", "Codebook Utilization", "{:.1%}"),
     ),
+    further=(
+        Column("ssim", "SSIM", "{:.4f}"),
+        Column("lpips_alex", "LPIPS (AlexNet)", "{:.4f}"),
+        Column("lpips_vgg", "LPIPS (VGG)", "{:.4f}"),
+    ),
     cards=("psnr_image", "ssim", "lpips_alex"),
     describe=_describe_reconstruction,
 )
@@ -112,6 +118,7 @@ GENERATION = Kind(
         Column("precision", "Precision", "{:.2f}"),
         Column("recall", "Recall", "{:.2f}"),
     ),
+    further=(Column("sfid", "sFID", "{:.2f}"),),
     cards=("sfid", "density", "coverage"),
     describe=_describe_generation,
 )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from open_magvit2.evaluation.image_size import from_plain, text
+from open_magvit2.evaluation.report import comparison as tables
 from open_magvit2.evaluation.report.kinds import KINDS, QUALIFIERS, Kind, checkpoint_name, figure_name
 from open_magvit2.evaluation.report.record import doubts, figure, image_count
 
@@ -56,7 +57,42 @@ def comparison(kind: Kind, rows: list[dict[str, Any]]) -> str:
             for entry, words in known
         ]
         parts += [f"## {size}", "\n".join(lines), "\n".join(notes)]
+    parts += further_tables(kind, rows)
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def further_tables(kind: Kind, rows: list[dict[str, Any]]) -> list[str]:
+    """Measured against published with standard errors, and the figures that the table of the field does not show."""
+    parts = []
+    if against := comparison_of(kind, rows):
+        titles, cells = against
+        lines = [_line(titles), _line(["---"] * len(titles)), *map(_line, cells)]
+        parts += ["## Measured and published", "\n".join(lines)]
+    titles, cells = tables.further(kind, rows)
+    if cells:
+        lines = [_line(titles), _line(["---"] * len(titles)), *map(_line, cells)]
+        parts += ["## Further figures", "\n".join(lines)]
+    return parts
+
+
+def comparison_of(kind: Kind, rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]] | None:
+    """Titles and cells of published and measured figures, under the rows' own protocols and the common one; or None."""
+    pairs = tables.pairs(kind, rows)
+    if not pairs:
+        return None
+    common = next((entry["common"]["protocol"] for entry in rows if entry.get("common")), None)
+    titles = ["Method", "#Tokens", "Figure", "Protocol", "Published", "Measured", "Difference", "Standard error"]
+    cells = []
+    for entry, column, own, other in pairs:
+        pair, form = tables.Pair(entry, column, own, other), column.form
+        values = [tables.number(value, form) for value in (pair.published, pair.measured)]
+        values += [tables.number(pair.difference, form, sign=True), tables.standard_error(own, form)]
+        if common is not None:
+            value = None if other is None else other["value"]
+            values += [tables.number(value, form), tables.standard_error(other, form)]
+        words = [entry["method"], str(entry["facts"].get("tokens", "-")), column.title, entry["protocol"]]
+        cells.append([*words, *values])
+    return [*titles, *([] if common is None else [f"Measured, {common}", f"Standard error, {common}"])], cells
 
 
 def legend(rows: list[dict[str, Any]]) -> str:

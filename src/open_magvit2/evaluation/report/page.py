@@ -5,6 +5,7 @@ is written, because no other command needs them.
 """
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from torch import Tensor
 
-from open_magvit2.evaluation.report import charts, markdown
+from open_magvit2.evaluation.report import charts, comparison, markdown
 from open_magvit2.evaluation.report.gallery import AMPLIFICATION, Picture, png_address
 from open_magvit2.evaluation.report.kinds import KINDS, Kind, checkpoint_name, figure_name
 from open_magvit2.evaluation.report.record import doubts, figure, image_count
+from open_magvit2.evaluation.report.sheet import Sheet
 
 if TYPE_CHECKING:
     import jinja2
@@ -87,19 +89,28 @@ def render_sweep(sweep: dict[str, Any]) -> str:
     return _environment().get_template("sweep.html").render(sweep=sweep, names=names, charts=drawn)
 
 
-def render_table(kind: Kind, rows: list[dict[str, Any]], created: str) -> str:
+def render_table(kind: Kind, rows: list[dict[str, Any]], created: str, sheets: Sequence[Sheet] = ()) -> str:
     """The page of a comparison.
 
     Args:
         kind: of the records.
         rows: as `table.compare` gives them; their "results" are paths relative to the page.
         created: time to show.
+        sheets: pictures of the same photos from every tokenizer.
     """
     return (
         _environment()
         .get_template("table.html")
         .render(
-            kind=kind, groups=markdown.by_size(rows), legend=markdown.legend(rows), created=created, markdown=markdown
+            kind=kind,
+            groups=markdown.by_size(rows),
+            legend=markdown.legend(rows),
+            created=created,
+            markdown=markdown,
+            against=markdown.comparison_of(kind, rows),
+            further=comparison.further(kind, rows),
+            charts=charts.rate_distortion(kind, rows),
+            sheets=sheets,
         )
     )
 

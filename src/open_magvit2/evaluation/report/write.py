@@ -8,7 +8,7 @@ import numpy as np
 
 from open_magvit2.common import environment
 from open_magvit2.common.files import write_atomically
-from open_magvit2.evaluation.report import gallery, markdown, page
+from open_magvit2.evaluation.report import comparison, gallery, markdown, page, per_image, sheet
 from open_magvit2.evaluation.report.kinds import KINDS
 from open_magvit2.evaluation.report.record import SCHEMA_VERSION, plain, write_json
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run_files(folder: Path | str, run: "Run") -> str:
-    """Write results.json, per_image.npz, row.md and report.html into a folder; to be called on one rank.
+    """Write results.json, row.md, report.html and the figures of images and classes; to be called on one rank.
 
     Returns:
         a summary for the terminal: the figures, and where the files are.
@@ -31,9 +31,16 @@ def run_files(folder: Path | str, run: "Run") -> str:
     columns = io.BytesIO()
     np.savez_compressed(columns, **{name: column.numpy() for name, column in rows.items()})
     write_atomically(folder / "per_image.npz", columns.getvalue())
+    samples = run.evaluation.samples
+    write_atomically(folder / "per_image.csv", per_image.per_image(rows, samples))
+    write_atomically(folder / "per_class.csv", per_image.per_class(rows, samples))
+    kept = io.BytesIO()
+    same = gallery.evenly_spaced(run.tokenizer, run.dataset, run.device, run.evaluation.reconstructions)
+    np.savez_compressed(kept, **same)
+    write_atomically(folder / gallery.PICTURES, kept.getvalue())
     pictures = gallery.pictures(run.tokenizer, run.dataset, rows, run.device, run.evaluation.reconstructions)
     write_atomically(folder / "report.html", page.render(record, rows, run.evaluation.details, pictures))
-    return _summary(record, row, f"results.json, per_image.npz, row.md and report.html in {folder}")
+    return _summary(record, row, f"results.json, per_image.csv, row.md and report.html in {folder}")
 
 
 def generation_files(folder: Path | str, run: "GenerationRun") -> str:
@@ -77,7 +84,7 @@ def _summary(record: dict[str, Any], row: str, where: str) -> str:
 
 
 def table_files(folder: Path | str, rows: list[dict[str, Any]], kind: str = "reconstruction") -> str:
-    """Write table.json, table.md and table.html; to be called on one rank.
+    """Write table.json, .md, .csv, .tex and .html; to be called on one rank.
 
     Args:
         folder: to write to.
@@ -92,5 +99,9 @@ def table_files(folder: Path | str, rows: list[dict[str, Any]], kind: str = "rec
     content = write_json(folder / "table.json", {**content, "rows": rows})
     words = markdown.comparison(KINDS[kind], content["rows"])
     write_atomically(folder / "table.md", words)
-    write_atomically(folder / "table.html", page.render_table(KINDS[kind], content["rows"], content["created_utc"]))
-    return f"{words}\ntable.json, table.md and table.html in {folder}"
+    write_atomically(folder / "table.csv", comparison.to_csv(KINDS[kind], content["rows"]))
+    write_atomically(folder / "table.tex", comparison.to_latex(KINDS[kind], content["rows"]))
+    sheets = sheet.sheets(folder, content["rows"])
+    html = page.render_table(KINDS[kind], content["rows"], content["created_utc"], sheets)
+    write_atomically(folder / "table.html", html)
+    return f"{words}\ntable.json, .md, .csv, .tex and .html in {folder}"

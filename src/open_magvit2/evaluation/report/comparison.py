@@ -1,0 +1,166 @@
+"""A comparison beyond the table of the field: further figures, measured against published, CSV and LaTeX."""
+
+import math
+from typing import Any, NamedTuple
+
+from open_magvit2.evaluation.report.kinds import Column, Kind
+from open_magvit2.evaluation.report.per_image import text
+
+# Columns of what a tokenizer is and costs; further figures are the kind's.
+_COSTS = (
+    Column("bits_per_pixel", "Bits per pixel", "{:.4f}"),
+    Column("num_params", "Parameters", "{:,}"),
+    Column("images_per_s", "Images/s", "{:.2f}"),
+)
+_LATEX = {"\\": r"\textbackslash{}"} | {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\^{}"}
+
+
+class Pair(NamedTuple):
+    """A figure of a row under the row's own protocol and, where it was measured, under the common one."""
+
+    entry: dict[str, Any]
+    column: Column
+    own: dict[str, Any]  # cell of the row's "figures"
+    common: dict[str, Any] | None
+
+    @property
+    def published(self) -> float | None:
+        """What the authors give."""
+        return self.own["published"] if self.own["source"] == "measured" else self.own["value"]
+
+    @property
+    def measured(self) -> float | None:
+        """Under the row's own protocol."""
+        return self.own["value"] if self.own["source"] == "measured" else None
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published, under the row's own protocol."""
+        return None if None in (self.measured, self.published) else self.measured - self.published
+
+
+def standard_error(cell: dict[str, Any] | None, form: str) -> str:
+    """The standard error over images in words: a figure of a set, as rFID, has none."""
+    if cell is None or cell["source"] != "measured":
+        return "-"
+    error = cell.get("standard_error")
+    return "not known" if error is None else form.format(error).replace("%", " %")
+
+
+def number(value: float | None, form: str, sign: bool = False) -> str:
+    """A figure as its column writes it, or a dash."""
+    if value is None:
+        return "-"
+    return (form.replace("{:", "{:+") if sign else form).format(value).replace("%", " %")
+
+
+def pairs(kind: Kind, rows: list[dict[str, Any]]) -> list[Pair]:
+    """The figures of the rows that were measured under at least one protocol."""
+    found = []
+    for entry in rows:
+        common = (entry.get("common") or {}).get("figures", {})
+        for column in (*kind.figures, *kind.further):
+            own = entry["figures"].get(column.name)
+            other = common.get(column.name)
+            other = other if other and other["source"] == "measured" else None
+            if own and (other or own.get("published") is not None) and (own["source"] == "measured" or other):
+                found.append(Pair(entry, column, own, other))
+    return found
+
+
+def further(kind: Kind, rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the figures that the table of the field leaves out; columns without a value are not there."""
+    names = {column.name for column in kind.further}
+
+    def cell(entry: dict[str, Any], column: Column) -> str:
+        words = number(_values(kind, entry).get(column.name), column.form)
+        is_published = column.name in names and entry["figures"].get(column.name, {}).get("source") == "published"
+        return f"{words} (published)" if is_published else words
+
+    def has_any(entry: dict[str, Any]) -> bool:
+        return "measured" in entry or any(entry["figures"].get(n, {}).get("value") is not None for n in names)
+
+    rows = [entry for entry in rows if has_any(entry)]
+    shown = [c for c in (*kind.further, *_COSTS) if any(_values(kind, entry).get(c.name) is not None for entry in rows)]
+    cells = [
+        [entry["method"], str(entry["facts"].get("tokens", "-")), *(cell(entry, column) for column in shown)]
+        for entry in rows
+    ]
+    return ["Method", "#Tokens", *(column.title for column in shown)], cells
+
+
+def bits_per_pixel(entry: dict[str, Any]) -> float | None:
+    """Of the tokens: number x log2(codebook size) / pixels; None for continuous latents and unknown facts."""
+    tokens, size = entry["facts"].get("tokens"), entry["facts"].get("codebook_size")
+    parts = str(tokens).split("x")
+    if not all(part.isdigit() for part in parts) or not isinstance(size, int):
+        return None
+    sides = entry["image_size"]
+    pixels = math.prod(sides) if isinstance(sides, list | tuple) else sides**2
+    return math.prod(map(int, parts)) * math.log2(size) / pixels
+
+
+def to_csv(kind: Kind, rows: list[dict[str, Any]]) -> str:
+    """A line for each row, values unrounded; for each figure its value, where it is from, and its standard error."""
+    figures, extra = (*kind.figures, *kind.further), _further_columns(kind, rows)
+    extra = [column for column in extra if column.name not in {figure.name for figure in figures}]
+    lines: list[list[object]] = [["method", "image_size", *(c.name for c in kind.facts), "protocol", "state"]]
+    for column in figures:
+        lines[0] += [column.name, f"{column.name}_source", f"{column.name}_published", f"{column.name}_standard_error"]
+        lines[0] += [f"{column.name}_common_protocol"]
+    lines[0] += [*(column.name for column in extra), "checkpoint", "error"]
+    for entry in rows:
+        values = _values(kind, entry)
+        facts = [entry["facts"].get(column.name) for column in kind.facts]
+        line = [entry["method"], entry["image_size"], *facts, entry["protocol"], entry["state"]]
+        common = (entry.get("common") or {}).get("figures", {})
+        for column in figures:
+            cell, other = entry["figures"].get(column.name, {}), common.get(column.name, {})
+            published = cell.get("published") if cell.get("source") == "measured" else cell.get("value")
+            line += [cell.get("value"), cell.get("source"), published, cell.get("standard_error")]
+            line += [other["value"] if other.get("source") == "measured" else None]
+        lines.append([*line, *(values.get(column.name) for column in extra), entry["checkpoint"], entry["error"]])
+    return text(lines)
+
+
+def to_latex(kind: Kind, rows: list[dict[str, Any]]) -> str:
+    """The table of the field with booktabs; measured figures are bold, published ones plain."""
+    columns = (*kind.facts, *kind.figures)
+    lines = ["% needs \\usepackage{booktabs}; bold: measured here, plain: as published"]
+    lines += [f"\\begin{{tabular}}{{l{'l' * len(kind.facts)}{'r' * len(kind.figures)}}}", "\\toprule"]
+    lines += [" & ".join(map(_escaped, ["Method", *(column.title for column in columns)])) + r" \\", "\\midrule"]
+    previous = rows[0]["image_size"] if rows else None
+    for entry in rows:
+        if entry["image_size"] != previous:
+            lines.append("\\midrule")
+            previous = entry["image_size"]
+        cells = [entry["method"], *(column.form.format(entry["facts"][column.name]) for column in kind.facts)]
+        words = [_escaped(str(cell)) for cell in cells]
+        for column in kind.figures:
+            cell = entry["figures"][column.name]
+            value = _escaped(number(cell["value"], column.form))
+            words.append(f"\\textbf{{{value}}}" if cell["source"] == "measured" else value)
+        lines.append(" & ".join(words) + r" \\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def _escaped(words: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in words)
+
+
+def _values(kind: Kind, entry: dict[str, Any]) -> dict[str, float | None]:
+    """Every value of a row by name: the kind's further figures, costs, and all other metrics of its record."""
+    measured = entry.get("measured", {})
+    figures = {c.name: entry["figures"].get(c.name, {}).get("value") for c in kind.further}
+    costs = {"bits_per_pixel": bits_per_pixel(entry)}
+    costs |= {name: measured.get(name) for name in ("num_params", "images_per_s")}
+    return {**measured.get("metrics", {}), **figures, **costs}
+
+
+def _further_columns(kind: Kind, rows: list[dict[str, Any]]) -> list[Column]:
+    """The kind's, costs, and every metric that a record has and no column shows yet."""
+    known = [*kind.further, *_COSTS]
+    shown = {column.name for column in (*known, *kind.figures)}
+    names = dict.fromkeys(name for entry in rows for name in entry.get("measured", {}).get("metrics", {}))
+    quoted = {cell.get("name") for entry in rows for cell in entry["figures"].values() if cell["source"] == "measured"}
+    return known + [Column(name, name, "{:.4g}") for name in names if name not in shown | quoted]
