@@ -33,7 +33,7 @@ def side_by_side(original: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def comparison(
-    original: Tensor, reconstruction: Reconstruction, codebook_size: int, baselines: Sequence[str] = ()
+    original: Tensor, reconstruction: Reconstruction, codebook_size: int | None, baselines: Sequence[str] = ()
 ) -> Tensor:
     """The original next to its reconstruction; with baselines, labelled columns with bits per pixel and PSNR.
 
@@ -45,9 +45,14 @@ def comparison(
 
     Returns:
         uint8 [3, H', W'].
+
+    Raises:
+        ValueError: for baselines of a continuous autoencoder.
     """
     if not baselines:
         return side_by_side(original, reconstruction.pixels)
+    if codebook_size is None:
+        raise ValueError("baselines get as many bits as the tokens have; a continuous autoencoder has no tokens")
     height, width = original.shape[1:]
     max_bits = token_bits(reconstruction.num_tokens, codebook_size)
     tokens = f"{reconstruction.num_tokens:,} tokens of {math.log2(codebook_size):g} bits"

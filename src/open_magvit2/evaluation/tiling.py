@@ -81,7 +81,7 @@ def reconstruct(
                 output, indices = tokenizer.reconstruct(image)
             piece = output[0, :, :high, :wide].to("cpu", torch.float32)
             band[:, :high, left : left + wide] += piece * (row[:high, None] * column[:wide])
-            num_tokens += indices.numel()
+            num_tokens += 0 if indices is None else indices.numel()
         result[:, top:bottom] = images.to_uint8(band[:, : bottom - top])
         band = torch.cat([band[:, bottom - top :], torch.zeros(3, bottom - top, width)], dim=1)
     return Reconstruction(result, num_tokens)
