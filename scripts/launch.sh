@@ -22,7 +22,7 @@ PYTHON chooses the interpreter (default .venv/bin/python of the repository if th
 set -euo pipefail
 fail() { echo "error: $*" >&2; exit 2; }
 
-for word in "${@:1:2}"; do
+for word in "$@"; do
   case "$word" in -h|--help) echo "$usage"; exit 0 ;; esac
 done
 root=$(cd "$(dirname "$0")/.." && pwd)
