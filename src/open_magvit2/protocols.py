@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
+from typing_extensions import NotRequired
 
 Modality = Literal["image", "video"]
 Weights = Literal["ema", "raw"]  # which of a checkpoint's weights: their moving averages, or the trained ones
@@ -23,6 +24,7 @@ class Sample(TypedDict):
     path: str  # where the image comes from, for error messages and reports
     index: int  # position in the dataset: 0 .. len(dataset) - 1
     skipped: str  # files that could not be read and whose place this image takes, "path<tab>cause" a line; mostly ""
+    text: NotRequired[str]  # of image-text data, where its source is asked for the text
 
 
 class SizeRule(NamedTuple):

@@ -4,7 +4,7 @@ import argparse
 import operator
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,7 @@ class RawImage(NamedTuple):
     image: Image.Image | np.ndarray  # see `as_raw_image`
     label: int | None = -1  # class index; -1 or None where the source has no classes
     path: str = ""  # where the image comes from, for error messages and reports
+    text: str | None = None  # what describes it; None where the source gives no texts
 
 
 class Source(ABC):  # noqa: B024 - a class is recognised by its methods
@@ -38,7 +39,9 @@ class Source(ABC):  # noqa: B024 - a class is recognised by its methods
 
     With random access: `__len__` and `read(index)`, or `__getitem__` as torchvision's datasets have it. The same index
     always gives the same item. Without: `__iter__`, in the same order every time (see `streaming.py`). An item is what
-    `as_raw_image` takes. A method `identity() -> dict[str, str]` lets a continued training notice other data.
+    `as_raw_image` takes; one of an iterable may also be a function without arguments that gives it, so that an item
+    that is only skipped need not be decoded. A method `identity() -> dict[str, str]` lets a continued training notice
+    other data.
     """
 
     @classmethod
@@ -116,6 +119,7 @@ def as_raw_image(item: Any, source: Any, index: int) -> RawImage:
         UnreadableImageError: for a PIL image whose file cannot be decoded.
         ValueError: for anything else; it names the class, the index, what it got and what it expected.
     """
+    item = item() if callable(item) else item
     values = item if isinstance(item, RawImage) else item[:2] if isinstance(item, tuple) else (item,)
     raw = RawImage(*values) if values else RawImage(values)
     name = os.fsdecode(raw.path or f"{type(source).__name__}[{index}]")
@@ -124,7 +128,7 @@ def as_raw_image(item: Any, source: Any, index: int) -> RawImage:
         image = _from_picture(image, name, source, index)
     elif not (isinstance(image, np.ndarray) and getattr(source, "has_resized_arrays", False)):
         image = _from_array(image, source, index)
-    return RawImage(image, _whole_number(raw.label, source, index), name)
+    return RawImage(image, _whole_number(raw.label, source, index), name, raw.text)
 
 
 class TransformedDataset(Dataset[Sample]):
@@ -164,13 +168,7 @@ class TransformedDataset(Dataset[Sample]):
         if epoch != self._epoch:
             self._epoch, self._streams = epoch, RandomStreams("transform", self.seed, epoch)
         arguments = (raw.image, self._streams.at(index), *((view,) if self.views > 1 else ()))
-        return Sample(
-            image=self.transform(*arguments),
-            label=raw.label,
-            path=raw.path,
-            index=shown * self.views + view,
-            skipped="\n".join(f"{escaped(error.path)}\t{error.cause}" for error in skipped),
-        )
+        return make_sample(raw, self.transform(*arguments), shown * self.views + view, skipped)
 
     def _read(self, epoch: int, position: int) -> tuple[int, RawImage, list[UnreadableImageError]]:
         """The position that was read in the end, its image, and why others were not."""
@@ -184,13 +182,7 @@ class TransformedDataset(Dataset[Sample]):
                 if not self.replace_unreadable:
                     raise
                 skipped.append(error)
-                if len(skipped) == _MOST_ATTEMPTS:
-                    raise UnreadableImageError(
-                        f"{_MOST_ATTEMPTS} images in a row could not be read, the last one: {error.cause}, "
-                        f"{error.path!r}. Is the disk still there?",
-                        error.path,
-                        error.cause,
-                    ) from error
+                check_attempts(len(skipped), error)
             if len(skipped) == 1:
                 replacements = random_stream("replacement", self.seed, epoch, position)
             shown = int(replacements.integers(len(self.dataset)))
@@ -211,6 +203,26 @@ def _from_picture(image: Image.Image, name: str, source: Any, index: int) -> Ima
         return to_rgb(image)
     except ValueError as error:
         raise _refusal(f"a PIL image of mode {image.mode}, {image.width} x {image.height}", source, index) from error
+
+
+def check_attempts(number: int, error: UnreadableImageError) -> None:
+    """Refuse to go on after so many unreadable images in a row, `error` the last of them."""
+    if number == _MOST_ATTEMPTS:
+        raise UnreadableImageError(
+            f"{_MOST_ATTEMPTS} images in a row could not be read, the last one: {error.cause}, {error.path!r}. Is the "
+            "disk still there?",
+            error.path,
+            error.cause,
+        ) from error
+
+
+def make_sample(raw: RawImage, image: Tensor, index: int, skipped: Iterable[UnreadableImageError] = ()) -> Sample:
+    """A `Sample` of a transformed image; it has a "text" only where the source gives one."""
+    lines = "\n".join(f"{escaped(error.path)}\t{error.cause}" for error in skipped)
+    sample = Sample(image=image, label=raw.label, path=raw.path, index=index, skipped=lines)
+    if raw.text is not None:
+        sample["text"] = raw.text
+    return sample
 
 
 def _from_array(image: Any, source: Any, index: int) -> Image.Image:

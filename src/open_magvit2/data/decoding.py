@@ -13,6 +13,7 @@ What each kind of file becomes (docs/reliability.md has the tests):
 
 import contextlib
 import errno
+import io
 import os
 import struct
 from collections.abc import Iterator
@@ -60,31 +61,34 @@ class UnreadableImageError(ValueError):
         return type(self), (str(self), self.path, self.cause)
 
 
-def read_rgb(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image file as RGB.
+def read_rgb(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, content: bytes | None = None) -> Image.Image:
+    """Decode an image file as RGB. Arguments are those of `opened`.
 
     Raises:
         UnreadableImageError: if the file is missing, truncated, no image of `FORMATS`, too large, or may not be read.
         OSError: if this machine is out of file handles or memory.
     """
-    with opened(path, max_pixels) as image:
+    with opened(path, max_pixels, content) as image:
         image.load()
         return to_rgb(image)
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def opened(
+    path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, content: bytes | None = None
+) -> Iterator[Image.Image]:
     """The first frame of a file, not yet decoded; what goes wrong inside becomes an `UnreadableImageError`.
 
     Args:
         path: of a regular file.
         max_pixels: width times height; above the default, Pillow's own limit of this process is raised as well.
+        content: of the file, where it is in memory already; `path` is its name then.
     """
     path = os.fspath(path)
     if max_pixels > MAX_PIXELS and Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
     try:
-        with open_regular(path) as file:
+        with open_regular(path) if content is None else io.BytesIO(content) as file:
             image = Image.open(file, formats=FORMATS)
             shorter, longer = sorted(image.size)
             if shorter * longer > max_pixels:
@@ -97,7 +101,7 @@ def opened(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Iterat
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
             raise
-        cause = _describe(path, error)
+        cause = _describe(path, error, content)
         raise UnreadableImageError(f"cannot read {path!r} as an image: {cause}", path, cause) from error
 
 
@@ -126,7 +130,7 @@ def _bits(image: Image.Image) -> int | None:
     return 16 if image.mode.startswith("I;16") or (image.mode == "I" and image.format is not None) else None
 
 
-def _describe(path: str, error: BaseException) -> str:
+def _describe(path: str, error: BaseException, content: bytes | None) -> str:
     """What is wrong with a file, in a line without its name."""
     if isinstance(error, FileNotFoundError):
         return "broken link" if os.path.islink(path) else "the file is gone"
@@ -135,7 +139,7 @@ def _describe(path: str, error: BaseException) -> str:
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, Image.DecompressionBombError):
         return f"{text}: if you trust it, raise max_pixels (--max-pixels)"
-    size = os.stat(path).st_size if os.path.exists(path) else 0
+    size = len(content) if content is not None else os.stat(path).st_size if os.path.exists(path) else 0
     if isinstance(error, Image.UnidentifiedImageError):
         return f"no image of the formats {' '.join(FORMATS)} ({size} bytes)" if size else "empty file (0 bytes)"
     return f"{text} ({size} bytes)"

@@ -44,8 +44,9 @@ class ImageDataModule(pl.LightningDataModule):
             crops at 70 dB PSNR or more (docs/performance.md). Validation is always exact.
         seed: of the order and the transforms' randomness.
         max_skipped_share: of the training images that may turn out unreadable. Each is replaced by another one, named
-            in the run's skipped_images.txt and counted as data/skipped; training fails once there are more. 0 fails at
-            the first. A validation image that cannot be read always fails.
+            in the run's skipped_images.txt and counted as data/skipped; training fails once there are more. Of a stream
+            without a length it is the share of the images trained on so far. 0 fails at the first. A validation image
+            that cannot be read always fails.
 
     Attributes:
         replace_unreadable: whether training images are replaced; off until a callback that counts them turns it on, as
@@ -117,7 +118,10 @@ class ImageDataModule(pl.LightningDataModule):
         if self.is_streaming:
             done = self._start[2] - self._stream_begins_at
             batch_size = self._share_of_batch()
-            return self._loader(self._stream(self.train, self.train_transform, batch_size, done, True), batch_size)
+            stream = self._stream(
+                self.train, self.train_transform, batch_size, done, True, replace_unreadable=self.replace_unreadable
+            )
+            return self._loader(stream, batch_size)
         sampler = self._training_sampler()
         sampler.move_to(*self._start[:2])
         images = self.train
@@ -162,8 +166,8 @@ class ImageDataModule(pl.LightningDataModule):
             if now != saved:
                 self._stream_begins_at = steps
                 logger.warning(
-                    "the stream was divided otherwise (saved %s, now %s) and begins anew: images that were seen may be "
-                    "seen again",
+                    "the stream is another one or was divided otherwise (saved %s, now %s) and begins anew: images "
+                    "that were seen may be seen again",
                     saved,
                     now,
                 )
@@ -207,7 +211,8 @@ class ImageDataModule(pl.LightningDataModule):
         """What the order of the images depends on, apart from the epoch; of a stream, its division."""
         if self.is_streaming:
             num_parts = self._replicas_and_rank()[0] * max(1, self.num_workers)
-            return {"seed": self.seed, "batch_size": self._share_of_batch(), "num_parts": num_parts}
+            division = {"batch_size": self._share_of_batch(), "num_parts": num_parts}
+            return {"seed": self.seed, **division, **self._files}
         return {"num_samples": self._num_samples(), "seed": self.seed, **self._files}
 
     def _num_samples(self) -> int:
@@ -227,9 +232,11 @@ class ImageDataModule(pl.LightningDataModule):
     def _replicas_and_rank(self) -> tuple[int, int]:
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
-    def _stream(self, source: Any, transform: Callable, batch_size: int, *progress: Any) -> TransformedStream:
+    def _stream(
+        self, source: Any, transform: Callable, batch_size: int, *progress: Any, **options: Any
+    ) -> TransformedStream:
         num_replicas, rank = self._replicas_and_rank()
-        return TransformedStream(source, transform, self.seed, rank, num_replicas, batch_size, *progress)
+        return TransformedStream(source, transform, self.seed, rank, num_replicas, batch_size, *progress, **options)
 
     def _loader(
         self, dataset: Any, batch_size: int, sampler: Any = None, is_persistent: bool = False

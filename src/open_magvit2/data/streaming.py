@@ -1,4 +1,4 @@
-"""Sources without random access: an iterable, shared by ranks and workers without duplicates, resumable by skipping."""
+"""Sources without random access: an iterable, shared by ranks and workers without duplicates, resumable by counting."""
 
 import itertools
 from collections.abc import Iterator
@@ -8,19 +8,20 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 
 from open_magvit2.common.arguments import integer, within
-from open_magvit2.data.dataset import as_raw_image, is_stream
+from open_magvit2.data.dataset import as_raw_image, check_attempts, is_stream, make_sample
+from open_magvit2.data.decoding import UnreadableImageError
 from open_magvit2.data.order import random_stream
 from open_magvit2.data.transforms import Transform
 from open_magvit2.protocols import Sample
+
+_FAR = 1000  # items: to read that many for nothing takes about as long as to begin in a new place
 
 
 @dataclass(eq=False)
 class TransformedStream(IterableDataset[Sample]):
     """Samples of an iterable source.
 
-    The stream is divided into as many parts as there are loading processes on all ranks. A source may have a method
-    `iterate(epoch, part, num_parts)` that yields the items of a part alone, in any order that is a function of these;
-    of any other iterable, every part reads all items and keeps every num_parts-th one.
+    The stream is divided into as many parts as there are loading processes on all ranks (see `parts_of`).
 
     Args:
         source: an iterable of what `as_raw_image` takes.
@@ -28,12 +29,13 @@ class TransformedStream(IterableDataset[Sample]):
         seed: of the transform's randomness.
         rank, num_replicas: which share this is.
         batch_size: samples of a batch on this rank.
-        num_batches_done: batches of this rank that are consumed: the stream goes on after them. Their items are read
-            again and thrown away, without the transform.
+        num_batches_done: batches of this rank that are consumed: the stream goes on after them.
         is_endless: begin anew at the end, in the next epoch; training never ends by itself. A validation is one pass.
+        replace_unreadable: let the next readable image of the part take the place of one that cannot be read, and name
+            that under the sample's "skipped". Every item is thus one sample, and a place in the stream a plain number.
 
     Raises:
-        ValueError: for numbers out of range.
+        ValueError: for numbers out of range, or one pass over a source without an end.
     """
 
     source: Any
@@ -44,11 +46,14 @@ class TransformedStream(IterableDataset[Sample]):
     batch_size: int = 1
     num_batches_done: int = 0
     is_endless: bool = False
+    replace_unreadable: bool = False
 
     def __post_init__(self) -> None:
         integer(0, seed=self.seed, num_batches_done=self.num_batches_done)
         integer(1, num_replicas=self.num_replicas, batch_size=self.batch_size)
         within(0, self.num_replicas, rank=self.rank)
+        if not self.is_endless and getattr(self.source, "is_endless", False):
+            raise ValueError(f"{type(self.source).__name__} has no end: it is for training, name another source here")
 
     def __iter__(self) -> Iterator[Sample]:
         worker = get_worker_info()
@@ -58,36 +63,73 @@ class TransformedStream(IterableDataset[Sample]):
         number = (number + self.num_batches_done) % num_workers
         batches = -(-(self.num_batches_done - number) // num_workers) if self.num_batches_done > number else 0
         part, num_parts = self.rank * num_workers + number, self.num_replicas * num_workers
-        items = itertools.islice(self._items(part, num_parts), batches * self.batch_size, None)
-        for epoch, index, item in items:
-            raw = as_raw_image(item, self.source, index)
-            image = self.transform(raw.image, random_stream("transform", self.seed, epoch, index))
-            yield Sample(image=image, label=raw.label, path=raw.path, index=index, skipped="")
+        places: list[tuple[int, int, list[UnreadableImageError]]] = []  # of unreadable images, to be taken by the next
+        for epoch, index, item in parts_of(self.source, batches * self.batch_size, part, num_parts, self.is_endless):
+            try:
+                raw = as_raw_image(item, self.source, index)
+            except UnreadableImageError as error:
+                if not self.replace_unreadable:
+                    raise
+                places.append((epoch, index, [error]))
+                check_attempts(len(places), error)
+                continue
+            for place_epoch, place, skipped in (*places, (epoch, index, [])):
+                image = self.transform(raw.image, random_stream("transform", self.seed, place_epoch, place))
+                yield make_sample(raw, image, index, skipped)
+            places.clear()
 
-    def _items(self, part: int, num_parts: int) -> Iterator[tuple[int, int, Any]]:
-        """(epoch, index in the epoch's stream, item) of a part."""
-        for epoch in itertools.count():
-            if hasattr(self.source, "iterate"):
-                items = self.source.iterate(epoch, part, num_parts)
-            else:
-                items = itertools.islice(iter(self.source), part, None, num_parts)
-            number = -1
-            for number, item in enumerate(items):
-                yield epoch, number * num_parts + part, item
-            if not self.is_endless:
+
+def parts_of(
+    source: Any, start: int, part: int, num_parts: int, is_endless: bool = True
+) -> Iterator[tuple[int, int, Any]]:
+    """(epoch, index in the source, item) of one part of a stream, after the first `start` items of that part.
+
+    A source may divide itself. By `iterate_from(start, part, num_parts)` it yields these triples epoch after epoch
+    without end, and begins at the right item at once. By `iterate(epoch, part, num_parts)` it yields the items of one
+    epoch in any order that is a function of these; the first `start` are read and thrown away. Of any other iterable,
+    every part reads all items and keeps every num_parts-th one.
+
+    Raises:
+        ValueError: if an endless source has no item for the part.
+    """
+    if hasattr(source, "iterate_from"):
+        for epoch, index, item in source.iterate_from(start, part, num_parts):
+            if epoch > 0 and not is_endless:
                 return
-            if number < 0:
-                raise ValueError(
-                    f"{type(self.source).__name__} has no items for part {part} of {num_parts}: use fewer devices or "
-                    "data.init_args.num_workers"
-                )
+            yield epoch, index, item
+    else:
+        yield from itertools.islice(_epochs(source, part, num_parts, is_endless), start, None)
+
+
+def check_part(is_empty: bool, source: Any, part: int, num_parts: int) -> None:
+    """Refuse a part without items."""
+    if is_empty:
+        raise ValueError(
+            f"{type(source).__name__} has no items for part {part} of {num_parts}: use fewer devices or "
+            "data.init_args.num_workers"
+        )
+
+
+def _epochs(source: Any, part: int, num_parts: int, is_endless: bool) -> Iterator[tuple[int, int, Any]]:
+    for epoch in itertools.count():
+        if hasattr(source, "iterate"):
+            items = source.iterate(epoch, part, num_parts)
+        else:
+            items = itertools.islice(iter(source), part, None, num_parts)
+        number = -1
+        for number, item in enumerate(items):
+            yield epoch, number * num_parts + part, item
+        if not is_endless:
+            return
+        check_part(number < 0, source, part, num_parts)
 
 
 class StreamInOrder:
     """A stream as a source with a length, for evaluation and tokenization, which number their images.
 
     Item i is the i-th of the stream. Asking for a later item reads those between; asking for an earlier one begins the
-    stream anew. A stream without `__len__` is read once to count it.
+    stream anew, or near the item if the source has `in_order(start)`, which yields items from that one on. A stream
+    without `__len__` is read once to count it.
 
     Args:
         source: an iterable that yields the same items every time.
@@ -104,7 +146,9 @@ class StreamInOrder:
 
     def read(self, index: int) -> Any:
         """Item `index` in [0, len(self))."""
-        if index < self._next:
+        if hasattr(self.source, "in_order") and not 0 <= index - self._next < _FAR:
+            self._items, self._next = self.source.in_order(index), index
+        elif index < self._next:
             self._items, self._next = iter(self.source), 0
         item = next(itertools.islice(self._items, index - self._next, None))
         self._next = index + 1

@@ -20,6 +20,7 @@ from open_magvit2.training.resume.checkpointing import save_and_stop
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "skipped_images.txt"
+_FEWEST = 10  # of a stream without a length, where the first images say little about the share
 
 
 class SkippedImages(Callback):
@@ -29,8 +30,9 @@ class SkippedImages(Callback):
     epochs, and adds new ones to skipped_images.txt in the run's folder, a line each: path, tab, cause. Once they are
     more than `max_skipped_share` of the images, it saves the state and stops the training on all ranks.
 
-    It works with any data module that has `max_skipped_share`, `replace_unreadable` and a `train` with a length, and
-    whose batches have "skipped"; it does nothing with others.
+    It works with any data module that has `max_skipped_share`, `replace_unreadable` and `train`, and whose batches have
+    "skipped"; it does nothing with others. Where `train` has no length, the share is of the images trained on so far,
+    and ten may be skipped before it counts; `global_batch_size` says how many a step has.
     """
 
     def __init__(self) -> None:
@@ -41,11 +43,13 @@ class SkippedImages(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Turn replacing on, before the loaders are made."""
         data = getattr(trainer, "datamodule", None)
-        has_length = isinstance(getattr(data, "train", None), Sized)  # a stream has none
-        self._active = stage == "fit" and has_length and getattr(data, "max_skipped_share", 0.0) > 0.0
+        train = getattr(data, "train", None)
+        self._active = stage == "fit" and train is not None and getattr(data, "max_skipped_share", 0.0) > 0.0
         if self._active:
             data.replace_unreadable = True
-            self._num_images, self._max_share = len(data.train), data.max_skipped_share
+            self._has_length = isinstance(train, Sized)
+            self._num_images = len(train) if self._has_length else 0
+            self._max_share, self._batch_size = data.max_skipped_share, getattr(data, "global_batch_size", 1)
             self._device = trainer.strategy.root_device
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -61,6 +65,8 @@ class SkippedImages(Callback):
     ) -> None:
         if not self._active or "skipped" not in batch:
             return
+        if not self._has_length:
+            self._num_images = trainer.global_step * self._batch_size
         for line in "\n".join(batch["skipped"]).split("\n"):
             path, _, cause = line.partition("\t")
             if path and path not in self._causes:
@@ -100,11 +106,12 @@ class SkippedImages(Callback):
             logger.warning("skipped %s (%s)%s; %s: %s", path, cause, others, self._so_far(), self._path)
 
     def _so_far(self) -> str:
-        number = len(self._causes)
-        return f"{number} of {self._num_images} training images so far ({number / self._num_images:.2%})"
+        number, images = len(self._causes), max(1, self._num_images)
+        return f"{number} of {images} training images so far ({number / images:.2%})"
 
     def _check_share(self, trainer: pl.Trainer) -> None:
-        if len(self._causes) > self._max_share * self._num_images:
+        fewest = 0 if self._has_length else _FEWEST
+        if len(self._causes) > max(fewest, self._max_share * self._num_images):
             save_and_stop(
                 trainer,
                 f"too many training images cannot be read: {self._so_far()}, more than max_skipped_share "
