@@ -6,11 +6,8 @@ import os
 import runpy
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from unittest import mock
-
-import forks
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,15 +17,9 @@ def run(*command, folder=ROOT, check=True, timeout=1800, **environment) -> subpr
     words = [str(word) for word in command]
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "MASTER_", "NODE_", "NUM_NODES"))}
     variables |= {"PYTHON": sys.executable, **environment}
-    if words[0] == sys.executable and words[1].endswith(".py"):
-        with tempfile.TemporaryDirectory() as texts:
-            out, err = (Path(texts) / name for name in ("out", "err"))
-            code = forks.run_script(words[1:], folder, variables, out, err, timeout)
-            result = subprocess.CompletedProcess(words, code, *(path.read_text() for path in (out, err)))
-    else:
-        result = subprocess.run(
-            words, cwd=folder, env=variables, capture_output=True, text=True, timeout=timeout, check=False
-        )
+    result = subprocess.run(
+        words, cwd=folder, env=variables, capture_output=True, text=True, timeout=timeout, check=False
+    )
     assert not check or result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
     return result
 

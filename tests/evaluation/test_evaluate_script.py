@@ -67,7 +67,7 @@ def test_two_processes_and_any_batch_size_give_the_same(checkpoint, folder, tmp_
     assert one["protocol"]["changes"]["weights"] == ["ema", "raw"]
     assert one["model"]["num_params"] > 1000
     assert {p.name for p in (tmp_path / "two").iterdir()} == {
-        *("results.json", "row.md", "report.html", "per_image.npz")
+        *("results.json", "row.md", "report.html", "per_image.npz", "per_image.csv", "per_class.csv", "pictures.npz")
     }
 
 
@@ -105,7 +105,7 @@ def test_any_source_by_its_class_path(checkpoint, folder, tmp_path):
         (["--image-size", "32", "--set", "weights=ema"], "holds no EMA weights"),
         (["--image-size", "32", "--metrics", "fidd"], "available: "),
         (["--image-size", "30"], "multiples of 4 x 4, got 30 x 30"),
-        (["--image-size", "32", "--protocol", "papers"], "available: adm, llamagen"),
+        (["--image-size", "32", "--protocol", "papers"], "available: adm, ldm, llamagen"),
     ],
 )
 def test_refusals_name_the_cause(checkpoint, folder, tmp_path, flags, message):
