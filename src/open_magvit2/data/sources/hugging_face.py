@@ -94,7 +94,7 @@ class HuggingFaceStream(Source):
         """See `streaming.parts_of`."""
         rows = self._rows
         if self.shuffle_buffer > 1:
-            rows = rows.shuffle(seed=self.seed + epoch, buffer_size=self.shuffle_buffer)
+            rows = rows.shuffle(self.seed + epoch, buffer_size=self.shuffle_buffer, max_buffer_input_shards=1)
         if rows.num_shards >= num_parts:
             return self._items(rows.shard(num_parts, part), 0, 1)
         return self._items(rows, part, num_parts)
