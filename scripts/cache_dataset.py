@@ -12,8 +12,6 @@ import logging
 import os
 from pathlib import Path
 
-from tqdm import tqdm
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,25 +31,26 @@ def main() -> None:
     if args.verify is None and None in (args.images, args.image_size, args.output):
         parser.error("give --images, --image-size and --output, or --verify")
     from open_magvit2.common.errors import short_errors  # --help and mistakes need no torch
+    from open_magvit2.common.progress_bar import progress_bar
     from open_magvit2.data.sources import cache_building, cached, image_folder
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with short_errors():
         if args.verify:
             cache = cached.CachedImages(args.verify)
-            with tqdm(total=len(cache), desc="checksums", unit="image") as bar:
+            with progress_bar(total=len(cache), desc="checksums", unit="image") as bar:
                 cached.verify(cache, args.workers, bar.update)
             print(f"{args.verify}: {len(cache)} images of {cache.image_size} pixels, all checksums right")
             return
         size = args.image_size if len(args.image_size) == 2 else 2 * args.image_size
         limit = {} if args.max_pixels is None else {"max_pixels": args.max_pixels}
         source = image_folder.ImageFolder(args.images, args.file_list, args.exclude, **limit)
-        with tqdm(total=len(source), desc="sizes", unit="image") as bar:
+        with progress_bar(total=len(source), desc="sizes", unit="image") as bar:
             plan = cache_building.make_plan(source, size, args.images_per_file, args.workers, bar.update)
         amount = f"{plan.num_bytes / 1e9:.3f} GB in {plan.num_files} files"
         print(f"{args.output}: {len(source)} images, {amount}", flush=True)
         if not args.dry_run:
-            with tqdm(total=len(source), desc="pixels", unit="image") as bar:
+            with progress_bar(total=len(source), desc="pixels", unit="image") as bar:
                 done = cache_building.build(source, args.output, plan, args.workers, args.skip_broken, bar.update)
             print(f"{args.output}: finished, {done} images")
 

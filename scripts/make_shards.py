@@ -14,8 +14,6 @@ import os
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -34,6 +32,7 @@ def main() -> None:
     if args.output is None and not args.verify:
         parser.error("give --output")
     from open_magvit2.common.errors import short_errors  # --help and mistakes need no torch
+    from open_magvit2.common.progress_bar import progress_bar
     from open_magvit2.data.sources import image_folder, shard_building, shard_files
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -44,12 +43,12 @@ def main() -> None:
             sys.exit(1 if damaged else 0)
         if args.count:
             urls = shard_files.expand(args.count)
-            with tqdm(total=len(urls), desc="count", unit="shard") as bar:
+            with progress_bar(total=len(urls), desc="count", unit="shard") as bar:
                 done = shard_files.count_all(urls, args.output, bar.update)
         else:
             images = image_folder.ImageFolder(args.images, args.file_list, args.exclude)
             how = (args.images_per_shard, args.seed, args.skip_broken, args.workers)
-            with tqdm(total=len(images), desc="shards", unit="image") as bar:
+            with progress_bar(total=len(images), desc="shards", unit="image") as bar:
                 done = shard_building.build(images, args.output, *how, bar.update)
         print(f"{args.output}: {done} images")
 

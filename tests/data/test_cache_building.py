@@ -14,7 +14,8 @@ from commands import run
 from test_cached import write_images
 
 from open_magvit2.data.sources import cache_building
-from open_magvit2.data.sources.cache_building import BrokenImagesError, build, make_plan
+from open_magvit2.data.sources.building import BrokenImagesError
+from open_magvit2.data.sources.cache_building import build, make_plan
 from open_magvit2.data.sources.cached import CachedImages, verify
 from open_magvit2.data.sources.image_folder import ImageFolder
 
@@ -82,7 +83,7 @@ def test_another_plan_is_refused_with_what_differs(source, tmp_path):
     with pytest.raises(ValueError, match="begun with image_size 32, expected 48; num_bytes .* Give another folder"):
         write(source, tmp_path / "cache", image_size=48)
     Path(source.path(0)).write_bytes(Path(source.path(1)).read_bytes())
-    with pytest.raises(ValueError, match="fingerprint changes when files of the source change"):
+    with pytest.raises(ValueError, match="sizes change when files of the source change"):
         write(source, tmp_path / "cache")
 
 

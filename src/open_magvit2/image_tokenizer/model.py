@@ -1,7 +1,6 @@
 """The image tokenizer: encoder, quantizer, decoder; image -> indices -> image. A plain nn.Module, without training."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -169,51 +168,8 @@ class ImageTokenizer(nn.Module):
 
         return self._call(reconstruct, image, value_range)
 
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        figures: Mapping[str, float] | None = None,
-        licence: str | None = None,
-        name: str | None = None,
-    ) -> Path:
-        """Write config.json, model.safetensors and README.md (a model card), which `load_tokenizer(folder)` opens.
-
-        Args:
-            folder: made at need; its files of these names are replaced.
-            figures: for the card, e.g. `metrics` of an evaluation's results.json.
-            licence: for the card, by the Hub's identifier: "apache-2.0".
-            name: the tokenizer's in the card; the folder by default.
-
-        Raises:
-            ValueError: if a part cannot be described, see `construction.describe`.
-            OSError: if the folder cannot be written.
-        """
-        return saved.save(self, folder, figures, licence, name)
-
-    def push_to_hub(
-        self,
-        repository: str,
-        figures: Mapping[str, float] | None = None,
-        licence: str | None = None,
-        private: bool | None = None,
-        revision: str | None = None,
-        message: str | None = None,
-        token: str | None = None,
-    ) -> str:
-        """Upload what `save_pretrained` writes to the Hugging Face Hub, as one commit; the commit's address.
-
-        Args:
-            repository: "org/name"; made at need.
-            figures, licence: see `save_pretrained`.
-            private: of a new repository; None: as the organization's default is.
-            revision: branch to write to, made at need; None: the main one.
-            message: of the commit.
-            token: of an account; None: the one that `hf auth login` stored, or HF_TOKEN.
-
-        Raises:
-            OSError: if the Hub refuses or cannot be reached; nothing is changed there then.
-        """
-        return saved.push(self, repository, figures, licence, private, revision, message, token)
+    save_pretrained = saved.save_pretrained
+    push_to_hub = saved.push_to_hub
 
     def _call(self, function: Callable[[Tensor], Any], image: Images, value_range: tuple[float, float]) -> Any:
         """A function of float batches in [-1, 1] on images of any kind, on the weights' device and in their dtype."""

@@ -32,32 +32,12 @@ def load_tokenizer(
     allowed_modules: Sequence[str] = (),
     bit_order: BitOrder | None = None,
 ) -> ImageTokenizer:
-    """Load a tokenizer for inference from our checkpoint or a published Open-MAGVIT2 image tokenizer file.
+    """Load a checkpoint of ours or a published Open-MAGVIT2 image tokenizer, for inference.
 
-    The architecture comes from the file. Loading is strict, and no code from the file is executed.
-
-    Args:
-        path: `.ckpt` of ours, a published one such as imagenet_256_B.ckpt, a folder of `save_pretrained`, or a name on
-            the Hugging Face Hub (`common.hub`): "org/name", "org/name/file.ckpt", either with "@revision", or a short
-            name of `open_magvit2.published()`. A path that exists wins.
-        weights: "ema" (moving averages: validation and all published figures) or "raw".
-        device: where to put the model.
-        allowed_modules: names of Python modules outside this package from which the file may name classes, e.g.
-            ["my_project"] for a tokenizer that was trained with a quantizer of yours.
-        bit_order: of a published file's indices; by default B files are read most significant bit first, L files
-            least significant first, as their authors number them.
-
-    Returns:
-        the tokenizer in eval mode, its parameters without gradients.
+    `open_magvit2.load_tokenizer` opens the files of other systems as well, and says what the arguments mean.
 
     Raises:
-        FileNotFoundError, ValueError: no file here or on the Hub; a damaged, unsafe or unknown one; a class that is not
-            allowed; EMA weights asked for and absent; missing or extra tensors, or wrong shapes, all listed.
-
-    Example:
-        >>> tokenizer = load_tokenizer("imagenet_256_B.ckpt")  # doctest: +SKIP
-        >>> tokenizer = load_tokenizer("imagenet_256_B")  # from the Hub  # doctest: +SKIP
-        >>> indices = tokenizer.tokenize(image)  # [B, 3, 256, 256] in [-1, 1] -> [B, 16, 16]  # doctest: +SKIP
+        FileNotFoundError, ValueError: as there; `UnknownFileError` for a file of another system.
     """
     return from_content(checkpoints.read(path), path, weights, device, allowed_modules, bit_order)
 

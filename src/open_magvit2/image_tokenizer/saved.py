@@ -63,14 +63,26 @@ reconstruction = tokenizer.detokenize(indices)  # about [-1, 1]
 """
 
 
-def save(
+def save_pretrained(
     tokenizer: "ImageTokenizer",
     folder: str | Path,
     figures: Mapping[str, float] | None = None,
     licence: str | None = None,
     name: str | None = None,
 ) -> Path:
-    """Write a tokenizer to a folder; see `ImageTokenizer.save_pretrained`, whose arguments these are."""
+    """Write config.json, model.safetensors and README.md (a model card), which `load_tokenizer(folder)` opens.
+
+    Args:
+        tokenizer: its weights are written as they were loaded, EMA weights by default.
+        folder: made at need; its files of these names are replaced.
+        figures: for the card, e.g. `metrics` of an evaluation's results.json.
+        licence: for the card, by the Hub's identifier: "apache-2.0".
+        name: the tokenizer's in the card; the folder by default.
+
+    Raises:
+        ValueError: if a part cannot be described, see `construction.describe`.
+        OSError: if the folder cannot be written.
+    """
     folder = Path(folder)
     facts = tokenizer.checkpoint_facts
     config = {
@@ -87,7 +99,7 @@ def save(
     return folder
 
 
-def push(
+def push_to_hub(
     tokenizer: "ImageTokenizer",
     repository: str,
     figures: Mapping[str, float] | None = None,
@@ -97,12 +109,24 @@ def push(
     message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload a tokenizer to the Hub; see `ImageTokenizer.push_to_hub`, whose arguments these are."""
+    """Upload what `save_pretrained` writes to the Hugging Face Hub, as one commit; the commit's address.
+
+    Args:
+        tokenizer, figures, licence: see `save_pretrained`.
+        repository: "org/name"; made at need.
+        private: of a new repository; None: as the organization's default is.
+        revision: branch to write to, made at need; None: the main one.
+        message: of the commit.
+        token: of an account; None: the one that `hf auth login` stored, or HF_TOKEN.
+
+    Raises:
+        OSError: if the Hub refuses or cannot be reached; nothing is changed there then.
+    """
     from huggingface_hub import HfApi  # here: it is needed for nothing else
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as made:
-        save(tokenizer, made, figures, licence, repository)
+        save_pretrained(tokenizer, made, figures, licence, repository)
         api.create_repo(repository, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)

@@ -2,14 +2,11 @@
 
 import hashlib
 import io
-import json
-import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -17,18 +14,11 @@ import PIL
 from open_magvit2.common.arguments import integer
 from open_magvit2.common.files import atomic_writer, claim, sha256, write_atomically
 from open_magvit2.data.decoding import UnreadableImageError, opened
-from open_magvit2.data.image_files import write_list
-from open_magvit2.data.isolation import Failure, map_isolated
+from open_magvit2.data.sources import building
+from open_magvit2.data.sources.building import Progress, Record
 from open_magvit2.data.sources.cached import HEADER, IMAGES, PATHS, ROW, pixel_file, read_header, write_header
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.transforms import Size, height_and_width, resize_to_cover, resized_size
-
-logger = logging.getLogger(__name__)
-
-BUILDING, PLAN, BROKEN = "building", "plan.json", "broken.txt"
-_NO_LIMIT = 1e6  # seconds
-Progress = Callable[[int], Any]  # told the number of images that were done since it was last called
-Result = TypeVar("Result")
 
 
 class Plan(NamedTuple):
@@ -49,10 +39,6 @@ class Plan(NamedTuple):
     def images(self, number: int) -> range:
         """The images of a file."""
         return range(number * self.images_per_file, min((number + 1) * self.images_per_file, self.num_source_images))
-
-
-class BrokenImagesError(ValueError):
-    """Images of the source that cannot be decoded, so that the cache was not finished."""
 
 
 def make_plan(
@@ -82,7 +68,7 @@ def make_plan(
         return [_size(source, index) for index in plan.images(number)]
 
     found = {}
-    for number, result in _map(sizes, range(plan.num_files), num_workers):
+    for number, result in building.in_processes(sizes, range(plan.num_files), num_workers):
         found[number] = result
         progress(len(result))
     digest, num_bytes = hashlib.sha256(), 0
@@ -122,43 +108,29 @@ def build(
     with claim(root, "wait for it or stop it"):
         if (root / HEADER).exists():
             header = read_header(root)
-            _refuse_other_plan(root, header["plan"], plan)
-            shutil.rmtree(root / BUILDING, ignore_errors=True)
+            building.refuse_other_plan(root, header["plan"], plan._asdict())
+            shutil.rmtree(root / building.BUILDING, ignore_errors=True)
             progress(plan.num_source_images)
             return header["num_images"]
-        records = _continue(root, plan, skip_broken)
+        records = building.finished_before(root, plan._asdict(), pixel_file, skip_broken)
+        needed = plan.num_bytes - sum(record["num_bytes"] for record in records.values())
+        if (free := shutil.disk_usage(root).free) < needed:
+            raise ValueError(
+                f"{str(root)!r} has {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB still to write"
+            )
+        building.write_plan(root, plan._asdict())
         for record in records.values():
             progress(len(record["images"]) + len(record["left_out"]))
         missing = [number for number in range(plan.num_files) if number not in records]
 
-        def write(number: int) -> dict[str, Any]:
+        def write(number: int) -> Record:
             return _write_file(source, root, plan, skip_broken, number)
 
-        for number, record in _map(write, missing, num_workers):
+        for number, record in building.in_processes(write, missing, num_workers):
             records[number] = record
             progress(len(record["images"]) + len(record["left_out"]))
         ordered = [records[number] for number in range(plan.num_files)]
-        left_out = dict(entry for record in ordered for entry in record["left_out"])
-        if left_out:
-            write_list(root / BROKEN, left_out)
-            names = "; ".join(f"{path!r}: {cause}" for path, cause in list(left_out.items())[:10])
-            message = f"{len(left_out)} images cannot be decoded ({root / BROKEN} lists all): {names}"
-            if not skip_broken:
-                raise BrokenImagesError(f"{message}. Replace them, or leave them out with --skip-broken")
-            logger.warning("%s; left out", message)
-        return _finish(source, root, plan, ordered, list(left_out))
-
-
-def _map(function: Callable[[int], Result], numbers: Sequence[int], num_workers: int) -> Iterator[tuple[int, Result]]:
-    """(number, function(number)), in any order."""
-    integer(0, num_workers=num_workers)
-    if num_workers == 0:
-        yield from ((number, function(number)) for number in numbers)
-        return
-    for number, result in map_isolated(function, numbers, num_workers, _NO_LIMIT):
-        if isinstance(result, Failure):
-            raise OSError(f"a process of the cache failed: {result.cause}")
-        yield number, result
+        return _finish(source, root, plan, ordered, building.check_broken(root, ordered, skip_broken))
 
 
 def _size(source: ImageFolder, index: int) -> tuple[int, int, int]:
@@ -172,7 +144,7 @@ def _size(source: ImageFolder, index: int) -> tuple[int, int, int]:
         return size, 0, 0
 
 
-def _write_file(source: ImageFolder, root: Path, plan: Plan, skip_broken: bool, number: int) -> dict[str, Any]:
+def _write_file(source: ImageFolder, root: Path, plan: Plan, skip_broken: bool, number: int) -> Record:
     """Write a file of pixels and its record, but not where images are broken that may not be left out."""
     images: list[tuple[int, ...]] = []
     left_out: list[tuple[str, str]] = []
@@ -188,49 +160,10 @@ def _write_file(source: ImageFolder, root: Path, plan: Plan, skip_broken: bool, 
             planes = np.asarray(image).transpose(2, 0, 1).tobytes()
             images.append((index, file.tell(), image.height, image.width, zlib.crc32(planes)))
             file.write(planes)
-        record["num_bytes"] = file.tell()
-    if skip_broken or not left_out:
-        # The record comes after the pixels: where it is, they are whole.
-        write_atomically(root / BUILDING / f"{number:05}.json", json.dumps(record))
-    else:
-        path.unlink()
-    return record
+    return building.write_record(root, number, path, record, skip_broken)
 
 
-def _continue(root: Path, plan: Plan, skip_broken: bool) -> dict[int, dict[str, Any]]:
-    """Records of the files an interrupted run has finished, after removing what it has not."""
-    building = root / BUILDING
-    if (building / PLAN).exists():
-        _refuse_other_plan(root, json.loads((building / PLAN).read_bytes()), plan)
-    elif strangers := sorted(path.name for path in root.iterdir() if path.name not in (".lock", BUILDING)):
-        raise ValueError(f"{str(root)!r} holds other files ({', '.join(strangers[:3])}); expected an empty folder")
-    building.mkdir(exist_ok=True)
-    for partial in [*root.glob("*.partial"), *building.glob("*.partial")]:
-        partial.unlink()
-    records = {}
-    for path in sorted(building.glob("[0-9]*.json")):
-        record, pixels = json.loads(path.read_bytes()), root / pixel_file(int(path.stem))
-        is_whole = pixels.is_file() and pixels.stat().st_size == record["num_bytes"]
-        if is_whole and (skip_broken or not record["left_out"]):
-            records[int(path.stem)] = record
-    needed = plan.num_bytes - sum(record["num_bytes"] for record in records.values())
-    if (free := shutil.disk_usage(root).free) < needed:
-        raise ValueError(f"{str(root)!r} has {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB still to write")
-    write_atomically(building / PLAN, json.dumps(plan._asdict()))
-    return records
-
-
-def _refuse_other_plan(root: Path, found: dict[str, Any], plan: Plan) -> None:
-    wanted = plan._asdict()
-    different = [f"{key} {found.get(key)}, expected {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
-    if different:
-        raise ValueError(
-            f"{str(root)!r} holds a cache that was begun with {'; '.join(different)}. Give another folder, or delete "
-            "this one; a fingerprint changes when files of the source change"
-        )
-
-
-def _finish(source: ImageFolder, root: Path, plan: Plan, records: list[dict[str, Any]], left_out: list[str]) -> int:
+def _finish(source: ImageFolder, root: Path, plan: Plan, records: list[Record], left_out: list[str]) -> int:
     """Write the index and the header."""
     rows = [
         (offset, number, height, width, source.label(index), crc32)
@@ -245,8 +178,6 @@ def _finish(source: ImageFolder, root: Path, plan: Plan, records: list[dict[str,
     files = {IMAGES: index.getvalue(), PATHS: b"".join(os.fsencode(name) + b"\0" for name in names)}
     for name, data in files.items():
         write_atomically(root / name, data)
-    if not left_out:
-        (root / BROKEN).unlink(missing_ok=True)  # of a run before the files were replaced
     header = {
         "image_size": plan.image_size,
         "num_images": len(rows),
@@ -258,5 +189,5 @@ def _finish(source: ImageFolder, root: Path, plan: Plan, records: list[dict[str,
         "plan": plan._asdict(),
     }
     write_header(root, header)
-    shutil.rmtree(root / BUILDING)
+    shutil.rmtree(root / building.BUILDING)
     return len(rows)

@@ -4,13 +4,9 @@ Each shard appears whole, and its record after it. The bytes of the shards depen
 per shard only, not on the number of workers or on how often the writing was interrupted.
 """
 
-import json
-import logging
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,18 +14,12 @@ from open_magvit2.common.arguments import integer
 from open_magvit2.common.extras import extra
 from open_magvit2.common.files import atomic_writer, claim, open_regular, sha256_of, write_atomically
 from open_magvit2.data.decoding import UnreadableImageError, opened
-from open_magvit2.data.image_files import SUFFIXES, write_list
-from open_magvit2.data.isolation import Failure, map_isolated
+from open_magvit2.data.image_files import SUFFIXES
 from open_magvit2.data.order import random_stream
-from open_magvit2.data.sources.cache_building import BROKEN, BrokenImagesError
+from open_magvit2.data.sources import building
+from open_magvit2.data.sources.building import Progress, Record
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.sources.shard_files import INDEX, index_of, read_index
-
-logger = logging.getLogger(__name__)
-
-BUILDING, PLAN = "building", "plan.json"
-_NO_LIMIT = 1e6  # seconds
-Progress = Callable[[int], Any]  # told the number of images that were done since it was last called
 
 
 def build(
@@ -72,24 +62,31 @@ def build(
     with claim(root, "wait for it or stop it"):
         if (root / INDEX).exists():
             index = read_index(str(root / INDEX))
-            _refuse_other_plan(root, index.get("made_from", {}), plan)
-            shutil.rmtree(root / BUILDING, ignore_errors=True)
+            building.refuse_other_plan(root, index.get("made_from", {}), plan)
+            shutil.rmtree(root / building.BUILDING, ignore_errors=True)
             progress(len(source))
             return sum(shard["nsamples"] for shard in index["shardlist"])
         parts = [order[start : start + images_per_shard] for start in range(0, len(source), images_per_shard)]
-        records = _continue(root, plan, skip_broken)
+        records = building.finished_before(root, plan, shard_file, skip_broken)
+        building.write_plan(root, plan)
         progress(sum(len(parts[number]) for number in records))
 
-        def write(number: int) -> dict[str, Any]:
+        def write(number: int) -> Record:
             return _write_shard(source, root, number, parts[number], skip_broken)
 
         missing = [number for number in range(len(parts)) if number not in records]
-        for number, record in map_isolated(write, missing, num_workers, _NO_LIMIT):
-            if isinstance(record, Failure):
-                raise OSError(f"shard {number} could not be written: {record.cause}")
+        for number, record in building.in_processes(write, missing, num_workers):
             records[number] = record
             progress(len(parts[number]))
-        return _finish(root, plan, [records[number] for number in range(len(parts))], skip_broken)
+        ordered = [records[number] for number in range(len(parts))]
+        building.check_broken(root, ordered, skip_broken)
+        shards = [
+            {**{name: record[name] for name in ("url", "nsamples", "sha256")}, "filesize": record["num_bytes"]}
+            for record in ordered
+        ]
+        write_atomically(root / INDEX, index_of(shards, made_from=plan))
+        shutil.rmtree(root / building.BUILDING)
+        return sum(shard["nsamples"] for shard in shards)
 
 
 def shard_file(number: int) -> str:
@@ -97,7 +94,7 @@ def shard_file(number: int) -> str:
     return f"{number:05}.tar"
 
 
-def _write_shard(source: ImageFolder, root: Path, number: int, images: np.ndarray, skip_broken: bool) -> dict[str, Any]:
+def _write_shard(source: ImageFolder, root: Path, number: int, images: np.ndarray, skip_broken: bool) -> Record:
     """Write a shard and its record, but not where images are broken that may not be left out."""
     path, left_out = root / shard_file(number), []
     with (
@@ -112,13 +109,8 @@ def _write_shard(source: ImageFolder, root: Path, number: int, images: np.ndarra
                 left_out.append((source.relative_path(index), error.cause))
                 continue
             archive.write({"__key__": f"{index:08}", **sample})
-    record = {"nsamples": len(images) - len(left_out), "filesize": path.stat().st_size, "sha256": sha256_of(path)}
-    record = {"url": path.name, **record, "left_out": left_out}
-    if skip_broken or not left_out:
-        write_atomically(root / BUILDING / f"{number:05}.json", json.dumps(record))
-    else:
-        path.unlink()
-    return record
+    record = {"url": path.name, "nsamples": len(images) - len(left_out), "sha256": sha256_of(path)}
+    return building.write_record(root, number, path, {**record, "left_out": left_out}, skip_broken)
 
 
 def _sample(source: ImageFolder, index: int) -> dict[str, bytes]:
@@ -140,50 +132,3 @@ def _sample(source: ImageFolder, index: int) -> dict[str, bytes]:
         image.load()
     label = source.label(index)
     return {ending[1:]: content, **({"cls": str(label).encode()} if label >= 0 else {})}
-
-
-def _continue(root: Path, plan: dict[str, Any], skip_broken: bool) -> dict[int, dict[str, Any]]:
-    """Records of the shards an interrupted run has finished, after removing what it has not."""
-    building = root / BUILDING
-    if (building / PLAN).exists():
-        _refuse_other_plan(root, json.loads((building / PLAN).read_bytes()), plan)
-    elif strangers := sorted(path.name for path in root.iterdir() if path.name not in (".lock", BUILDING)):
-        raise ValueError(f"{str(root)!r} holds other files ({', '.join(strangers[:3])}); expected an empty folder")
-    building.mkdir(exist_ok=True)
-    for partial in [*root.glob(".*.partial"), *building.glob(".*.partial")]:
-        partial.unlink()
-    write_atomically(building / PLAN, json.dumps(plan))
-    records = {}
-    for path in sorted(building.glob("[0-9]*.json")):
-        record, shard = json.loads(path.read_bytes()), root / shard_file(int(path.stem))
-        is_whole = shard.is_file() and shard.stat().st_size == record["filesize"]
-        if is_whole and (skip_broken or not record["left_out"]):
-            records[int(path.stem)] = record
-    return records
-
-
-def _refuse_other_plan(root: Path, found: dict[str, Any], plan: dict[str, Any]) -> None:
-    different = [f"{key} {found.get(key)}, expected {plan[key]}" for key in plan if found.get(key) != plan[key]]
-    if different:
-        raise ValueError(
-            f"{str(root)!r} holds shards that were begun with {'; '.join(different)}. Give another folder, or delete "
-            "this one; names and sizes change when files of the source change"
-        )
-
-
-def _finish(root: Path, plan: dict[str, Any], records: list[dict[str, Any]], skip_broken: bool) -> int:
-    """Write the index, or refuse broken images."""
-    left_out = dict(entry for record in records for entry in record["left_out"])
-    if left_out:
-        write_list(root / BROKEN, left_out)
-        names = "; ".join(f"{path!r}: {cause}" for path, cause in list(left_out.items())[:10])
-        message = f"{len(left_out)} images cannot be decoded ({root / BROKEN} lists all): {names}"
-        if not skip_broken:
-            raise BrokenImagesError(f"{message}. Replace them, or leave them out with --skip-broken")
-        logger.warning("%s; left out", message)
-    else:
-        (root / BROKEN).unlink(missing_ok=True)  # of a run before the files were replaced
-    shards = [{key: value for key, value in record.items() if key != "left_out"} for record in records]
-    write_atomically(root / INDEX, index_of(shards, made_from=plan))
-    shutil.rmtree(root / BUILDING)
-    return sum(shard["nsamples"] for shard in shards)
