@@ -223,7 +223,7 @@ def test_imagenet_photos():
     expected = sorted(path.relative_to(PHOTOS / "val").as_posix() for path in PHOTOS.glob("val/*/*.JPEG"))
     assert len(dataset) == len(expected) == 100
     for index in range(0, 100, 9):
-        image, label, path = dataset[index]
+        image, label, path = dataset[index][:3]
         assert path == str(PHOTOS / "val" / expected[index])
         assert label == index  # one photo a class
         np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(path).convert("RGB")))

@@ -32,7 +32,7 @@ def test_no_image_appears_twice_in_or_across_splits_and_seeds():
 @pytest.mark.parametrize("size", [16, 32, 48, 64, 100, 128])
 def test_size_and_mode(size):
     for index in range(12):
-        image, label, path = SyntheticImages(12, size)[index]
+        image, label, path = SyntheticImages(12, size)[index][:3]
         assert image.size == (size, size)
         assert image.mode == "RGB"
         assert 0 <= label < len(SCENES)
