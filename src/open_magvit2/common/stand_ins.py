@@ -1,4 +1,4 @@
-"""Inert objects in the place of the classes that published checkpoints pickle beside their weights.
+"""Inert objects in the place of the classes that published checkpoints pickle along with their weights.
 
 Old Lightning files hold callback classes, hyperparameters are argparse namespaces or OmegaConf nodes. None of these
 classes is imported: a `StandIn` keeps what the file says of the object, and does nothing.

@@ -32,7 +32,7 @@ class TransformedStream(IterableDataset[Sample]):
         num_batches_done: batches of this rank that are consumed: the stream goes on after them.
         is_endless: begin anew at the end, in the next epoch; training never ends by itself. A validation is one pass.
         replace_unreadable: let the next readable image of the part take the place of one that cannot be read, and name
-            that under the sample's "skipped". Every item is thus one sample, and a place in the stream a plain number.
+            that under the sample's "skipped". So every item is one sample, and a place in the stream is a plain number.
 
     Raises:
         ValueError: for numbers out of range, or one pass over a source without an end.

@@ -32,7 +32,7 @@ from open_magvit2.quantizers.lookup_free import BitOrder
 
 logger = logging.getLogger(__name__)
 
-_AVERAGES = ("ema", "ema_state_dict")  # containers of moving averages beside the raw weights: LlamaGen, BSQ-ViT
+_AVERAGES = ("ema", "ema_state_dict")  # containers of moving averages next to the raw weights: LlamaGen, BSQ-ViT
 _SHOWN = 3  # differences of each kind
 
 

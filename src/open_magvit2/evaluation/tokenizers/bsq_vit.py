@@ -1,7 +1,7 @@
 """BSQ-ViT (Zhao et al., arXiv 2406.07548): a vision transformer around binary spherical quantization, 18 or 36 bits.
 
 8x downsampling, images of one size, 256 x 256 or 128 x 128, in [-1, 1]. Indices have the most significant bit first, as
-their authors number them. Files hold the moving averages beside the weights. The authors' figures are of bfloat16
+their authors number them. Files hold the moving averages and the raw weights. The authors' figures are of bfloat16
 autocast, images resized with Lanczos.
 """
 
