@@ -15,8 +15,6 @@ from open_magvit2.common.arguments import at_least, finite, integer
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.losses.perceptual import PerceptualLoss
 
-QUANTIZER_WEIGHTS = {"sample_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25}
-
 LFQ_WEIGHTS = {"sample_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25}
 
 
