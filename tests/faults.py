@@ -1,4 +1,7 @@
-"""Faults that tests put into a training by command line: --trainer.callbacks+=faults.Fault, with tests/ on the path."""
+"""Faults that tests put into a training by command line: --trainer.callbacks+=faults.Fault, with tests/ on the path.
+
+And a witness of what a training saw.
+"""
 
 import atexit
 import os
@@ -56,6 +59,21 @@ class Fault(Callback):
     def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx) -> None:
         if trainer.global_rank == self.rank and self.kind == "hang in validation":
             time.sleep(3600)
+
+
+class Witness(Callback):
+    """Writes a line for each step, as it begins: step, tab, paths of the batch.
+
+    Args:
+        file: the lines are added to it.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx) -> None:
+        with open(self.file, "a") as lines:
+            lines.write(f"{trainer.global_step}\t{' '.join(batch['path'])}\n")
 
 
 def _say_destroyed() -> None:
