@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from data.shard_images import make_shards
 
 from open_magvit2.training.cli import main
 
@@ -75,6 +76,30 @@ def test_imagenet_configs_build_the_published_models(
     assert callbacks(cli)["ExponentialMovingAverage"].decay == 0.999
     sections = ("ExponentialMovingAverage", "TrainingHealth", "TrainingCheckpoint", "ExactResumption")
     assert set(callbacks(cli)) >= {*sections, "TrainingProgress", "ImageGrid", "SkippedImages"}
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "generator", "discriminator", "steps_and_rates"),
+    [
+        ("pretrain_262144", 18, 115_127_829, 2_765_633, {0: 1, 799_999: 1, 800_000: 0.1, 1_000_000: 0.01}),
+        ("pretrain_16384", 14, 115_094_033, 1_909_889, {0: 1, 750_000: 0.5, 1_500_000: 0}),
+    ],
+)
+def test_pretrain_configs_build_the_published_models_on_shards(
+    tmp_path, name, bits, generator, discriminator, steps_and_rates
+):
+    pytest.importorskip("webdataset", reason="the extra `data` is not installed")
+    urls = make_shards(tmp_path / "shards", [3, 2])
+    flags = ["--data.init_args.train.init_args.urls", urls, *image_folders(tmp_path)[2:]]
+    cli = build("--config", str(CONFIGS / f"{name}.yaml"), *HERE, *NO_LPIPS, *flags)
+    model, data = cli.model, cli.datamodule
+    assert sum(p.numel() for p in model.tokenizer.parameters()) == generator
+    assert sum(p.numel() for p in model.adversary.discriminator.parameters()) == discriminator
+    assert model.tokenizer.codebook_size == 2**bits
+    assert (data.image_size, data.global_batch_size, len(data.train)) == (256, 256, 5)
+    assert (cli.trainer.max_steps, model.adversary.weight, model.adversary.lecam_weight) == (1_500_000, 0.1, 0.05)
+    rates = {step: model.schedule(step) for step in steps_and_rates}
+    assert rates == pytest.approx(steps_and_rates, abs=1e-6)
 
 
 @pytest.mark.parametrize("quantizer", [None, "open_magvit2.quantizers.finite_scalar.FiniteScalarQuantizer"])
