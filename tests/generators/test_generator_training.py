@@ -150,14 +150,17 @@ def test_gradients_are_clipped_and_a_step_that_is_not_finite_is_skipped():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("recompute", ["activations", "blocks"])
-def test_recomputation_changes_no_bit(kind, recompute):
+def test_recomputation_changes_no_number(kind, recompute):
+    """Blocks not one bit; activations are other sums of the same terms. Dropout draws the same."""
     results = []
     for level in ("none", recompute):
-        training = module(kind, recompute=level)
-        torch.manual_seed(1)  # of dropout
+        training = module(kind, recompute=level).double()
+        torch.manual_seed(1)
         training_step(training)
-        results.append(parameters(training.generator))
-    assert torch.equal(*results)
+        results.append(torch.cat([p.grad.flatten() for p in training.generator.parameters() if p.grad is not None]))
+    if recompute == "blocks":
+        assert torch.equal(*results)
+    assert torch.allclose(*results, rtol=1e-9, atol=1e-12)
     with pytest.raises(ValueError, match="recompute must be one of"):
         module(kind, recompute="everything")
 

@@ -161,6 +161,30 @@ def test_many_architectures_are_compiled_in_one_process():
             assert network(image).shape == (1, 1, 2, 2)
 
 
+FIRST_PASS = """
+import torch
+from open_magvit2.image_tokenizer import decoder, encoder, vision_transformer
+from open_magvit2.training.compilation import compile_networks
+
+image, codes = torch.zeros(1, 3, 8, 8), torch.zeros(1, 4, 4, 4)
+convolutional = dict(latent_channels=4, channels=4, channel_multipliers=(1, 1), num_residual_blocks=1, norm_groups=2)
+transformer = dict(latent_channels=4, patch=2, width=8, num_heads=1, num_blocks=1)
+for network, inputs in (
+    (decoder.Decoder(**convolutional), codes),
+    (encoder.Encoder(**convolutional), image),
+    (vision_transformer.TransformerDecoder(**transformer), codes),
+    (vision_transformer.TransformerEncoder(**transformer), image),
+):
+    compile_networks(network, backend="aot_eager")
+    network(inputs).sum().backward()
+"""
+
+
+def test_the_first_pass_of_a_process_may_be_a_compiled_one():
+    """What a library prepares at its first call in a process is not prepared inside a graph."""
+    run(sys.executable, "-c", FIRST_PASS)
+
+
 @pytest.mark.slow
 def test_inductor_trains_by_command_line_validates_and_continues(tmp_path):
     command = [sys.executable, ROOT / "scripts/train.py", "fit", *DEBUG, "--ckpt_path", "last"]

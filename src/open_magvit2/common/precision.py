@@ -97,6 +97,13 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def autocast_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """The dtype in which a product of matrices with this tensor runs here: autocast's, or its own."""
+    kind = tensor.device.type
+    is_cast = torch.is_autocast_enabled(kind) and tensor.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if is_cast else tensor.dtype
+
+
 @functools.cache
 def _warn_where_slow(device: torch.device) -> None:
     if name := without_bfloat16_units(device):

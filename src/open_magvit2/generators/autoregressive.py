@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from open_magvit2.common.arguments import integer
+from open_magvit2.common.precision import autocast_dtype
 from open_magvit2.generators.backbone import TokenTransformer, check_labels, initialize
 from open_magvit2.generators.packed_step import PackedStep
 from open_magvit2.generators.sampling import Sampling, make_settings, sample
@@ -159,8 +160,7 @@ class AutoregressiveGenerator(TokenTransformer):
         Their dtype is the weights', or autocast's where that is on: the keys and values are never cast again.
         """
         weight = self.heads[0].weight
-        kind = weight.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        dtype = autocast_dtype(weight)
         sizes = ((self.num_spatial_blocks, self.num_tokens), (self.num_factorized_blocks, len(self.bits)))
         head_width = self.width // self.num_heads
         return tuple(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from open_magvit2.common.arguments import integer, within
 from open_magvit2.generators.factorization import Factorization
+from open_magvit2.layers.dropout import Dropout
 from open_magvit2.layers.rotary import axial_rotary_table
 from open_magvit2.layers.transformer import EPS, TransformerBlock
 
@@ -61,7 +62,7 @@ class TokenTransformer(nn.Module):
         self.most_significant_first = most_significant_first
         self.factorization = Factorization(bits, most_significant_first)
         self.class_embedding = nn.Embedding(num_classes + 1, width)
-        self.input_dropout = nn.Dropout(dropout)
+        self.input_dropout = Dropout(dropout)
         self.norm = nn.RMSNorm(width, eps=EPS)
         sizes = self.factorization.sizes if has_heads else ()
         self.heads = nn.ModuleList(nn.Linear(width, size, bias=False) for size in sizes)

@@ -22,6 +22,7 @@ from open_magvit2.common.precision import at_least_float32, float32
 from open_magvit2.data.order import random_stream
 from open_magvit2.generators import checks, pretrained
 from open_magvit2.generators.prediction import Prediction, mean, of_group
+from open_magvit2.losses.cross_entropy import cross_entropy
 from open_magvit2.protocols import Tokenizer
 from open_magvit2.training import finite
 from open_magvit2.training.adversarial import split
@@ -66,7 +67,7 @@ class GeneratorTraining(pl.LightningModule, ABC):
         gradient_clip_norm: float | None = 1.0,
         class_dropout: float = 0.1,
         label_smoothing: float = 0.0,
-        recompute: TransformerRecomputation = "none",
+        recompute: TransformerRecomputation = "activations",
         seed: int = 0,
         pictured_classes: Sequence[int] = (0, 1, 2, 3, 4, 5, 6, 7),
     ) -> None:
@@ -211,13 +212,9 @@ class GeneratorTraining(pl.LightningModule, ABC):
         terms, total = {}, torch.zeros((), device=labels.device)
         for group, logits in enumerate(prediction.logits):
             target, asked = sub_tokens[..., group], of_group(prediction.is_asked, group)
-            log_probabilities = at_least_float32(logits).log_softmax(dim=-1)
-            nats = -log_probabilities.gather(-1, target[..., None])[..., 0]
-            objective = nats
-            if self.label_smoothing:
-                objective = (1 - self.label_smoothing) * nats - self.label_smoothing * log_probabilities.mean(dim=-1)
+            objective, nats = cross_entropy(logits, target, self.label_smoothing)
             total = total + mean(objective, of_group(prediction.weight, group))
-            terms[f"loss_{group}"] = mean(nats.detach(), asked)
+            terms[f"loss_{group}"] = mean(nats, asked)
             terms[f"accuracy_{group}"] = mean((logits.detach().argmax(dim=-1) == target).float(), asked)
         return total, {"loss": total.detach(), **terms}
 

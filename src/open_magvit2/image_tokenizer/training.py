@@ -27,6 +27,7 @@ from open_magvit2.training.adversarial import AdversarialTraining, GeneratorPass
 from open_magvit2.training.codebook_usage import CodebookUsage
 from open_magvit2.training.compilation import compile_networks, use_channels_last
 from open_magvit2.training.recomputation import Recomputation, set_recomputation
+from open_magvit2.training.transformer_recomputation import set_transformer_recomputation
 
 _USAGE_KEY = "codebook_usage"  # of a checkpoint
 
@@ -65,6 +66,7 @@ class ImageTokenizerTraining(AdversarialTraining):
         generator_objective.use_weights_of(tokenizer.quantizer)
         self.metrics = list(metrics)
         set_recomputation(tokenizer, recompute)
+        set_transformer_recomputation(tokenizer, recompute)
         if self.channels_last:
             use_channels_last(self)
         if compiled:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.common import huge_pages
+from open_magvit2.layers.dropout import Dropout
 from open_magvit2.layers.rotary import rotate
 
 
@@ -83,7 +84,7 @@ class SelfAttention(nn.Module):
         self.head_width = width // num_heads if head_width is None else head_width
         self.qkv = nn.Linear(width, 3 * num_heads * self.head_width, bias=qkv_bias)
         self.out = nn.Linear(num_heads * self.head_width, width, bias=out_bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         norms = (nn.RMSNorm(self.head_width, eps=1e-5) if normalize_queries_and_keys else nn.Identity() for _ in "qk")
         self.query_norm, self.key_norm = norms
 
@@ -107,14 +108,29 @@ class SelfAttention(nn.Module):
             layer: of the cache.
             start: number of positions in the cache; as a tensor int64 [1], the work has one shape whatever the number.
         """
-        batch, number, _ = features.shape
-        qkv = self.qkv(features).view(batch, number, 3, self.num_heads, self.head_width)
+        return self.attend(self.qkv(features), rotary, is_causal, cache, layer, start)
+
+    def attend(
+        self,
+        qkv: Tensor,
+        rotary: Tensor | None = None,
+        is_causal: bool = False,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+        start: int | Tensor = 0,
+    ) -> Tensor:
+        """`forward` from the projections to queries, keys and values, [B, N, 3 heads head_width]."""
+        batch, number, _ = qkv.shape
+        qkv = qkv.view(batch, number, 3, self.num_heads, self.head_width)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         query, key = self.query_norm(query), self.key_norm(key)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
+            value = value.contiguous()  # else the backward pass keeps the old queries and keys beside it
         mask = None
         if cache is not None:
             (key, value), mask = cache.update(layer, start, key, value), cache.mask(start)
-        attended = F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal and number > 1)
+        if number == 1:  # no condition inside the call: a compiler may not know the number
+            is_causal = False
+        attended = F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal)
         return self.dropout(self.out(attended.transpose(1, 2).reshape(batch, number, -1)))

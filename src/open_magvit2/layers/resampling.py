@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from open_magvit2.layers.convolution import Axes, Convolution, convolution_2d
@@ -29,10 +28,11 @@ def depth_to_space(features: Tensor, factors: Sequence[int] = (2, 2)) -> Tensor:
         features: [B, prod(factors) * C, *size].
         factors: of the axes of `size`, first axis first; for clips (time, height, width).
     """
-    axes = range(len(factors))
-    block, size = " ".join(f"f{axis}" for axis in axes), " ".join(f"s{axis}" for axis in axes)
-    merged = " ".join(f"(s{axis} f{axis})" for axis in axes)
-    return rearrange(features, f"b ({block} c) {size} -> b c {merged}", **{f"f{axis}": factors[axis] for axis in axes})
+    blocks = features.unflatten(1, (*factors, -1))  # [B, *factors, C, *size]
+    num = len(factors)
+    in_pairs = [axis for pair in zip(range(num + 2, 2 * num + 2), range(1, num + 1), strict=True) for axis in pair]
+    size = [length * factor for length, factor in zip(features.shape[2:], factors, strict=True)]
+    return blocks.permute(0, num + 1, *in_pairs).reshape(len(features), -1, *size)
 
 
 class Upsample(nn.Module):

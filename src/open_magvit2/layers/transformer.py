@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.layers.attention import KeyValueCache, SelfAttention
+from open_magvit2.layers.dropout import Dropout
 
 EPS = 1e-5
 Norm = Literal["rms", "layer"]
@@ -23,7 +24,7 @@ class SwiGLU(nn.Module):
         self.gate = nn.Linear(width, hidden, bias=False)
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.dropout(self.down(F.silu(self.gate(features)) * self.up(features)))
@@ -55,7 +56,7 @@ class MLP(nn.Module):
         self.up = nn.Linear(width, hidden)
         self.activation = {"gelu": nn.GELU, "tanh": nn.Tanh}[activation]()
         self.down = nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.dropout(self.down(self.activation(self.up(features))))

@@ -1,19 +1,18 @@
 """Memory for time in transformers: the backward pass computes parts of a block again instead of keeping them.
 
 (Chen et al., arXiv 1604.06174; Korthikanti et al., arXiv 2205.05198, for the choice of the cheap parts.) As in
-`recomputation`, the levels are applied from outside, on PyTorch's checkpoints that do not re-enter autograd, and the
-numbers are the same to the last bit: dropout draws the same numbers again.
+`recomputation`, the levels are applied from outside. Dropout draws the same numbers again.
 """
 
 from types import MethodType
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from open_magvit2.layers.transformer import SwiGLU, TransformerBlock
+from open_magvit2.training.memory_efficient_layers import normalized_linears, swiglu_down
 
 TransformerRecomputation = Literal["none", "activations", "blocks"]
 
@@ -23,8 +22,10 @@ def set_transformer_recomputation(module: nn.Module, level: TransformerRecomputa
 
     Args:
         module: a network with `TransformerBlock`s.
-        level: "none"; "activations": the two products inside SwiGLU, which hold half of a block's memory and cost next
-            to nothing; "blocks": whole blocks, of which only the input is kept: a third more time.
+        level: "none"; "activations": a block keeps the inputs of its norms, queries, keys and values, what attention
+            gives, and the two products inside SwiGLU; it computes again what costs no product of matrices, and takes
+            no longer for it. It needs RMSNorm, SwiGLU and layers without biases; other blocks stay as they are.
+            "blocks": only the input is kept: a third more time, the same numbers to the last bit.
 
     Raises:
         ValueError: for another level.
@@ -32,28 +33,32 @@ def set_transformer_recomputation(module: nn.Module, level: TransformerRecomputa
     if level not in get_args(TransformerRecomputation):
         raise ValueError(f"recompute must be one of {list(get_args(TransformerRecomputation))}, got {level!r}")
     for part in module.modules():
-        replacement = {TransformerBlock: _block, SwiGLU: _swiglu}.get(type(part))
-        if replacement is not None:
+        if type(part) is TransformerBlock:
             part.recomputation = level
-            part.forward = MethodType(replacement, part)
+            part.forward = MethodType(_block, part)
 
 
 def _block(self: Any, features: Tensor, *arguments: Any) -> Tensor:
-    """A block without a cache, of which only the input is kept."""
-    if self.recomputation != "blocks" or not torch.is_grad_enabled():
+    """A block without a cache at its level."""
+    if not torch.is_grad_enabled() or self.recomputation == "none":
         return TransformerBlock.forward(self, features, *arguments)
-    draws = self.training and self.feed_forward.dropout.p > 0
-    run = TransformerBlock.forward
-    return checkpoint(run, self, features, *arguments, use_reentrant=False, preserve_rng_state=draws)
+    if self.recomputation == "blocks":
+        draws = self.training and self.feed_forward.dropout.p > 0
+        run = TransformerBlock.forward
+        return checkpoint(run, self, features, *arguments, use_reentrant=False, preserve_rng_state=draws)
+    if not _is_plain(self):
+        return TransformerBlock.forward(self, features, *arguments)
+    attention, feed_forward = self.attention, self.feed_forward
+    (qkv,) = normalized_linears(features, self.attention_norm, attention.qkv)
+    features = features + attention.attend(qkv, *arguments)
+    gate, up = normalized_linears(features, self.feed_forward_norm, feed_forward.gate, feed_forward.up)
+    return features + feed_forward.dropout(swiglu_down(gate, up, feed_forward.down))
 
 
-def _swiglu(self: Any, features: Tensor) -> Tensor:
-    """SwiGLU that keeps its two inner projections; the last one saves its input before it runs, and runs once."""
-    if self.recomputation != "activations" or not torch.is_grad_enabled():
-        return SwiGLU.forward(self, features)
+_block.__name__ = "forward"  # a pickle of the block finds the class's method by this name
 
-    def from_projections(gate: Tensor, up: Tensor) -> Tensor:
-        return self.down(F.silu(gate) * up)
 
-    gate, up = self.gate(features), self.up(features)
-    return self.dropout(checkpoint(from_projections, gate, up, use_reentrant=False, preserve_rng_state=False))
+def _is_plain(block: TransformerBlock) -> bool:
+    """Whether a block is made of RMSNorm, SwiGLU and layers without biases."""
+    is_rms = isinstance(block.attention_norm, nn.RMSNorm)
+    return is_rms and isinstance(block.feed_forward, SwiGLU) and block.attention.qkv.bias is None
