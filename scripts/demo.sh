@@ -4,7 +4,7 @@ usage="usage: bash scripts/demo.sh [--stage1-only] [--any.flag.of.the.trainings 
 From nothing to generated images on two CPU cores, in a quarter of an hour after the set-up: train a tokenizer on built-in
 images, evaluate it on held-out ones, tokenize images of four kinds, train a generator on the tokens, draw samples of each.
 
-    --stage1-only    stop after the tokenizer's evaluation, after six minutes
+    --stage1-only    stop after the tokenizer's evaluation, after five minutes
     --help           this text
 
 Other arguments go to both trainings, with --stage1-only to the tokenizer's alone, e.g. --trainer.max_steps 100.

@@ -58,9 +58,9 @@ def test_memory_of_a_step_by_level_of_recomputation():
         function()  # the optimizer then has its state
         peaks[name] = peak_of_step((plain if name == "baseline" else ours).optimizers, function, CPU).num_bytes
     ratios = {name: peaks["baseline"] / peak for name, peak in peaks.items()}
-    assert ratios["none"] >= 1.07, ratios  # 1.13; the logits of 2 x 256 tokens are the most of it at this size
-    assert ratios["activations"] >= 1.24, ratios  # 1.31
-    assert ratios["blocks"] >= 2.26, ratios  # 2.38
+    assert ratios["none"] >= 1.37, ratios  # 1.45; the logits of 2 x 256 tokens are the most of it at this size
+    assert ratios["activations"] >= 1.88, ratios  # 1.99
+    assert ratios["blocks"] >= 3.25, ratios  # 3.42
 
 
 def test_the_section_runs(monkeypatch):

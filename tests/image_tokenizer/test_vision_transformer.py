@@ -1,13 +1,19 @@
 """The transformer encoder and decoder: shapes of both kinds of tokens, any quantizer, what a token sees."""
 
+from typing import get_args
+
 import pytest
 import torch
 
+from benchmarks.memory import peak_memory
 from open_magvit2.common.construction import build, describe
 from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.image_tokenizer.training import ImageTokenizerTraining
 from open_magvit2.image_tokenizer.vision_transformer import TransformerDecoder, TransformerEncoder
+from open_magvit2.losses.objective import GeneratorObjective
 from open_magvit2.quantizers.finite_scalar import FiniteScalarQuantizer
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
+from open_magvit2.training.recomputation import Recomputation
 
 GRID = {"patch": 4, "width": 32, "num_heads": 2, "num_blocks": 2}
 ROW = GRID | {"num_latents": 5, "image_size": [16, 24]}
@@ -57,6 +63,22 @@ def test_every_parameter_learns_and_a_checkpoint_rebuilds_it(sizes):
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
     rebuilt = build(describe(model))
     rebuilt.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("sizes", [GRID, ROW])
+def test_recomputation_saves_memory_and_changes_no_number(sizes):
+    image = torch.rand(8, 3, 16, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+    gradients, kept = {}, {}
+    for level in get_args(Recomputation):
+        model = tokenizer(sizes).double().train()
+        ImageTokenizerTraining(model, GeneratorObjective(perceptual_weight=0.0), recompute=level)
+        outputs = []
+        kept[level] = peak_memory(lambda model=model, outputs=outputs: outputs.append(model(image))).num_bytes
+        outputs[0].reconstruction.square().mean().backward()
+        gradients[level] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    assert kept["none"] > 1.2 * kept["activations"] > 1.2 * 1.2 * kept["blocks"], kept
+    assert torch.equal(gradients["blocks"], gradients["none"])
+    assert torch.allclose(gradients["activations"], gradients["none"], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(

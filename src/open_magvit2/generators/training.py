@@ -47,7 +47,8 @@ class GeneratorTraining(pl.LightningModule, ABC):
         gradient_clip_norm: largest norm of the gradient; None does not clip.
         class_dropout: probability that a sample's class is replaced by the null class, for guidance.
         label_smoothing: of the loss; the logged losses of single sub-tokens are without.
-        recompute: none, activations or blocks (`training.transformer_recomputation`).
+        recompute: none, activations or blocks (`training.transformer_recomputation`): less memory from one to the next;
+            blocks take a third more time.
         seed: of dropped classes and masks.
         pictured_classes: one picture each at validation.
 
