@@ -95,6 +95,13 @@ def test_a_mistake_is_refused_with_what_to_do(tmp_path, monkeypatch, capsys, fla
         assert part in said
 
 
+def test_what_lightning_refuses_of_a_slurm_job_is_said_in_its_words(monkeypatch, capsys):
+    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}
+    for name, value in {**job, "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert "--ntasks-per-node=2" in refused(monkeypatch, capsys)
+
+
 def test_a_checkpoint_of_another_architecture_is_refused_by_what_differs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     content = torch.load(save_small_checkpoint(tmp_path / "other.ckpt"), weights_only=True)

@@ -129,7 +129,10 @@ class TrainingCLI(lightning_internals.CommandLine):
         described = described if isinstance(described, list) else [described]
         self._first_step = _FirstStep()
         ours = [config[name] for name in CALLBACKS if config[name] is not None]
-        return super().instantiate_trainer(callbacks=[*described, *ours, self._first_step], **options)
+        try:
+            return super().instantiate_trainer(callbacks=[*described, *ours, self._first_step], **options)
+        except RuntimeError as error:  # what Lightning says of SLURM's variables, and of devices
+            raise MisconfigurationException(str(error)) from error
 
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses ends the program with that one message, not a stack trace."""
