@@ -1,5 +1,7 @@
 """Multi-head self-attention with rotary positions, and the cache of keys and values for generation."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -88,27 +90,9 @@ class SelfAttention(nn.Module):
         norms = (nn.RMSNorm(self.head_width, eps=1e-5) if normalize_queries_and_keys else nn.Identity() for _ in "qk")
         self.query_norm, self.key_norm = norms
 
-    def forward(
-        self,
-        features: Tensor,
-        rotary: Tensor | None = None,
-        is_causal: bool = False,
-        cache: KeyValueCache | None = None,
-        layer: int = 0,
-        start: int | Tensor = 0,
-    ) -> Tensor:
-        """Attend over positions [B, N, D] -> [B, N, D].
-
-        Args:
-            features: float [B, N, D].
-            rotary: table of `axial_rotary_table` for these positions; None for no rotation.
-            is_causal: a position sees itself and earlier ones.
-            cache: holds the positions before `start`, which these then see as well; they are added to it. With a cache
-                one position is passed at a time, or the first ones together.
-            layer: of the cache.
-            start: number of positions in the cache; as a tensor int64 [1], the work has one shape whatever the number.
-        """
-        return self.attend(self.qkv(features), rotary, is_causal, cache, layer, start)
+    def forward(self, features: Tensor, *arguments: Any) -> Tensor:
+        """Attend over positions [B, N, D] -> [B, N, D]; arguments of `attend`."""
+        return self.attend(self.qkv(features), *arguments)
 
     def attend(
         self,
@@ -119,7 +103,17 @@ class SelfAttention(nn.Module):
         layer: int = 0,
         start: int | Tensor = 0,
     ) -> Tensor:
-        """`forward` from the projections to queries, keys and values, [B, N, 3 heads head_width]."""
+        """Attend over positions by their projections -> [B, N, D].
+
+        Args:
+            qkv: queries, keys and values of all heads, float [B, N, 3 heads head_width].
+            rotary: table of `axial_rotary_table` for these positions; None for no rotation.
+            is_causal: a position sees itself and earlier ones.
+            cache: holds the positions before `start`, which these then see as well; they are added to it. With a cache
+                one position is passed at a time, or the first ones together.
+            layer: of the cache.
+            start: number of positions in the cache; as a tensor int64 [1], the work has one shape whatever the number.
+        """
         batch, number, _ = qkv.shape
         qkv = qkv.view(batch, number, 3, self.num_heads, self.head_width)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)

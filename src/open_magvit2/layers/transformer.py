@@ -3,12 +3,12 @@
 With other arguments it is the block of the vision transformer: LayerNorm, biases, an MLP.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from open_magvit2.layers.attention import KeyValueCache, SelfAttention
+from open_magvit2.layers.attention import SelfAttention
 from open_magvit2.layers.dropout import Dropout
 
 EPS = 1e-5
@@ -100,15 +100,7 @@ class TransformerBlock(nn.Module):
         else:
             self.feed_forward = MLP(width, 4 * width if hidden is None else hidden, dropout, feed_forward)
 
-    def forward(
-        self,
-        features: Tensor,
-        rotary: Tensor | None = None,
-        is_causal: bool = False,
-        cache: KeyValueCache | None = None,
-        layer: int = 0,
-        start: int | Tensor = 0,
-    ) -> Tensor:
-        """Arguments of `SelfAttention.forward`."""
-        features = features + self.attention(self.attention_norm(features), rotary, is_causal, cache, layer, start)
+    def forward(self, features: Tensor, *arguments: Any) -> Tensor:
+        """[B, N, D] -> [B, N, D]; arguments of `SelfAttention.attend`."""
+        features = features + self.attention(self.attention_norm(features), *arguments)
         return features + self.feed_forward(self.feed_forward_norm(features))
