@@ -29,10 +29,10 @@ def depth_to_space(features: Tensor, factors: Sequence[int] = (2, 2)) -> Tensor:
         factors: of the axes of `size`, first axis first; for clips (time, height, width).
     """
     blocks = features.unflatten(1, (*factors, -1))  # [B, *factors, C, *size]
-    num = len(factors)
+    batch, num = features.shape[0], len(factors)  # no len(features): an exported batch is a variable
     in_pairs = [axis for pair in zip(range(num + 2, 2 * num + 2), range(1, num + 1), strict=True) for axis in pair]
     size = [length * factor for length, factor in zip(features.shape[2:], factors, strict=True)]
-    return blocks.permute(0, num + 1, *in_pairs).reshape(len(features), -1, *size)
+    return blocks.permute(0, num + 1, *in_pairs).reshape(batch, -1, *size)
 
 
 class Upsample(nn.Module):
