@@ -140,3 +140,5 @@ def test_checkpoints_are_read_by_name(hub, tmp_path):
     hub.commit("org/name", {"last.ckpt": path.read_bytes()})
     assert not checkpoints.differences(checkpoints.read("org/name/last.ckpt"), checkpoints.read(path))
     assert checkpoints.digest("org/name/last.ckpt") == checkpoints.digest(path)
+    hub.commit("org/whole", {"pytorch_model.bin": path.read_bytes(), "config.json": b"{}"})
+    assert not checkpoints.differences(checkpoints.read("org/whole"), checkpoints.read(path))

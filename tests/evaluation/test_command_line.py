@@ -52,6 +52,22 @@ def test_reconstructions_and_one_picture_are_tried_too(tmp_path, capsys):
     assert "--output is a PNG file" in told
 
 
+@pytest.mark.parametrize(
+    ("what", "flags"),
+    [
+        (["--table", PROTOCOLS / "table.yaml"], ["--tokenizer", "vqgan"]),
+        (["--table", PROTOCOLS / "table.yaml"], ["--method", "x", "--train-data", "y"]),
+        (["--originals", "a", "--reconstructions", "b"], ["--tokenizer", "vqgan", "--image-size", "64"]),
+        (["--originals", "a", "--reconstructions", "b"], ["--images", "c"]),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(tmp_path, capsys, what, flags):
+    with pytest.raises(SystemExit, match="2"):
+        command_line.parse_evaluate("", PROTOCOLS, [*map(str, what), "--output", str(tmp_path), *flags])
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.endswith(f"{', '.join(f for f in flags if f.startswith('--'))}: not with {what[0]}")
+
+
 @pytest.mark.parametrize("parse", [parse, parse_reconstruct])
 @pytest.mark.parametrize("device", ["cuda:97", "gpu"])
 def test_a_device_that_is_not_there_is_refused_first(parse, device, tmp_path, capsys):
@@ -80,7 +96,7 @@ def test_the_protocol_is_read_with_the_flags(tmp_path, capsys):
         (["--precision", "fp16"], "precision: expected one of fp32, bf16, got 'fp16'"),
         (["--set", "num_images=abc"], "expected a whole number above 0, got 'abc'"),
         (["--metrics", "psnr,psnr"], "given more than once: psnr"),
-        (["--protocol", "papers"], "available: adm, ldm, llamagen"),
+        (["--protocol", "papers"], "available: adm, ldm, llamagen, native, omnitokenizer, paper, taming, titok, vitvq"),
         (["--tokenizer", "open_magvit3"], "available: "),
         (["--image-size", "32", "0"], "image_size must be at least 1, got [32, 0]"),
     ):

@@ -32,6 +32,8 @@ def test_the_figures_are_those_of_the_pairs(folders):
     assert abs(record["metrics"]["psnr_image"] - expected) < 1e-6
     assert (record["model"]["method"], record["protocol"]["name"]) == ("Halved", "native")
     assert record["dataset"]["fingerprint_mode"] == "full"
+    assert "weights" not in " ".join(record["warnings"])
+    assert "| Halved | - | - | - | - |" in (folders / "out" / "row.md").read_text()  # nothing is known of tokens
     assert (folders / "out" / "report.html").is_file()
     lines = (folders / "out" / "per_image.csv").read_text().splitlines()
     assert lines[0].startswith("index,path,label,psnr_image")

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import re
 
 import pytest
@@ -16,7 +17,7 @@ from open_magvit2.data.dataset import TransformedDataset
 from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.evaluation import originals, provenance, table, table_rows
 from open_magvit2.evaluation import protocol as protocols
-from open_magvit2.evaluation.report import kinds, markdown, page, record, write
+from open_magvit2.evaluation.report import comparison, kinds, markdown, page, record, write
 from open_magvit2.evaluation.run import Setting
 
 CONFIGS = ROOT / "configs" / "evaluation"
@@ -127,7 +128,14 @@ def test_earlier_results_serve_where_file_and_images_are_not_here(place):
 def test_results_without_a_figure_are_reused_until_its_weights_come(
     place, no_networks, random_network_files, monkeypatch
 ):
-    assert "left out" in " ".join(compare(place, metrics="psnr,lpips_alex", given=setting())[0]["notes"])
+    rows = compare(place, metrics="psnr,lpips_alex", given=setting())
+    assert "left out: lpips_alex" in rows[0]["notes"]
+    reasons = markdown.left_out([rows[0], *rows])  # once, however many rows lack the figure
+    assert len(reasons) == 1
+    assert reasons[0].startswith("lpips_alex: alexnet-owt-7be5be79.pth")
+    text = write.table_files(place / "out", rows)
+    assert text.count("alexnet-owt") == (place / "out" / "table.html").read_text().count("alexnet-owt") > 0
+    assert text.index("## Left out") < text.index("alexnet-owt")
     assert compare(place, metrics="psnr,lpips_alex", given=setting())[0]["state"] == "reused"
     monkeypatch.setattr(table, "_are_here_now", lambda reason: "alexnet" in reason)
     assert compare(place, metrics="psnr,lpips_alex", given=setting())[0]["state"] == "evaluated"
@@ -201,12 +209,105 @@ def test_a_common_protocol_stands_next_to_each_rows_own(place):
         ({"published": {"fid": 1.0}}, "row 2: no published figure is called \\['fid'\\]"),
         ({"file": "nowhere"}, "row 2: no published file is called 'nowhere'"),
         ({"image_size": "big"}, "row 2: image_size must be"),
+        ({"method": 5}, "row 2: method must be a text, got 5"),
+        ({"protocol": ["paper"]}, "row 2: protocol must be a text"),
+        ({"checkpoint": True}, "row 2: checkpoint must be a text"),
+        ({"never_released": "no"}, "row 2: never_released must be true or false, got 'no'"),
+        ({"codebook_size": "many"}, "row 2: codebook_size must be a number, got 'many'"),
+        ({"tokens": [8, 8]}, "row 2: tokens must be a text or a number"),
+        ({"published": [1.0]}, "row 2: published must be figures by name"),
+        ({"published": {"rfid": "1,53"}}, "row 2: the published rfid must be a number or null, got '1,53'"),
+        ({"published": {"rfid": math.nan}}, "row 2: the published rfid must be a number"),
+        ({**ROWS[0]}, "row 2: every field is that of row 1"),
     ],
 )
 def test_a_wrong_row_is_refused_by_name(tmp_path, change, message):
     (tmp_path / "table.yaml").write_text(yaml.safe_dump({"rows": [ROWS[0], {**ROWS[2], **change}]}))
     with pytest.raises(ValueError, match=message):
         table_rows.load(tmp_path / "table.yaml", CONFIGS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows: [a: : {", "not YAML"),
+        ('!!python/object/apply:os.system ["true"]', "not YAML"),
+        ("rows: []", "no list `rows`"),
+        ("kind: [reconstruction]\nrows: [1]", "no kind is called"),
+        ("rows: [1]\nmetrics: psnr", r"unknown \['metrics'\]"),
+    ],
+)
+def test_a_file_that_is_no_table_is_one_error(tmp_path, text, message):
+    (tmp_path / "table.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message) as refused:
+        table_rows.load(tmp_path / "table.yaml", CONFIGS)
+    assert str(tmp_path / "table.yaml") in str(refused.value)
+
+
+def test_a_size_without_rows_and_a_missing_protocol_are_named(place):
+    with pytest.raises(ValueError, match="no row of images of 48 x 48; its sizes: 32 x 32, 64 x 64"):
+        table_rows.load(place / "table.yaml", CONFIGS, image_size=(48, 48))
+    (place / "table.yaml").write_text(yaml.safe_dump({"rows": [{**ROWS[0], "protocol": "papers"}]}))
+    with pytest.raises(FileNotFoundError, match="row 1: no protocol .*papers.* paper, taming, titok, vitvq$"):
+        table_rows.load(place / "table.yaml", CONFIGS)
+
+
+def test_numbers_among_the_facts_are_text_like_those_of_the_file_that_is_loaded(place):
+    """`tokens: 32` of a 1-D tokenizer needs no quotation marks."""
+    (place / "table.yaml").write_text(yaml.safe_dump({"rows": [{**ROWS[2], "tokens": 32}]}))
+    text = write.table_files(place / "out", compare(place))
+    assert "- Not here, 32: elsewhere.ckpt is not in" in text
+
+
+def test_a_file_that_two_rows_share_is_evaluated_once_under_one_protocol(place, monkeypatch):
+    """As vq-f8 is, which two groups of authors measured."""
+    rows = [ROWS[0], {**ROWS[0], "method": "Again", "protocol": "titok", "published": {"rfid": 1.14}}]
+    (place / "table.yaml").write_text(yaml.safe_dump({"rows": rows}))
+    evaluated = []
+    real = table.evaluate_checkpoint
+    monkeypatch.setattr(
+        table, "evaluate_checkpoint", lambda *arguments: (evaluated.append(arguments[0].name), real(*arguments))[1]
+    )
+    first, second = compare(place, given=setting(), common="paper")
+    assert evaluated == ["small.ckpt"]
+    assert first["figures"]["psnr"]["value"] == second["figures"]["psnr"]["value"]
+    assert (first["results"], second["method"]) == (second["results"], "Again")
+    assert [row["figures"]["rfid"]["value"] for row in (first, second)] == [1.53, 1.14]
+
+
+def test_a_row_says_what_was_loaded_and_that_it_is_another_model(place):
+    """Recognised from the tensors, whatever the row, and the name of the file, promise."""
+    rows = [{**ROWS[0], "file": "imagenet_256_B"}, {**ROWS[0], "codebook_size": 18, "tokens": "4x4"}]
+    (place / "table.yaml").write_text(yaml.safe_dump({"rows": rows}))
+    first, second = compare(place, given=setting())
+    parameters = first["measured"]["num_params"]
+    assert first["measured"]["family"] == "open_magvit2"
+    loaded = f"open_magvit2 of {parameters / 1e6:.2f} M parameters"
+    words = f"not the model that the row names: the file holds {loaded}; imagenet_256_B has 65.49 M"
+    assert words in first["notes"]
+    assert {"tokens is 8x8, the table's file says 4x4", "codebook size is 64, the table's file says 18"} <= set(
+        second["notes"]
+    )
+    assert (second["facts"]["tokens"], second["facts"]["codebook_size"]) == ("8x8", 64)
+    text = write.table_files(place / "out", [first, second])
+    assert words in text
+    assert text.count(f"{loaded}; ema weights; file ") == 2
+
+    model = {"family": "open_magvit2", "num_params": 115_134_115}
+    assert table._other_model("imagenet_256_L", model) is None
+    told = table._other_model("imagenet_256_B", model)
+    assert "the size of imagenet_256_L, pretrain256_262144; imagenet_256_B has" in told
+
+
+def test_rows_of_one_name_are_told_apart(place):
+    rows = [{**ROWS[2], "checkpoint": name} for name in ("a.ckpt", "b.ckpt")]
+    rows += [{**ROWS[3], "image_size": size} for size in (32, 64)] + [ROWS[1]]
+    (place / "table.yaml").write_text(yaml.safe_dump({"rows": rows}))
+    compared = compare(place)
+    named = comparison.names_of_rows(compared)
+    expected = ["Not here (a.ckpt)", "Not here (b.ckpt)", "Foreign (32)", "Foreign (64)", "Broken"]
+    assert [named[id(row)] for row in compared] == expected
+    assert "- Not here (b.ckpt), 8x8: b.ckpt is not in" in markdown.comparison(kinds.RECONSTRUCTION, compared)
 
 
 def test_the_table_of_the_field_loads_and_can_be_cut_to_a_size():
@@ -257,9 +358,15 @@ FAMILY = """
 import torch
 from small_tokenizers import CoarseTokenizer, SequenceTokenizer
 
+class Continuous(CoarseTokenizer):
+    codebook_size = None
+
+    def reconstruct(self, image):
+        return image * 0.9, None
+
 def load(checkpoint):
     kind = torch.load(checkpoint, weights_only=True)
-    return {"grid": CoarseTokenizer, "row": SequenceTokenizer}[kind]()
+    return {"grid": CoarseTokenizer, "row": SequenceTokenizer, "continuous": Continuous}[kind]()
 """
 
 
@@ -270,7 +377,7 @@ def foreign(tmp_path, monkeypatch):
     (tmp_path / "somebody" / "tokenizer.py").write_text(FAMILY)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    for kind in ("grid", "row"):
+    for kind in ("grid", "row", "continuous"):
         torch.save(kind, tmp_path / "checkpoints" / f"{kind}.pt")
     common = {**BASE, "codebook_size": 512, "family": "somebody.tokenizer"}
     rows = [
@@ -300,6 +407,23 @@ def test_a_family_without_ema_weights_and_one_of_1d_tokens_through_the_command_l
     text = (foreign / "out" / row["results"]).with_name("report.html").read_text()
     assert "Open-MAGVIT2" not in text
     assert "(raw weights)" in text
+
+
+def test_an_autoencoder_without_tokens_is_a_row_as_any_other(foreign):
+    """An upper bound: its row has no codebook to give."""
+    rows = yaml.safe_load((foreign / "table.yaml").read_text())["rows"]
+    row = {name: value for name, value in rows[0].items() if name != "codebook_size"}
+    row |= {"method": "Continuous", "checkpoint": "continuous.pt", "tokens": "-"}
+    (foreign / "table.yaml").write_text(yaml.safe_dump({"rows": [rows[0], row]}))
+    command = [ROOT / "scripts" / "evaluate.py", "--table", foreign / "table.yaml", "--device", "cpu"]
+    command += ["--checkpoints", foreign / "checkpoints", "--built-in", "5", "--metrics", "psnr,bits_per_pixel"]
+    result = run_here(*command, "--output", foreign / "out")
+    assert result.returncode == 0, result.stderr
+    assert "| Continuous | continuous | - | nothing | - |" in result.stdout
+    latex = (foreign / "out" / "table.tex").read_text()
+    assert "Continuous & continuous & - & nothing & - &" in latex
+    lines = list(csv.DictReader((foreign / "out" / "table.csv").read_text().splitlines()))
+    assert [line["codebook_size"] for line in lines] == ["512", "-"]
 
 
 GENERATION = kinds.Kind(

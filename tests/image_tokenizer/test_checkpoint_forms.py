@@ -76,6 +76,18 @@ def test_a_folder_with_one_safetensors_file(tmp_path):
         load_tokenizer(tmp_path, "raw")
 
 
+def test_a_folder_with_the_older_file_of_weights(tmp_path):
+    """As Hugging Face's libraries wrote it before safetensors; one of the latter wins."""
+    with pytest.raises(ValueError, match=r"folder with 0 \.safetensors files"):
+        load_tokenizer(tmp_path, "raw")
+    state = tiny_state()
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    assert torch.equal(load_tokenizer(tmp_path, "raw").state_dict()[NAME], state[NAME])
+    doubled = {name: 2 * value for name, value in state.items()}
+    safetensors.torch.save_file(doubled, tmp_path / "model.safetensors")
+    assert torch.equal(load_tokenizer(tmp_path, "raw").state_dict()[NAME], doubled[NAME])
+
+
 @pytest.mark.parametrize(
     ("value", "name"),
     [(fractions.Fraction(1, 2), "fractions.Fraction"), (datetime.date(2024, 6, 1), "datetime.date")],
@@ -101,8 +113,9 @@ NAME = "decoder.conv_out.bias"
         (lambda s: s.update({NAME: torch.zeros(3).to_sparse()}), f"{NAME}: torch.sparse_coo"),
         (lambda s: s.update({NAME: torch.zeros(3, device="meta")}), f"{NAME}: .*meta"),
         (lambda s: s.update({NAME: "three"}), f"'{NAME}' is a str, expected a tensor"),
+        (lambda s: s.update({5: torch.zeros(3)}), "tensors need names, got 5"),
     ],
-    ids=["NaN", "complex", "integer", "fp8", "sparse", "meta", "str"],
+    ids=["NaN", "complex", "integer", "fp8", "sparse", "meta", "str", "a number for a name"],
 )
 def test_weights_of_a_wrong_type_are_refused(tmp_path, change, message):
     state = tiny_state()

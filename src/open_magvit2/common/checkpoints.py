@@ -30,9 +30,9 @@ def read(path: str | Path) -> dict[str, Any]:
     change a loaded model without a word.
 
     Args:
-        path: a file, a zip archive around one, a folder that holds exactly one `.safetensors` file, or the name of one
-            on the Hugging Face Hub (`common.hub`). The values of a config.json that `save_pretrained` wrote are part of
-            the content of a folder.
+        path: a file, a zip archive around one, a folder that holds exactly one `.safetensors` file or, without any, a
+            pytorch_model.bin, or the name of one on the Hugging Face Hub (`common.hub`). The values of a config.json
+            that `save_pretrained` wrote are part of the content of a folder.
 
     Raises:
         FileNotFoundError: if there is no such file, nor a repository of that name.
@@ -97,16 +97,19 @@ def _saved_config(path: Path) -> dict[str, Any]:
 
 
 def _one_file(name: str | Path) -> Path:
-    """The file of a path or of a name on the Hub, or the only `.safetensors` file of a folder."""
+    """The file of a path or of a name on the Hub, or the file of weights in a folder."""
     path = hub.local_path(name)
     if not path.is_dir():
         if not path.is_file():
             raise FileNotFoundError(f"no checkpoint file at {path}")
         return path
     files = sorted(path.glob("*.safetensors"))
+    if not files and (older := path / hub.OLDER_WEIGHTS_FILE).is_file():
+        return older
     if len(files) != 1:
         raise ValueError(
-            f"{path} is a folder with {len(files)} .safetensors files, expected a file or a folder with exactly one"
+            f"{path} is a folder with {len(files)} .safetensors files, expected a file, or a folder with exactly one "
+            f"or with {hub.OLDER_WEIGHTS_FILE}"
         )
     return files[0]
 

@@ -1,9 +1,11 @@
 """Containers of weights other than PyTorch's: flax's msgpack, and a zip archive around one checkpoint file."""
 
 import contextlib
+import lzma
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".msgpack")
 _ARRAY = 1  # flax's msgpack extension: an array as (shape, name of the dtype, bytes)
+_APPLE = "__MACOSX/"  # folder of what macOS adds to its archives: a shadow of each file under the same name
 _LARGEST_RATIO = 20  # of a packed checkpoint: weights hardly shrink, and more is a bomb
 _DTYPES = {
     name: getattr(torch, name)
@@ -70,37 +73,54 @@ def unpacked(path: Path) -> Iterator[Path]:
     PyTorch's own files are zip archives as well, which hold a `data.pkl`.
 
     Raises:
-        UnsupportedContentError: for an archive without exactly one checkpoint file, a TorchScript archive, or a file
-            that grows to 20 times its size.
+        UnsupportedContentError: for an archive without exactly one checkpoint file, a TorchScript archive, a file that
+            grows to 20 times its size, or one that is damaged, encrypted or packed in an unknown way.
     """
     if not zipfile.is_zipfile(path):
         yield path
         return
-    with zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
-        names = {Path(member.filename).name for member in members}
-        if "constants.pkl" in names:
-            raise UnsupportedContentError(
-                f"{path} is a TorchScript archive, a program with weights in it, and no program of a file runs here: "
-                "look for the same weights as .safetensors or .pt"
-            )
-        if "data.pkl" in names:
-            yield path
-            return
-        weights = [member for member in members if Path(member.filename).suffix in SUFFIXES]
-        if len(weights) != 1:
-            names = [member.filename for member in members][:5]
-            raise ValueError(
-                f"{path} is an archive with {len(weights)} checkpoint files, expected one: it holds {names}"
-            )
-        member = weights[0]
-        if member.file_size > _LARGEST_RATIO * max(member.compress_size, 1024):
-            raise UnsupportedContentError(
-                f"{path}: {member.filename} grows from {member.compress_size:,} to {member.file_size:,} bytes, as no "
-                "weights do: unpack it yourself if you trust it"
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder) / f"weights{Path(member.filename).suffix}"
-            with archive.open(member) as source, target.open("wb") as copy:
-                shutil.copyfileobj(source, copy)
-            yield target
+    with _readable(path), zipfile.ZipFile(path) as archive:
+        members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith(_APPLE)]
+    names = {Path(member.filename).name for member in members}
+    if "constants.pkl" in names:
+        raise UnsupportedContentError(
+            f"{path} is a TorchScript archive, a program with weights in it, and no program of a file runs here: look "
+            "for the same weights as .safetensors or .pt"
+        )
+    if "data.pkl" in names:
+        yield path
+        return
+    weights = [member for member in members if Path(member.filename).suffix in SUFFIXES]
+    if len(weights) != 1:
+        shown = [member.filename for member in members][:5]
+        raise UnsupportedContentError(
+            f"{path} is an archive with {len(weights)} checkpoint files, expected one: it holds {shown}"
+        )
+    member = weights[0]
+    if member.file_size > _LARGEST_RATIO * max(member.compress_size, 1024):
+        raise UnsupportedContentError(
+            f"{path}: {member.filename} grows from {member.compress_size:,} to {member.file_size:,} bytes, as no "
+            "weights do: unpack it yourself if you trust it"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / f"weights{Path(member.filename).suffix}"
+        with (
+            _readable(path),
+            zipfile.ZipFile(path) as archive,
+            archive.open(member) as source,
+            target.open("wb") as copy,
+        ):
+            shutil.copyfileobj(source, copy)
+        yield target
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What `zipfile` raises of a damaged or unusual archive, as one error."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+        raise UnsupportedContentError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be unpacked: damaged, cut short or encrypted.\n"
+            f"  ({type(error).__name__}: {error})"
+        ) from error

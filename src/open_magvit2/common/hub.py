@@ -14,8 +14,9 @@ from typing import NamedTuple
 from open_magvit2.common.published_files import find_published
 
 CONFIG_FILE = "config.json"
+OLDER_WEIGHTS_FILE = "pytorch_model.bin"
 # of a repository that is named as a whole, in this order
-WEIGHTS_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
+WEIGHTS_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors", OLDER_WEIGHTS_FILE)
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"(?P<repository>{_PART}/{_PART})(?P<file>(/[^/@]+)*)(@(?P<revision>[^@]+))?")

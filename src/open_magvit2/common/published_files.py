@@ -24,6 +24,7 @@ class PublishedFile:
         family: the loader, of `evaluation.tokenizers` or of the generators; None: no loader here yet.
         licence: of the file, or of its repository, as its authors state it.
         figures: as published, one dictionary an image size: image_size, rfid, psnr, codebook_utilization, fid, ...
+        millions: of parameters of the tokenizer, without losses and averages, to two decimals.
         num_bytes, sha256, md5: of the file, where somebody published them.
         remark: what a user of the file must know.
     """
@@ -36,6 +37,7 @@ class PublishedFile:
     family: str | None
     licence: str | None
     figures: tuple[Mapping[str, float], ...] = ()
+    millions: float | None = None
     num_bytes: int | None = None
     sha256: str | None = None
     md5: str | None = None

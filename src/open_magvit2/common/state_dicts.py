@@ -39,6 +39,8 @@ def find_state_dict(content: Mapping[str, Any], source: str) -> dict[str, Tensor
             f"{source} holds no dictionary of tensors: it has {_listed(state)}; expected one under "
             f"{', '.join(CONTAINERS)}, or tensors alone"
         )
+    if nameless := [name for name in state if not isinstance(name, str)]:
+        raise ValueError(f"{source}: tensors need names, got {nameless[0]!r} ({len(nameless)} such entries)")
     if others:
         kind = type(state[others[0]]).__name__
         raise ValueError(f"{source}: {others[0]!r} is a {kind}, expected a tensor ({len(others)} such entries)")

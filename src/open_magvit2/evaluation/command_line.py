@@ -10,6 +10,11 @@ from open_magvit2.data.decoding import MAX_PIXELS
 from open_magvit2.evaluation import generation_command_line, protocol, table_rows, tokenizers
 from open_magvit2.evaluation import image_size as sizes
 
+# flags that would do nothing: a table's rows say these themselves, and pictures made elsewhere have no tokenizer
+_UNUSED = {
+    "table": ("tokenizer", "method", "train_data"),
+    "originals": ("tokenizer", "images", "built_in", "source", "image_size", "file_list", "skip_broken"),
+}
 _FAMILIES = f"family of the file: {', '.join(tokenizers.available())}, or a module path; default: read off the file"
 
 
@@ -67,6 +72,10 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
     args = parser.parse_args(arguments)
     if args.checkpoint and not args.images and not args.source and args.built_in is None:
         parser.error("one of the arguments --images --source --built-in is required with --checkpoint")
+    for what, unused in _UNUSED.items():
+        given = [name for name in unused if getattr(args, what) and getattr(args, name) != parser.get_default(name)]
+        if given:
+            parser.error(f"{', '.join('--' + name.replace('_', '-') for name in given)}: not with --{what}")
     if (args.download or args.common_protocol) and not args.table:
         parser.error("--download and --common-protocol need --table")
     if bool(args.originals) != bool(args.reconstructions):

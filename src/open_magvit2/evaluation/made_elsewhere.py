@@ -72,7 +72,7 @@ def evaluate(args: argparse.Namespace, device: torch.device) -> Run:
     model = {
         **{"method": args.method or folder.name, "train_data": args.train_data, "family": "made elsewhere"},
         **{"checkpoint_path": str(folder), "checkpoint_sha256": outputs["fingerprint"], "num_params": None},
-        **{"weights_used": "not known", "codebook_size": None, "modality": "image", "train_image_size": None},
+        **{"weights_used": None, "codebook_size": None, "modality": "image", "train_image_size": None},
     }
     protocol = args.chosen.changed(resize="none")  # the pictures have their sizes already
     setting = Setting(lambda resize, size: (dataset, facts), device, args.limit, 1, args.num_workers, "off")

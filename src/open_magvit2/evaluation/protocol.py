@@ -68,7 +68,7 @@ class Protocol:
             name, equals, value = change.partition("=")
             if not equals:
                 raise ValueError(f"expected FIELD=VALUE, got {change!r}: write, for example, {change}=true")
-            values[name] = _read_yaml(value, change)
+            values[name] = read_yaml(value, change)
         chosen = self.changed(**values)
         if metrics is not None:
             chosen = replace(chosen, **_checked({"metrics": metrics.split(",")}))
@@ -103,9 +103,10 @@ def load(name: str | Path, folder: str | Path) -> Protocol:
 
 def _read(path: Path) -> Protocol:
     if not path.is_file():
-        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        # a folder of protocols may hold tables as well
+        known = sorted(p.stem for p in path.parent.glob("*.yaml") if "\nresize:" in p.read_text(encoding="utf-8"))
         raise FileNotFoundError(f"no protocol at {path}; available: {', '.join(known) or 'none'}")
-    values = _read_yaml(path.read_text(encoding="utf-8"), str(path))
+    values = read_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected the fields of a protocol, got {values!r}: start from a copy of paper.yaml")
     try:
@@ -119,7 +120,8 @@ def _read(path: Path) -> Protocol:
     return protocol
 
 
-def _read_yaml(text: str, where: str) -> Any:
+def read_yaml(text: str, where: str) -> Any:
+    """Plain values of a YAML text; a ValueError that says where for what is no YAML."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

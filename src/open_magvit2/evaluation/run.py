@@ -202,7 +202,7 @@ def _warnings(
     """What a reader of the figures must know of the checkpoint, the images, the protocol and the image size."""
     warnings = [f"checkpoint: {warning}" for warning in model.get("warnings", [])]
     used = model.get("weights_used", protocol.weights)
-    if used != protocol.weights:
+    if used not in (None, protocol.weights):
         warnings.append(f"{used} weights: the tokenizer has no {protocol.weights} weights, which the protocol asks for")
     if skipped := facts.get("skipped"):
         warnings.append(f"{len(skipped):,} files could not be read and were left out: see dataset.skipped")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from open_magvit2.common import weights
+from open_magvit2.common import published_files, weights
 from open_magvit2.common.checkpoints import digest
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
 from open_magvit2.common.files import sha256
@@ -85,7 +85,14 @@ def _compare(
         earlier = _earlier_records(folder, kind)
         plans = [_plan(row, earlier, folder, checkpoints, fetched, setting) for row in rows]
     plans = all_gather_object(plans)[0]
-    return [_fill(row, plan, folder, setting, kind) for row, plan in zip(rows, plans, strict=True)]
+    done: dict[tuple[Any, ...], _Plan] = {}  # two rows may be one file, whose own protocols a common one replaces
+    filled = []
+    for row, plan in zip(rows, plans, strict=True):
+        if plan.state == "evaluated":
+            same = (plan.results, row.family, row.cross_resolution)
+            plan = done[same] if same in done else done.setdefault(same, _evaluate(row, plan, setting))
+        filled.append(_fill(row, plan, folder, kind))
+    return filled
 
 
 def _plan(
@@ -182,10 +189,8 @@ def _earlier_records(folder: Path, kind: str) -> list[tuple[Path, dict[str, Any]
     return sorted(earlier, key=lambda item: item[1]["created_utc"], reverse=True)
 
 
-def _fill(row: Row, plan: _Plan, folder: Path, setting: Setting | None, kind: str) -> dict[str, Any]:
-    """Carry out a row's plan; under DDP every rank evaluates, and rank 0 alone has the figures."""
-    if plan.state == "evaluated":
-        plan = _evaluate(row, plan, setting)
+def _fill(row: Row, plan: _Plan, folder: Path, kind: str) -> dict[str, Any]:
+    """A row with the figures of its plan, which has been carried out; under DDP rank 0 alone has measured ones."""
     columns = (*KINDS[kind].figures, *KINDS[kind].further)
     published = {column.name: row.published.get(column.name) for column in columns}
     filled = {
@@ -250,7 +255,10 @@ def _add_measured(filled: dict[str, Any], record: dict[str, Any], kind: str) -> 
                 said = f"the table's file says {filled['facts'][name]}"
                 filled["notes"].append(f"{name.replace('_', ' ')} is {value}, {said}")
             filled["facts"][name] = value
+    if other := _other_model(filled["file"], record["model"]):
+        filled["notes"].append(other)
     filled["measured"] = {
+        "family": record["model"].get("family"),
         "status": record["status"],
         "num_images": record["num_images"],
         "images": records.image_count(record),
@@ -262,11 +270,28 @@ def _add_measured(filled: dict[str, Any], record: dict[str, Any], kind: str) -> 
         "num_params": record["model"].get("num_params"),
         "images_per_s": record.get("runtime", {}).get("images_per_s"),
         "metrics": record["metrics"],
+        "metrics_absent": record["metrics_absent"],
     }
     if record["protocol"].get("cross_resolution"):
         filled["notes"].append(f"cross-resolution: trained at {record['model']['train_image_size']}")
-    filled["notes"] += [f"{name} was left out: {reason}" for name, reason in record["metrics_absent"].items()]
+    if record["metrics_absent"]:
+        filled["notes"].append(f"left out: {', '.join(record['metrics_absent'])}")
     filled["notes"] += [f"check failed: {error}" for error in record["errors"]]
+
+
+def _other_model(file: str | None, model: dict[str, Any]) -> str | None:
+    """What was loaded, where its size is not that of the published file that the row names; else None."""
+    known, number = published_files.find_published(file) if file else None, model.get("num_params")
+    if known is None or known.millions is None or not number or _is_size(number, known.millions):
+        return None
+    files = [f for f in published_files.published() if f.family == model.get("family") and f.millions is not None]
+    like = ", ".join(f.name for f in files if _is_size(number, f.millions))
+    loaded = f"{model.get('family')} of {number / 1e6:.2f} M parameters" + (f", the size of {like}" if like else "")
+    return f"not the model that the row names: the file holds {loaded}; {known.name} has {known.millions:.2f} M"
+
+
+def _is_size(number: int, millions: float) -> bool:
+    return abs(number / 1e6 - millions) < 0.01
 
 
 def _one_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from test_convolutional_families import small_state
 
 from open_magvit2 import load_tokenizer
 from open_magvit2.common import checkpoints
+from open_magvit2.evaluation.tokenizers import maskgit
 
 
 class Hostile:
@@ -52,6 +53,51 @@ def test_an_archive_that_grows_is_refused_before_it_is_unpacked(tmp_path):
     archive = zipped(tmp_path / "bomb.zip", "model.ckpt", bytes(50_000_000))
     with pytest.raises(ValueError, match=r"grows from .* to 50,000,000 bytes"):
         load_tokenizer(archive)
+
+
+def test_what_macos_adds_to_an_archive_is_no_second_checkpoint(tmp_path, state):
+    torch.save({"state_dict": state}, tmp_path / "model.ckpt")
+    archive = zipped(tmp_path / "x.zip", "model.ckpt", (tmp_path / "model.ckpt").read_bytes())
+    with zipfile.ZipFile(archive, "a") as more:
+        more.writestr("__MACOSX/._model.ckpt", b"Mac OS X")
+    assert load_tokenizer(archive).codebook_size == 16
+
+
+def patched(content, marker, offset, value):
+    """The bytes with one changed, `offset` behind the last place of a marker."""
+    content = bytearray(content)
+    content[content.rindex(marker) + offset] = value
+    return bytes(content)
+
+
+LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"  # marks of the two headers of a member
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: patched(patched(content, CENTRAL, 8, 1), LOCAL, 6, 1), "encrypted"),
+        (lambda content: patched(patched(content, CENTRAL, 10, 99), LOCAL, 8, 99), "NotImplementedError"),
+        (lambda content: patched(content, CENTRAL, 0, 0), "Bad magic number"),
+        (lambda content: patched(content, LOCAL, 200, content[content.rindex(LOCAL) + 200] ^ 255), "damaged"),
+    ],
+    ids=["encrypted", "unknown compression", "directory", "content"],
+)
+def test_a_damaged_archive_is_one_error_with_its_path(tmp_path, damage, message):
+    path = zipped(tmp_path / "x.zip", "model.ckpt", np.random.default_rng(0).bytes(5000))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=message) as refused:
+        load_tokenizer(path)
+    assert str(path) in str(refused.value)
+
+
+def test_a_damaged_directory_of_pytorchs_own_file_is_the_same_error(tmp_path, state):
+    path = tmp_path / "x.ckpt"
+    torch.save({"state_dict": state}, path)
+    path.write_bytes(patched(path.read_bytes(), CENTRAL, 0, 0))
+    with pytest.raises(ValueError, match="Bad magic number") as refused:
+        load_tokenizer(path)
+    assert str(path) in str(refused.value)
 
 
 def flax(content):
@@ -112,6 +158,16 @@ def test_googles_own_maskgit_file_is_the_same_tokenizer(shared, tmp_path):
     own = load_tokenizer(tmp_path / "tokenizer_imagenet256_checkpoint").state_dict()
     assert port.keys() == own.keys()
     assert all(torch.equal(value, own[name]) for name, value in port.items())
+
+
+def test_a_name_that_is_no_part_of_googles_file_is_kept_and_takes_no_other_names_place():
+    """Loading then refuses it by this name."""
+    odd = ["encoder.Conv_7.kernel", "decoder.GroupNorm_1.scale", "encoder.ResBlock_0.Conv_3.kernel", "foo", "a.b_c.d"]
+    odd = [f"params.{name}" for name in odd] + ["opt_state.count", "params.encoder.Conv_0.scale"]
+    known = ["params.quantizer.codebook", "params.encoder.Conv_0.kernel", "params.decoder.GroupNorm_0.scale"]
+    unified = maskgit.unified({name: torch.ones(2, 3) for name in (*known, *odd)})
+    assert list(unified)[:3] == ["quantize.embedding.weight", "encoder.conv_in.weight", "decoder.norm_out.weight"]
+    assert list(unified)[3:] == odd
 
 
 def test_msgpack_with_another_extension_is_refused(tmp_path):

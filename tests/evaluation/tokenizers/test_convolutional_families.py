@@ -156,9 +156,35 @@ def test_a_file_that_fits_no_family_is_compared_with_the_nearest(tmp_path, small
         load_tokenizer(save(tmp_path / "y.ckpt", {"something.weight": torch.ones(3)}))
 
 
-def test_a_family_that_is_asked_for_refuses_a_file_of_another(tmp_path, small_vqgan):
-    with pytest.raises(ValueError, match=r"encoder\.conv_blocks\.0\.res\.0\.conv1\.weight is missing"):
-        tokenizers.load("llamagen", save(tmp_path / "x.ckpt", small_vqgan))
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("llamagen", r"encoder\.conv_blocks\.0\.res\.0\.conv1\.weight is missing"),
+        ("titok", r"encoder\.patch_embed\.weight is missing"),
+        ("maskgit", r"26 missing in the file"),
+    ],
+)
+def test_a_family_that_is_asked_for_refuses_a_file_of_another(tmp_path, small_vqgan, family, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        tokenizers.load(family, save(tmp_path / "x.ckpt", small_vqgan))
+    assert str(tmp_path / "x.ckpt") in str(refused.value)
+    assert "look like those of VQGAN" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("quantize.embedding.weight", (16,), r"quantize.embedding.weight has the shape \(16,\)"),
+        ("quantize.embedding.weight", (16, 5), "same latent_channels"),
+        ("encoder.conv_in.weight", (), r"encoder.conv_in.weight has the shape \(\)"),
+        ("encoder.conv_in.weight", (0, 3, 3, 3), "unexpected shape"),
+        ("encoder.down.0.block.0.conv1.weight", (), r"conv1.weight has the shape \(\)"),
+    ],
+)
+def test_a_shape_that_no_size_can_be_read_off_is_one_error_with_the_path(tmp_path, small_vqgan, name, shape, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        load_tokenizer(save(tmp_path / "x.ckpt", {**small_vqgan, name: torch.zeros(shape)}))
+    assert f"{tmp_path / 'x.ckpt'} cannot be read as VQGAN" in str(refused.value)
 
 
 def test_averages_in_a_container_of_their_own(tmp_path, small_vqgan):

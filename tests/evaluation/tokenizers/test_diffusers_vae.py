@@ -58,3 +58,6 @@ def test_weights_that_do_not_fit_are_named(folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"latent_channels": 8}))
     with pytest.raises(ValueError, match=r"of another shape.*\n.*conv_out"):
         load_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"block_out_channels": "wide"}))
+    with pytest.raises(ValueError, match=r"config\.json describes no AutoencoderKL"):
+        load_tokenizer(tmp_path)

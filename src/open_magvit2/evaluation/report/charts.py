@@ -152,12 +152,13 @@ def _curves(
     return _chart(title, axes, f"{y_label} from {min(found):.2f} to {max(found):.2f} against {x_label}")
 
 
-def rate_distortion(kind: Kind, rows: list[dict[str, Any]]) -> list[Chart]:
+def rate_distortion(kind: Kind, rows: list[dict[str, Any]], size: str) -> list[Chart]:
     """Figures of a comparison against bits per pixel: measured ones filled, published ones hollow.
 
     Args:
         kind: of the rows; one without tokens has no such charts.
-        rows: as `table.compare` gives them.
+        rows: as `table.compare` gives them, of images of one size: figures of others are not comparable.
+        size: of the images, in words.
     """
     drawn = []
     for column in (*kind.figures, *kind.further):
@@ -185,7 +186,7 @@ def rate_distortion(kind: Kind, rows: list[dict[str, Any]]) -> list[Chart]:
         number = sum(cell["source"] == "measured" for _, cell, _ in points)
         told = f"{len(points)} tokenizers, {number} measured (filled), the others as published (hollow)"
         description = f"{told}, from {min(found):.4g} to {max(found):.4g}; a label on another is left out"
-        drawn.append(_chart(f"{column.title} against bits per pixel", axes, description))
+        drawn.append(_chart(f"{column.title} against bits per pixel, {size}", axes, description))
     return drawn
 
 

@@ -80,13 +80,29 @@ def further(kind: Kind, rows: list[dict[str, Any]]) -> tuple[list[str], list[lis
     def has_any(entry: dict[str, Any]) -> bool:
         return "measured" in entry or any(entry["figures"].get(n, {}).get("value") is not None for n in names)
 
+    called = names_of_rows(rows)
     rows = [entry for entry in rows if has_any(entry)]
     shown = [c for c in (*kind.further, *_COSTS) if any(_values(kind, entry).get(c.name) is not None for entry in rows)]
     cells = [
-        [entry["method"], str(entry["facts"].get("tokens", "-")), *(cell(entry, column) for column in shown)]
+        [called[id(entry)], str(entry["facts"].get("tokens", "-")), *(cell(entry, column) for column in shown)]
         for entry in rows
     ]
     return ["Method", "#Tokens", *(column.title for column in shown)], cells
+
+
+def names_of_rows(rows: list[dict[str, Any]]) -> dict[int, str]:
+    """The method of each row, by the row's id; where others have its method and tokens, with what tells them apart."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in rows:
+        groups.setdefault((entry["method"], str(entry["facts"].get("tokens"))), []).append(entry)
+    named = {}
+    for (method, _), group in groups.items():
+        marks = [[str(entry[field]) for entry in group] for field in ("checkpoint", "image_size", "protocol")]
+        marks.append([", ".join(all_three) for all_three in zip(*marks, strict=True)])
+        telling = next((mark for mark in marks if len(set(mark)) == len(group)), marks[-1])
+        for entry, mark in zip(group, telling, strict=True):
+            named[id(entry)] = method if len(group) == 1 else f"{method} ({mark})"
+    return named
 
 
 def bits_per_pixel(entry: dict[str, Any]) -> float | None:
@@ -134,7 +150,7 @@ def to_latex(kind: Kind, rows: list[dict[str, Any]]) -> str:
         if entry["image_size"] != previous:
             lines.append("\\midrule")
             previous = entry["image_size"]
-        cells = [entry["method"], *(column.form.format(entry["facts"][column.name]) for column in kind.facts)]
+        cells = [entry["method"], *(column.written(entry["facts"][column.name]) for column in kind.facts)]
         words = [_escaped(str(cell)) for cell in cells]
         for column in kind.figures:
             cell = entry["figures"][column.name]

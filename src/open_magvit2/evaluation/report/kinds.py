@@ -22,6 +22,10 @@ class Column:
     form: str = "{}"  # how a value is written, e.g. "{:.2f}"
     optional: bool = False  # a YAML row may leave it out
 
+    def written(self, value: Any) -> str:
+        """A value of the column as tables show it; a dash for none."""
+        return "-" if value in (None, "-") else self.form.format(value)
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -59,7 +63,8 @@ def checkpoint_name(record: dict[str, Any]) -> str:
 def _describe_reconstruction(record: dict[str, Any]) -> dict[str, Any]:
     tokens, model = record["tokens_per_image"], record["model"]
     if model["codebook_size"] is None:
-        return {"token_type": "continuous", "tokens": "-", "train_data": model["train_data"]}
+        kind = "-" if model["weights_used"] is None else "continuous"  # nothing is known of pictures made elsewhere
+        return {"token_type": kind, "tokens": "-", "train_data": model["train_data"], "codebook_size": "-"}
     return {
         "token_type": record["token_type"],
         "tokens": "x".join(map(str, tokens)) if tokens else "varies",
@@ -75,7 +80,7 @@ RECONSTRUCTION = Kind(
         Column("token_type", "Token Type", optional=True),
         Column("tokens", "#Tokens"),
         Column("train_data", "Train Data"),
-        Column("codebook_size", "Codebook Size", "{:,}"),
+        Column("codebook_size", "Codebook Size", "{:,}", optional=True),
     ),
     figures=(
         Column("rfid", "rFID", "{:.2f}"),

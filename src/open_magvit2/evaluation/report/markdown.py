@@ -25,7 +25,7 @@ def row(record: dict[str, Any]) -> str:
     kind = KINDS[record["kind"]]
     facts = kind.describe(record)
     cells = [f"{record['model']['method']}{_in_brackets(*doubts(record))}"]
-    cells += [column.form.format(facts[column.name]) if column.name in facts else "-" for column in kind.facts]
+    cells += [column.written(facts.get(column.name)) for column in kind.facts]
     for column in kind.figures:
         name = figure_name(column, record["protocol"])
         value = figure(record, name)[1] if name else None
@@ -52,12 +52,15 @@ def comparison(kind: Kind, rows: list[dict[str, Any]]) -> str:
                 figures.append(f"{value} ({mark})" if mark else value)
             lines.append(_line([*plain_cells(kind, entry), *figures, checkpoint_cell(entry)]))
         known = [(entry, texts(entry)) for entry in group if texts(entry)]
+        names = tables.names_of_rows(rows)
         notes = [
-            f"- {', '.join(filter(None, [entry['method'], entry['facts'].get('tokens')]))}: {'; '.join(words)}"
+            f"- {', '.join(filter(None, [names[id(entry)], entry['facts'].get('tokens')]))}: {'; '.join(words)}"
             for entry, words in known
         ]
         parts += [f"## {size}", "\n".join(lines), "\n".join(notes)]
     parts += further_tables(kind, rows)
+    if reasons := left_out(rows):
+        parts += ["## Left out", "\n".join(f"- {reason}" for reason in reasons)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -82,7 +85,7 @@ def comparison_of(kind: Kind, rows: list[dict[str, Any]]) -> tuple[list[str], li
         return None
     common = next((entry["common"]["protocol"] for entry in rows if entry.get("common")), None)
     titles = ["Method", "#Tokens", "Figure", "Protocol", "Published", "Measured", "Difference", "Standard error"]
-    cells = []
+    names, cells = tables.names_of_rows(rows), []
     for entry, column, own, other in pairs:
         pair, form = tables.Pair(entry, column, own, other), column.form
         values = [tables.number(value, form) for value in (pair.published, pair.measured)]
@@ -90,9 +93,19 @@ def comparison_of(kind: Kind, rows: list[dict[str, Any]]) -> tuple[list[str], li
         if common is not None:
             value = None if other is None else other["value"]
             values += [tables.number(value, form), tables.standard_error(other, form)]
-        words = [entry["method"], str(entry["facts"].get("tokens", "-")), column.title, entry["protocol"]]
+        words = [names[id(entry)], str(entry["facts"].get("tokens", "-")), column.title]
+        words.append(f"{entry['protocol']}{_in_brackets(*_limits(entry))}")
         cells.append([*words, *values])
     return [*titles, *([] if common is None else [f"Measured, {common}", f"Standard error, {common}"])], cells
+
+
+def left_out(rows: list[dict[str, Any]]) -> list[str]:
+    """Why rows lack figures, each reason once with the names of the metrics."""
+    reasons: dict[str, list[str]] = {}
+    for entry in rows:
+        for name, reason in entry.get("measured", {}).get("metrics_absent", {}).items():
+            reasons.setdefault(reason, []).append(name)
+    return [f"{', '.join(dict.fromkeys(names))}: {reason}" for reason, names in reasons.items()]
 
 
 def legend(rows: list[dict[str, Any]]) -> str:
@@ -119,7 +132,7 @@ def by_size(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def plain_cells(kind: Kind, entry: dict[str, Any]) -> list[str]:
     """The cells of a row that hold no figure, without the checkpoint."""
-    return [entry["method"], *(column.form.format(entry["facts"][column.name]) for column in kind.facts)]
+    return [entry["method"], *(column.written(entry["facts"][column.name]) for column in kind.facts)]
 
 
 def figure_with_mark(entry: dict[str, Any], name: str, form: str) -> tuple[str, str]:
@@ -130,9 +143,8 @@ def figure_with_mark(entry: dict[str, Any], name: str, form: str) -> tuple[str, 
     words = form.format(cell["value"]).replace("%", " %")
     if cell["source"] != "measured":
         return words, "published"
-    notes = [QUALIFIERS.get(cell["name"].removesuffix(f"_{entry['measured']['subset']}")), entry["measured"]["images"]]
-    failed = [] if entry["measured"]["status"] == "ok" else ["check failed"]
-    return words, ", ".join(["measured", *filter(None, notes), *failed])
+    qualifier = QUALIFIERS.get(cell["name"].removesuffix(f"_{entry['measured']['subset']}"))
+    return words, ", ".join(filter(None, ["measured", qualifier, *_limits(entry)]))
 
 
 def checkpoint_cell(entry: dict[str, Any]) -> str:
@@ -154,12 +166,18 @@ def texts(entry: dict[str, Any]) -> list[str]:
                 against.append(f"{name} {cell['published']:.{digits}f} ({difference:+.{digits}f} here)")
         words += [f"published: {', '.join(against)}"] if against else []
         made_from = [", ".join(cell["name"] for cell in cells.values())]
-        made_from += [
-            f"{entry['measured']['weights_used']} weights",
-            f"file {entry['measured']['checkpoint_sha256'][:12]}",
-        ]
+        measured = entry["measured"]
+        size = f" of {measured['num_params'] / 1e6:.2f} M parameters" if measured["num_params"] else ""
+        made_from += [f"{measured['family']}{size}"] if measured["family"] else []
+        made_from += [f"{measured['weights_used']} weights", f"file {measured['checkpoint_sha256'][:12]}"]
         words.append(f"{entry['state']} under the protocol {entry['protocol']} ({'; '.join(filter(None, made_from))})")
     return words + entry["notes"]
+
+
+def _limits(entry: dict[str, Any]) -> list[str | None]:
+    """Of how many images a row's measured figures are, if not of all, and that its first images look wrong."""
+    measured = entry.get("measured")
+    return [] if measured is None else [measured["images"], None if measured["status"] == "ok" else "check failed"]
 
 
 def _in_brackets(*words: str | None) -> str:

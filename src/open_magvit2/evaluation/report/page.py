@@ -98,18 +98,20 @@ def render_table(kind: Kind, rows: list[dict[str, Any]], created: str, sheets: S
         created: time to show.
         sheets: pictures of the same photos from every tokenizer.
     """
+    groups = markdown.by_size(rows)
     return (
         _environment()
         .get_template("table.html")
         .render(
             kind=kind,
-            groups=markdown.by_size(rows),
+            groups=groups,
             legend=markdown.legend(rows),
             created=created,
             markdown=markdown,
+            left_out=markdown.left_out(rows),
             against=markdown.comparison_of(kind, rows),
             further=comparison.further(kind, rows),
-            charts=charts.rate_distortion(kind, rows),
+            charts=[chart for size, group in groups.items() for chart in charts.rate_distortion(kind, group, size)],
             sheets=sheets,
         )
     )

@@ -11,6 +11,7 @@ import torch
 from open_magvit2.evaluation import contact_sheet
 from open_magvit2.evaluation.pixels import to_image
 from open_magvit2.evaluation.report import markdown
+from open_magvit2.evaluation.report.comparison import names_of_rows
 from open_magvit2.evaluation.report.gallery import PICTURES
 
 
@@ -24,7 +25,7 @@ class Sheet(NamedTuple):
 
 def sheets(folder: Path, rows: list[dict[str, Any]]) -> list[Sheet]:
     """A sheet for each size of images and each set of photos; the PSNR is against the row's own originals."""
-    found = []
+    found, names = [], names_of_rows(rows)
     for size, group in markdown.by_size(rows).items():
         by_photos: dict[tuple[str, ...], list[tuple[str, dict[str, np.ndarray]]]] = {}
         for entry in group:
@@ -34,7 +35,7 @@ def sheets(folder: Path, rows: list[dict[str, Any]]) -> list[Sheet]:
             with np.load(path, allow_pickle=False) as content:
                 kept = {name: content[name] for name in content.files}
             shapes = [str(kept[f"original_{n}"].shape) for n in range(len(kept["path"]))]
-            title = f"{entry['method']}, {entry['facts'].get('tokens', '')}"
+            title = f"{names[id(entry)]}, {entry['facts'].get('tokens', '')}"
             by_photos.setdefault((*map(str, kept["path"]), *shapes), []).append((title, kept))
         found += [_sheet(size, columns) for columns in by_photos.values()]
     return found

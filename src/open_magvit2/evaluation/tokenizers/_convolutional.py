@@ -110,11 +110,11 @@ def describe(
     Raises:
         ValueError: if a part is missing.
     """
-    channels, image_channels = shape(state, "encoder.conv_in.weight")[:2]
+    channels, image_channels = shape(state, "encoder.conv_in.weight", 2)[:2]
     num_levels = max(1, count(state, f"{down('{}')}.0.conv1.weight"))  # without any, the next line says what is missing
     widths = [shape(state, f"{down(level)}.0.conv1.weight")[0] for level in range(num_levels)]
     inside_encoder = shape(state, "encoder.conv_out.weight")[0]
-    inside_decoder = shape(state, "decoder.conv_in.weight")[1]
+    inside_decoder = shape(state, "decoder.conv_in.weight", 2)[1]
     latent = shape(state, "quant_conv.weight")[0] if "quant_conv.weight" in state else inside_encoder
     sizes = {
         "latent_channels": latent,
@@ -154,15 +154,17 @@ def count(state: Mapping[str, Tensor], name: str) -> int:
 
 def codebook_shape(state: Mapping[str, Tensor]) -> Sequence[int]:
     """(number of codes, their channels)."""
-    return shape(state, "quantize.embedding.weight")
+    return shape(state, "quantize.embedding.weight", 2)
 
 
-def shape(state: Mapping[str, Tensor], name: str) -> Sequence[int]:
-    """The shape of a tensor that must be there.
+def shape(state: Mapping[str, Tensor], name: str, axes: int = 1) -> Sequence[int]:
+    """The shape of a tensor that must be there, with at least so many axes.
 
     Raises:
         ValueError: if it is not.
     """
     if name not in state:
         raise ValueError(f"the file holds only a part of a tokenizer: {name} is missing")
+    if state[name].ndim < axes:
+        raise ValueError(f"{name} has the shape {tuple(state[name].shape)}, expected {axes} axes or more")
     return state[name].shape

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 _AVERAGES = ("ema", "ema_state_dict")  # containers of moving averages next to the raw weights: LlamaGen, BSQ-ViT
 _SHOWN = 3  # differences of each kind
+# What reading sizes off tensors of unexpected shapes, and building networks of such sizes, raises.
+_UNREADABLE = (ValueError, RuntimeError, LookupError, TypeError, ArithmeticError)
 
 
 def load_tokenizer(
@@ -119,7 +121,7 @@ def load(
 
     Raises:
         ValueError: for a part that is missing; EMA weights asked for and absent though the family has them; missing or
-            extra tensors, or wrong shapes, all listed.
+            extra tensors, or wrong shapes, all listed. It names the family that the tensors look like, if another one.
     """
     name = family.__name__.rpartition(".")[2]
     facts = CheckpointFacts(family=name, weights="raw", global_step=content.get("global_step"), warnings=[])
@@ -127,22 +129,24 @@ def load(
     if weights == "ema" and averages is not None:
         content = {"state_dict": content[averages]}
         facts["weights"] = "ema"
-    state = _unified(family, state_of(content, path))
-    tokenizer = construction.build(family.read_architecture(state))
+    own = state_of(content, path)
+    state, other = _unified(family, own), recognized(own)
+    hint = "" if other in (None, family) else f"; its tensors look like those of {other.LABEL}"
+    try:
+        tokenizer = construction.build(family.read_architecture(state))
+    except _UNREADABLE as error:
+        what = str(error) if isinstance(error, ValueError) else f"a tensor of an unexpected shape ({error!r})"
+        raise ValueError(f"{path} cannot be read as {family.LABEL}: {what}{hint}") from error
     names = {name: family.published_name(name, state) for name in tokenizer.state_dict()}
     if getattr(family, "HAS_AVERAGES", False) and weights == "ema":
         if not any(averaged_name(name) in state for name in names.values()):
             raise ValueError(f"{path} holds no EMA weights (model_ema.*); load it with weights='raw'")
         facts["weights"] = "ema"
-    pretrained.load_named(
-        tokenizer,
-        state,
-        names,
-        family.IGNORED,
-        "ema" if averages is None and facts["weights"] == "ema" else "raw",
-        path,
-        facts,
-    )
+    which: Weights = "ema" if averages is None and facts["weights"] == "ema" else "raw"
+    try:
+        pretrained.load_named(tokenizer, state, names, family.IGNORED, which, path, facts)
+    except ValueError as error:
+        raise ValueError(f"{error}{hint}") from None
     facts["checkpoint_format"] = family.LABEL
     number = sum(parameter.numel() for parameter in tokenizer.parameters())
     logger.info("%s: %s, %s codes, %.1f M parameters", path, family.LABEL, f"{tokenizer.codebook_size:,}", number / 1e6)
@@ -162,7 +166,7 @@ def nearest(state: Mapping[str, Tensor]) -> str:
             own = _unified(family, state)
             with torch.device("meta"):
                 tokenizer = construction.build(family.read_architecture(own))
-        except (ValueError, RuntimeError, KeyError, IndexError, TypeError):
+        except _UNREADABLE:
             continue  # too little of this family to build a model from
         expected = {family.published_name(name, own) for name in tokenizer.state_dict()}
         found = {name for name in own if not family.IGNORED.match(name)}

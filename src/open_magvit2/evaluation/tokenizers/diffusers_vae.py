@@ -72,7 +72,10 @@ def load(checkpoint: str | Path, device: str | torch.device = "cpu") -> Continuo
         ) from None
     folder = Path(checkpoint)
     config = _config(folder)
-    model = AutoencoderKL.from_config(config)
+    try:
+        model = AutoencoderKL.from_config(config)
+    except Exception as error:  # diffusers checks no value: what fails is whatever first meets it
+        raise ValueError(f"{folder}/config.json describes no AutoencoderKL ({error!r})") from error
     state = checkpoints.read(folder)["state_dict"]
     checkpoints.load_strictly(model, state, folder, share=True)
     tokenizer = ContinuousAutoencoder(model)

@@ -62,46 +62,40 @@ def published_name(name: str, state: Mapping[str, Tensor]) -> str:
 def unified(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The state dict of a flax file under the names, and in the layout, of the PyTorch port; any other as it is.
 
+    A name that is no part of such a file is kept, and loading refuses it.
+
     In flax the encoder's blocks are ResBlock_0 to _9 in the order of its levels, then two in the middle; the decoder's
     begin with the middle, then go from the lowest resolution to the highest.
     """
     if f"{_FLAX}quantizer.codebook" not in state:
         return state
     levels = (convolutional.count(state, f"{_FLAX}encoder.ResBlock_{{}}.Conv_0.kernel") - 2) // 2
-    return {_port_name(name.removeprefix(_FLAX), levels): _port_layout(name, value) for name, value in state.items()}
+    names = _port_names(levels)
+    return {names.get(name, name): _port_layout(name, value) for name, value in state.items()}
 
 
-def _port_name(name: str, levels: int) -> str:
-    """The PyTorch port's name of a tensor of flax."""
-    if name == "quantizer.codebook":
-        return "quantize.embedding.weight"
-    part, layer, *inner = name.split(".")
-    kind, number = layer.rsplit("_", 1)
-    number = int(number)
-    if kind == "ResBlock":
-        if part == "encoder":
-            place = f"down.{number // 2}.block.{number % 2}" if number < 2 * levels else f"mid.{number - 2 * levels}"
-        else:
-            behind = number - 2
-            place = f"mid.{number}" if behind < 0 else f"up.{levels - 1 - behind // 2}.block.{behind % 2}"
-        inside, leaf = inner
-        names = {"GroupNorm_0": "norm1", "GroupNorm_1": "norm2", "Conv_0": "conv1", "Conv_1": "conv2"}
-        return f"{part}.{place}.{names.get(inside, 'nin_shortcut')}.{_leaf(leaf)}"
-    if kind == "GroupNorm":
-        place = "norm_out"
-    elif number == 0:
-        place = "conv_in"
-    elif part == "decoder" and number < levels:
-        place = f"up.{levels - number}.upsample_conv"
-    else:
-        place = "conv_out"
-    return f"{part}.{place}.{_leaf(inner[0])}"
-
-
-def _leaf(name: str) -> str:
-    return "bias" if name == "bias" else "weight"  # kernel, scale
+def _port_names(levels: int) -> dict[str, str]:
+    """Every name in a flax file of so many levels -> its name in the PyTorch port."""
+    blocks = {f"encoder.ResBlock_{2 * i + b}": f"encoder.down.{i}.block.{b}" for i in range(levels) for b in (0, 1)}
+    blocks |= {f"encoder.ResBlock_{2 * levels + b}": f"encoder.mid.{b}" for b in (0, 1)}
+    blocks |= {f"decoder.ResBlock_{b}": f"decoder.mid.{b}" for b in (0, 1)}
+    for i in range(levels):
+        behind = 2 + 2 * (levels - 1 - i)  # the middle, and the levels of lower resolution
+        blocks |= {f"decoder.ResBlock_{behind + b}": f"decoder.up.{i}.block.{b}" for b in (0, 1)}
+    inside = {"GroupNorm_0": "norm1", "GroupNorm_1": "norm2", "Conv_0": "conv1", "Conv_1": "conv2"}
+    inside |= {"Conv_2": "nin_shortcut"}
+    layers = {f"{block}.{layer}": f"{own}.{name}" for block, own in blocks.items() for layer, name in inside.items()}
+    for part in ("encoder", "decoder"):
+        layers |= {f"{part}.Conv_0": f"{part}.conv_in", f"{part}.GroupNorm_0": f"{part}.norm_out"}
+    layers |= {"encoder.Conv_1": "encoder.conv_out", f"decoder.Conv_{levels}": "decoder.conv_out"}
+    layers |= {f"decoder.Conv_{levels - i}": f"decoder.up.{i}.upsample_conv" for i in range(1, levels)}
+    names = {f"{_FLAX}quantizer.codebook": "quantize.embedding.weight"}
+    for layer, own in layers.items():
+        weight = "scale" if "GroupNorm" in layer.rpartition(".")[2] else "kernel"
+        names |= {f"{_FLAX}{layer}.{weight}": f"{own}.weight", f"{_FLAX}{layer}.bias": f"{own}.bias"}
+    return names
 
 
 def _port_layout(name: str, value: Tensor) -> Tensor:
     """A kernel [height, width, in, out] -> [out, in, height, width]."""
-    return value.permute(3, 2, 0, 1).contiguous() if name.endswith(".kernel") else value
+    return value.permute(3, 2, 0, 1).contiguous() if name.endswith(".kernel") and value.ndim == 4 else value

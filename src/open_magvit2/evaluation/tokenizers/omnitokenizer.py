@@ -63,7 +63,7 @@ def fits(state: Mapping[str, Tensor]) -> bool:
 
 def read_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The description of the tokenizer in a file, read off the shapes of its tensors."""
-    codebook_size, channels = shape(state, "codebook.embeddings")
+    codebook_size, channels = shape(state, "codebook.embeddings", 2)
     patch = math.isqrt(shape(state, "encoder.to_patch_emb_first_frame.1.weight")[0] // 3)
     tables = [value for name, value in state.items() if name.endswith(".relative_position_bias_table")]
     window = (math.isqrt(len(tables[0])) + 1) // 2 if tables else 1

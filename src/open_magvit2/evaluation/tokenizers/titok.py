@@ -216,7 +216,7 @@ def fits(state: Mapping[str, Tensor]) -> bool:
 def read_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The description of the tokenizer in a file, read off the shapes of its tensors."""
     mixes_codes = "decoder.ffn.2.weight" in state
-    codebook_size, channels = shape(state, "quantize.embedding.weight")
+    codebook_size, channels = shape(state, "quantize.embedding.weight", 2)
     patch = shape(state, "encoder.patch_embed.weight")[-1]
     width = shape(state, "decoder.mask_token")[-1]
 
@@ -233,7 +233,7 @@ def read_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
     head = {"class_path": class_path(PixelHead), "init_args": {"width": width, "patch": patch}}
     if mixes_codes:
-        pixel_codes, pixel_channels = shape(state, "pixel_quantize.embedding.weight")
+        pixel_codes, pixel_channels = shape(state, "pixel_quantize.embedding.weight", 2)
         decoder = {"class_path": class_path(Decoder), "init_args": {"latent_channels": pixel_channels, **MASKGIT}}
         arguments = {"width": width, "codebook_size": pixel_codes, "decoder": decoder}
         head = {"class_path": class_path(CodeMixture), "init_args": arguments}

@@ -27,7 +27,7 @@ def fits(state: Mapping[str, Tensor]) -> bool:
 def read_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The description of the tokenizer in a file, read off the shapes of its tensors."""
     if "quantize.proj.weight" in state:
-        kind, sizes = GumbelQuantizer, state["quantize.proj.weight"].shape[:2]
+        kind, sizes = GumbelQuantizer, convolutional.shape(state, "quantize.proj.weight", 2)[:2]
     else:
         kind, sizes = VectorQuantizer, convolutional.codebook_shape(state)
     arguments = dict(zip(("codebook_size", "latent_channels"), sizes, strict=True))
