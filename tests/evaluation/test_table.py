@@ -187,7 +187,10 @@ def test_a_common_protocol_stands_next_to_each_rows_own(place):
     assert (compared[0]["protocol"], other["protocol"]) == ("paper", "titok")
     utilization = other["figures"]["codebook_utilization"]
     assert utilization["source"] == "measured"
-    assert f"| Small \\| one | 8x8 | PSNR | paper | 21.50 | {own['value']:.2f} | {own['value'] - 21.5:+.2f} |" in text
+    assert (
+        f"| Small \\| one | 8x8 | PSNR | paper (5 images) | 21.50 | {own['value']:.2f} | {own['value'] - 21.5:+.2f} |"
+        in text
+    )
     assert "Measured, titok" in text
     lines = list(csv.DictReader((place / "out" / "table.csv").read_text().splitlines()))
     assert [line["method"] for line in lines] == [row["method"] for row in ROWS]
