@@ -1,4 +1,4 @@
-"""Continuous autoencoders of diffusers through the evaluation, with random weights in the real form of a folder."""
+"""Autoencoders of diffusers, continuous and with codes, with random weights in the real form of a folder."""
 
 import json
 
@@ -61,3 +61,27 @@ def test_weights_that_do_not_fit_are_named(folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"block_out_channels": "wide"}))
     with pytest.raises(ValueError, match=r"config\.json describes no AutoencoderKL"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_latent_diffusions_vq_in_diffusers_names_computes_what_diffusers_computes(tmp_path, levels):
+    torch.manual_seed(levels)
+    down = ["DownEncoderBlock2D"] * (levels - 1) + ["AttnDownEncoderBlock2D"]
+    up = ["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"] * (levels - 1)
+    sizes = {"block_out_channels": [32, 64, 96][:levels], "layers_per_block": 2, "latent_channels": 3}
+    model = diffusers.VQModel(down_block_types=down, up_block_types=up, num_vq_embeddings=16, **sizes)
+    with torch.no_grad():
+        for parameter in model.parameters():  # norms, biases and codes as they are after a training
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    tokenizer, model = load_tokenizer(tmp_path).double(), model.double().eval()
+    assert tokenizer.checkpoint_facts["family"] == "vqgan"
+    assert tokenizer.codebook_size == 16
+    image = torch.rand(2, 3, 16, 24, dtype=torch.float64) * 2 - 1
+    with torch.no_grad():
+        latent = model.encode(image).latents
+        expected = model.decode(latent).sample
+        indices = model.quantize(latent)[2][2].view(2, *latent.shape[2:])
+        reconstruction, own = tokenizer.reconstruct(image)
+    assert torch.equal(own, indices)
+    assert torch.allclose(reconstruction, expected, rtol=0, atol=1e-9)
