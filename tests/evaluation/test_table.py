@@ -255,6 +255,14 @@ def test_a_size_without_rows_and_a_missing_protocol_are_named(place):
         table_rows.load(place / "table.yaml", CONFIGS)
 
 
+def test_figures_of_different_image_sizes_are_in_charts_of_their_own(place):
+    rows = [{**ROWS[2], "image_size": size, "method": name} for size in (32, 64) for name in ("A", "B")]
+    (place / "table.yaml").write_text(yaml.safe_dump({"rows": rows}))
+    html = page.render_table(kinds.RECONSTRUCTION, compare(place), "now")
+    titles = re.findall("<h3>(rFID against bits per pixel.*?)</h3>", html)
+    assert titles == [f"rFID against bits per pixel, {size} x {size}" for size in (32, 64)]
+
+
 def test_numbers_among_the_facts_are_text_like_those_of_the_file_that_is_loaded(place):
     """`tokens: 32` of a 1-D tokenizer needs no quotation marks."""
     (place / "table.yaml").write_text(yaml.safe_dump({"rows": [{**ROWS[2], "tokens": 32}]}))
