@@ -107,6 +107,23 @@ def test_damaged_content_of_an_npz_is_one_error(tmp_path, name):
         list(open_images(path).batches(8))
 
 
+@pytest.mark.parametrize(
+    "header", [b"", b"\x93NUMPY\x01\x00\x06\x00{'a', ", b"\x93NUMPY\x01\x00\x02\x00{}", b"NUMPY" * 9]
+)
+def test_a_damaged_header_of_an_array_is_one_error(tmp_path, header):
+    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as archive:
+        archive.writestr("arr_0.npy", header)
+    with pytest.raises(ValueError, match=r"bad\.npz: the content of the npz file is damaged .*write it again"):
+        open_images(tmp_path / "bad.npz")
+
+
+def test_a_zip_file_of_other_things_is_no_npz_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as archive:
+        archive.writestr("arr_0", b"no array")
+    with pytest.raises(ValueError, match="expected images under the key arr_0, got no keys"):
+        open_images(tmp_path / "bad.npz")
+
+
 def test_a_compressed_npz_that_was_cut_off_is_one_error(tmp_path):
     np.savez_compressed(tmp_path / "cut.npz", nhwc(make_images(20, seed=0)))
     content = (tmp_path / "cut.npz").read_bytes()
@@ -167,6 +184,7 @@ def test_moments_of_a_file_give_the_fid_of_its_images(files, pixel_network):
             r"expected arr_0 uint8 \[N, H, W, 3\], got float32 \[3, 4, 4, 3\]",
         ),
         ({"arr_0": np.zeros((3, 3, 4, 4), np.uint8)}, r"got uint8 \[3, 3, 4, 4\]"),
+        ({"arr_0": np.zeros((2, 4, 4, 3), np.uint8), "arr_1": np.array(["a", None])}, r"bad\.npz: .*Object arrays"),
     ],
 )
 def test_samples_of_another_form_are_refused(tmp_path, content, message):
@@ -181,6 +199,7 @@ def test_samples_of_another_form_are_refused(tmp_path, content, message):
         ({"mean": np.zeros(2048)}, "expected moments under mu and sigma, or images under arr_0, got mean"),
         ({"mu": np.zeros(64), "sigma": np.eye(64)}, r"expected mu \[2048\] and sigma \[2048, 2048\] of floats"),
         ({"mu": np.full(2048, np.nan), "sigma": np.eye(2048)}, "not finite"),
+        ({"mu": np.full(2048, None), "sigma": np.eye(2048)}, r"bad\.npz: .*Object arrays"),
     ],
 )
 def test_references_of_another_form_are_refused(tmp_path, content, message):
@@ -237,9 +256,26 @@ def test_images_in_the_order_of_their_classes_are_reported(files, pixel_network,
 
 
 def test_an_unfinished_run_of_samples_is_refused(files):
-    (files / "samples.json").write_text(json.dumps({"num_images": 30, "seed": 3}))
-    with pytest.raises(ValueError, match="expected the 30 images .* got 20"):
-        open_images(files / "stored.npz")
+    (files / "stored.npz").rename(files / "samples.npz")
+    (files / "folder").rename(files / "images")
+    for number, advice in ((30, "makes those that are missing"), (10, "delete the others")):
+        (files / "samples.json").write_text(json.dumps({"num_images": number, "seed": 3}))
+        for name in ("samples.npz", "images", "."):
+            with pytest.raises(ValueError, match=f"expected the {number} images .* got 20: .*{advice}"):
+                open_images(files / name)
+    (files / "samples.json").write_text("{")
+    with pytest.raises(ValueError, match=r"samples\.json is damaged"):
+        open_images(files / "samples.npz")
+
+
+@pytest.mark.parametrize("content", [{"num_images": 30, "seed": 3}, {"num_images": 20, "seed": 3}, [1], {}])
+def test_what_scripts_sample_says_is_of_its_own_files_alone(files, content):
+    (files / "samples.json").write_text(json.dumps(content))
+    for name in ("stored.npz", "folder"):
+        assert "seed" not in open_images(files / name).facts
+    if "num_images" not in content:  # some other program's file of this name
+        (files / "stored.npz").rename(files / "samples.npz")
+        assert "seed" not in open_images(files / "samples.npz").facts
 
 
 class Shades:
@@ -301,6 +337,9 @@ def test_a_sweep_does_not_sample_a_finished_point_again(files, pixel_network):
 
 def test_the_words_of_a_sweep():
     assert sweep.points(["guidance=1.9/2.0,3"]) == [{"guidance": [1.9, 2.0]}, {"guidance": 3.0}]
+    whole = [point["top_k"] for point in sweep.points(["top_k=0,600"])]
+    assert whole == [0, 600]
+    assert all(isinstance(value, int) for value in whole)  # as that option must be
     for words in (["guidance"], ["guidance=a"], ["guidance=1,1"], ["guidance=1", "guidance=2"], []):
         with pytest.raises(ValueError, match="guidance"):
             sweep.points(words)
@@ -327,6 +366,7 @@ def test_the_command(files, pixel_network):
         (["--samples", files / "stored.npz", "--sweep", "guidance=1"], "are for --generator alone"),
         (["--samples", files / "gone.npz"], "is not there"),
         (["--sweep", "guidance=1"], "needs --generator"),
+        *((["--generator", "x", "--sampling", word], "got " + repr(word)) for word in ("guidance=", "guidance=: :")),
     ]:
         result = run_here(*command, *flags, "--output", files / "bad")
         assert result.returncode > 0

@@ -130,11 +130,20 @@ def test_a_checkpoint_opens_as_the_generator_that_was_trained(tmp_path):
     assert torch.equal(opened.generate(labels, seeds), training.generator.eval().generate(labels, seeds))
 
 
+def test_settings_from_named_options():
+    made = generator().make_settings(guidance=[2.0], temperature=0.9, num_steps=3, order="confidence")
+    assert made == BitwiseSampling(num_steps=3, order="confidence", guidance=2.0, temperature=0.9)
+    with pytest.raises(ValueError, match=r"one guidance for all sub-tokens, got \[2.0, 3.0\]"):
+        generator().make_settings(guidance=[2.0, 3.0])
+
+
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="num_steps must be at most 6"):
         generator().generate(torch.tensor([0]), [0], BitwiseSampling(num_steps=7))
     with pytest.raises(ValueError, match="order"):
         BitwiseSampling(order="raster")
+    with pytest.raises(ValueError, match="greedy must be true or false, got 3"):
+        BitwiseSampling(greedy=3)
     with pytest.raises(ValueError, match=r"\(1, 16, 6\)"):
         generator()(
             torch.zeros(1, 16, 5, dtype=torch.int64), torch.zeros(1, 16, 5, dtype=torch.bool), torch.tensor([0])

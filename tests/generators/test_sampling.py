@@ -320,8 +320,11 @@ def test_bad_requests_are_refused(arguments, message):
     [
         (lambda: SubTokenSampling(temperature=0.0), "temperature must be above 0, got 0.0"),
         (lambda: SubTokenSampling(top_k=-1), "top_k must be at least 0, got -1"),
+        (lambda: SubTokenSampling(top_p=90), r"top_p must be in \[0, 1\], got 90"),
         (lambda: SubTokenSampling(guidance=-1.0), "guidance must be at least 0"),
         (lambda: Sampling(schedule="exponential"), "got 'exponential'"),
+        (lambda: Sampling(greedy="no"), "greedy must be true or false, got 'no'"),
+        (lambda: make_settings(3, guidance="abc"), "guidance must be at least 0, got 'abc'"),
     ],
 )
 def test_bad_settings_are_refused(make, message):

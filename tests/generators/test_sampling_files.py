@@ -116,6 +116,18 @@ def test_images_made_otherwise_are_not_mixed(generator, tokenizer, tmp_path):
         write(generator, tokenizer, tmp_path)
 
 
+@pytest.mark.parametrize("size", [0, 8, 60])
+def test_a_damaged_picture_is_named(generator, tokenizer, tmp_path, size):
+    write(generator, tokenizer, tmp_path)
+    (tmp_path / "samples.npz").unlink()
+    picture = tmp_path / "images" / "000003.png"
+    picture.write_bytes(picture.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"000003\.png is no whole picture .*: delete it, run again"):
+        write(generator, tokenizer, tmp_path)
+    picture.unlink()
+    assert write(generator, tokenizer, tmp_path) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -51,13 +51,24 @@ def test_names_of_folders_and_lists(tmp_path):
         class_names(4, tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         class_names(4, tmp_path / "nowhere")
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"list\.txt: expected a text file in UTF-8"):
+        class_names(4, tmp_path / "list.txt")
 
 
 def test_a_class_is_found_by_number_name_or_part():
     names = imagenet_names()
     found = [find_class(text, names) for text in ("207", "Golden Retriever", "macaw", "tench", "crane", "crane bird")]
     assert found == [207, 207, 88, 0, names.index("crane"), names.index("crane bird")]
+    synsets = ("tench, Tinca tinca", "great white shark, white shark, man-eater, Carcharodon carcharias")
+    assert [find_class(text, names) for text in synsets] == [0, 2]
+    assert find_class("tench, Tinca tinca", ["goldfish", "tench, Tinca tinca"]) == 1
+    with pytest.raises(ValueError, match="several classes are called 'Crane': 0 crane, 2 crane; give the number"):
+        find_class("Crane", ["crane", "cat", "crane"])
+    with pytest.raises(ValueError, match="no class is called '0,1'"):
+        find_class("0,1", ["0", "1"])
     for text, message in (
+        ("tench, goldfish", "several classes are called 'tench, goldfish': 0 tench, 1 goldfish"),
         ("1000", "expected 0 to 999"),
         ("retriever", "several classes have 'retriever'; there are: .*golden retriever"),
         ("golden retreiver", "no class is called 'golden retreiver'; there are: golden retriever"),
@@ -160,12 +171,16 @@ def test_the_command_draws_named_classes(shared, tmp_path):
         (["--num-images", "7"], 1, "7 images cannot hold 10 classes equally often"),
         (["--classes", "1", "--outside"], 2, "are for --edit"),
         (["--per-class", "1"], 2, "give --classes"),
+        (["--classes", "1", "--seed", "-1"], 1, "seed must be at least 0, got -1"),
+        (["--classes", "1", "--head-width", "0"], 1, "head_width must be at least 1, got 0"),
+        (["--classes", "1", "--output", "PHOTO"], 2, "cannot write to"),
     ],
 )
 def test_mistakes_are_told_in_one_line(shared, tmp_path, flags, code, words):
     photo = tmp_path / "photo.png"
     Image.new("RGB", (20, 20)).save(photo)
-    result = sample(shared, *(photo if flag == "PHOTO" else flag for flag in flags), "--output", tmp_path / "out")
+    flags = [photo if flag == "PHOTO" else flag for flag in flags]
+    result = sample(shared, "--output", tmp_path / "out", *flags)
     assert result.returncode == code
     assert words in result.stderr
     assert "Traceback" not in result.stderr

@@ -103,9 +103,12 @@ def options(words: Sequence[str]) -> dict[str, Any]:
     found = {}
     for word in words:
         name, equals, text = word.partition("=")
-        if not name or not equals or name in found:
+        try:
+            values = [yaml.safe_load(part) for part in text.split("/")]
+        except yaml.YAMLError:
+            values = [None]
+        if not name or not equals or name in found or None in values:
             raise ValueError(f"--sampling: expected NAME=VALUE, every name once, got {word!r}: e.g. guidance=1.9")
-        values = [yaml.safe_load(part) for part in text.split("/")]
         found[name] = values[0] if len(values) == 1 else values
     return found
 

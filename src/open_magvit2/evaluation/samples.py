@@ -2,6 +2,7 @@
 
 import json
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ from open_magvit2.evaluation import provenance
 from open_magvit2.evaluation.pixels import from_image
 
 _NUM_THREADS = 4
-_RECORD = "samples.json"  # of scripts/sample.py, with the arrays or above the folder of images
+_ARRAYS, _IMAGES = "samples.npz", "images"  # of scripts/sample.py
+_RECORD = "samples.json"  # with them in one folder
 _MAKING = ("sampling", "seed", "classes", "precision", "pixels", "generator_sha256", "tokenizer_sha256")
 
 
@@ -74,7 +76,7 @@ class NpzImages:
                 f"{path}: expected images under the key arr_0, got {', '.join(keys) or 'no keys'}: write them with "
                 "numpy.savez(path, images)"
             )
-        with _whole(path), zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as stream:
+        with whole(path), zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as stream:
             shape, is_fortran, dtype = _read_header(stream)
         if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or is_fortran or 0 in shape:
             order = " in Fortran order" if is_fortran else ""
@@ -84,7 +86,7 @@ class NpzImages:
             )
         self.shape = shape
         if "arr_1" in keys:
-            with _whole(path), np.load(path) as arrays:
+            with whole(path), np.load(path) as arrays:
                 labels = arrays["arr_1"]
             if labels.shape == shape[:1] and labels.dtype.kind in "iu":
                 self.labels = torch.from_numpy(labels.astype(np.int64))
@@ -92,7 +94,7 @@ class NpzImages:
             "path": str(path),
             "fingerprint": sha256_of(path),
             "fingerprint_mode": "SHA-256 of the file",
-            **_made_by(path.parent / _RECORD, len(self)),
+            **_made_by(path, len(self)),
         }
 
     def __len__(self) -> int:
@@ -127,7 +129,7 @@ class NpzImages:
             _read_header(stream)
             for number, start in enumerate(range(0, len(self), batch_size)):
                 shape = (min(batch_size, len(self) - start), *self.shape[1:])
-                with _whole(self.path):
+                with whole(self.path):
                     content = stream.read(int(np.prod(shape)))
                 if len(content) < np.prod(shape):
                     raise ValueError(
@@ -147,12 +149,12 @@ class FolderImages:
 
     def __init__(self, path: Path) -> None:
         # A run of scripts/sample.py: its images are one folder further down.
-        self.path = path / "images" if (path / _RECORD).is_file() and (path / "images").is_dir() else path
+        self.path = path / _IMAGES if (path / _RECORD).is_file() and (path / _IMAGES).is_dir() else path
         self._names = ImageFolder(self.path).relative_paths()
         folders = [str(Path(name).parent) for name in self._names]
         classes = {name: number for number, name in enumerate(sorted(set(folders)))}
         self.labels = None if set(folders) == {"."} else torch.tensor([classes[name] for name in folders])
-        arrays = self.path.parent / "samples.npz"
+        arrays = self.path.parent / _ARRAYS
         if self.labels is None and (self.path.parent / _RECORD).is_file() and arrays.is_file():
             labels = NpzImages(arrays).labels
             self.labels = labels if labels is not None and len(labels) == len(self) else None
@@ -161,7 +163,7 @@ class FolderImages:
             "path": str(self.path),
             "fingerprint": facts["fingerprint"],
             "fingerprint_mode": "SHA-256 over names, sizes and contents",
-            **_made_by(self.path.parent / _RECORD, len(self)),
+            **_made_by(self.path, len(self)),
         }
 
     def __len__(self) -> int:
@@ -189,11 +191,11 @@ class FolderImages:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Turn what zip and zlib say of damaged content into one error."""
+def whole(path: Path) -> Iterator[None]:
+    """Turn what zip, zlib and NumPy say of damaged content, and of pickled objects, into one error."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, SyntaxError, tokenize.TokenError) as error:
         raise ValueError(f"{path}: the content of the npz file is damaged ({error}): copy or write it again") from error
 
 
@@ -205,7 +207,7 @@ def array_names(path: Path) -> list[str]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
+            return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path}: expected an npz file, got something else ({error}): was it copied whole?") from error
 
@@ -225,14 +227,21 @@ def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     return read(stream)
 
 
-def _made_by(path: Path, number: int) -> dict[str, Any]:
-    """What scripts/sample.py says of its images."""
-    if not path.is_file():
+def _made_by(images: Path, number: int) -> dict[str, Any]:
+    """What scripts/sample.py says of its images; nothing of files that it did not write."""
+    path = images.parent / _RECORD
+    if images.name not in (_ARRAYS, _IMAGES) or not path.is_file():
         return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("num_images") != number:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; run scripts/sample.py into another folder") from error
+    if not isinstance(content, dict) or "num_images" not in content:
+        return {}
+    if content["num_images"] != number:
+        advice = "delete the others" if number > content["num_images"] else "it makes those that are missing"
         raise ValueError(
-            f"expected the {content.get('num_images')} images that {path} tells of, got {number}: run "
-            "scripts/sample.py again, it makes those that are missing"
+            f"expected the {content['num_images']} images that {path} tells of, got {number}: run scripts/sample.py "
+            f"again, {advice}"
         )
     return {name: content[name] for name in _MAKING if name in content}

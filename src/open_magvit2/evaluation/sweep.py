@@ -34,7 +34,7 @@ def points(words: Sequence[str]) -> list[Options]:
     for word in words:
         name, equals, text = word.partition("=")
         try:
-            values = [[float(part) for part in value.split("/")] for value in text.split(",")]
+            values = [[_number(part) for part in value.split("/")] for value in text.split(",")]
         except ValueError:
             values = []
         if not equals or not name or not values:
@@ -118,6 +118,11 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
     samples = record["samples"]
     names = ("num_images", "num_classes", "per_class", "sampling", "seed", "fingerprint")
     return {name: samples.get(name) for name in names}
+
+
+def _number(text: str) -> float:
+    """Whole numbers stay whole: some options, as top_k and num_steps, take no others."""
+    return int(text) if text.strip().isdecimal() else float(text)
 
 
 def _or_infinite(value: float | None) -> float:

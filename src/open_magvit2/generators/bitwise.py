@@ -17,7 +17,13 @@ from open_magvit2.common.arguments import above, at_least, integer
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.generators.backbone import TokenTransformer, check_labels, initialize
 from open_magvit2.generators.drawing import Streams
-from open_magvit2.generators.sampling import GuidanceSchedule, Sampling, check_options, check_requests
+from open_magvit2.generators.sampling import (
+    GuidanceSchedule,
+    Sampling,
+    check_options,
+    check_requests,
+    single_values,
+)
 from open_magvit2.layers.attention import KeyValueCache
 from open_magvit2.layers.transformer import EPS, SwiGLU, swiglu_hidden
 
@@ -52,7 +58,7 @@ class BitwiseSampling:
         above(0, temperature=self.temperature)
         if self.order not in get_args(BitOrder):
             raise ValueError(f"order must be one of {', '.join(get_args(BitOrder))}, got {self.order!r}")
-        Sampling(schedule=self.schedule, power=self.power)
+        Sampling(schedule=self.schedule, power=self.power, greedy=self.greedy)
 
 
 class MaskedBitHead(nn.Module):
@@ -160,9 +166,9 @@ class BitwiseGenerator(TokenTransformer):
         return features
 
     def make_settings(self, **options: Any) -> BitwiseSampling:
-        """See `protocols.Generator`; the options are the attributes of `BitwiseSampling`."""
+        """See `protocols.Generator`; the options are the attributes of `BitwiseSampling`, a value or a list of one."""
         check_options(options, [item.name for item in fields(BitwiseSampling)])
-        return BitwiseSampling(**options)
+        return BitwiseSampling(**single_values(options))
 
     @torch.no_grad()
     def generate(self, labels: Tensor, seeds: Sequence[int], settings: BitwiseSampling | None = None) -> Tensor:

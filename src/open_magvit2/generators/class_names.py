@@ -17,7 +17,7 @@ def class_names(num_classes: int, source: str | Path | None = None) -> list[str]
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
-        ValueError: for another number of names than of classes.
+        ValueError: for another number of names than of classes, or a file that is no text.
     """
     if source is None:
         return imagenet_names() if num_classes == _IMAGENET_CLASSES else [str(number) for number in range(num_classes)]
@@ -25,7 +25,10 @@ def class_names(num_classes: int, source: str | Path | None = None) -> list[str]
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     elif path.is_file():
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source}: expected a text file in UTF-8, one name a line, got {error}") from error
     else:
         raise FileNotFoundError(f"no folder or file with class names at {source}")
     if len(names) != num_classes:
@@ -43,13 +46,21 @@ def imagenet_names() -> list[str]:
 def find_class(text: str, names: Sequence[str]) -> int:
     """The number of a class that a user typed: its number, or its name in any case; a part will do if only one has it.
 
+    A name with its synonyms, as in ImageNet's list of synsets ("tench, Tinca tinca"), is found by the one that is here.
+
     Raises:
         ValueError: for none or several; it suggests names.
     """
     words = text.strip().lower()
     lower = [name.lower() for name in names]
-    if words in lower:
-        return lower.index(words)
+    synonyms = [part.strip() for part in words.split(",") if not part.strip().isdecimal()]
+    for accepted in ([words], synonyms):
+        called = [number for number, name in enumerate(lower) if name in accepted]
+        if len(called) > 1:
+            listed = ", ".join(f"{number} {names[number]}" for number in called)
+            raise ValueError(f"several classes are called {text!r}: {listed}; give the number of one")
+        if called:
+            return called[0]
     if words.isdecimal():
         if int(words) < len(names):
             return int(words)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from open_magvit2.common import checkpoints
+from open_magvit2.common.errors import short_errors
 from open_magvit2.common.files import check_writable
 from open_magvit2.generators.class_names import class_names, find_class
 from open_magvit2.generators.compiled import CompiledSampler
@@ -62,7 +63,8 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
         parser.error("--edit needs --mask or --box, and --classes")
     if not args.edit and (args.mask or args.box or args.outside or args.keep_pixels):
         parser.error("--mask, --box, --outside and --keep-pixels are for --edit")
-    check_writable(args.output)
+    with short_errors(2):
+        check_writable(args.output)
     return args
 
 

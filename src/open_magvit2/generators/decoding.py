@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.images import to_uint8
 from open_magvit2.common.precision import inference
 from open_magvit2.protocols import Generator, Tokenizer
@@ -53,5 +54,10 @@ def generate_images(
 
 
 def image_seed(seed: int, number: int) -> int:
-    """The seed of image `number` of a run with a seed."""
+    """The seed of image `number` of a run with a seed.
+
+    Raises:
+        ValueError: for a negative seed.
+    """
+    integer(0, seed=seed)
     return (seed << 32) + number

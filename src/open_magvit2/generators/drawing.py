@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_magvit2.common.arguments import above, at_least, integer
+from open_magvit2.common.arguments import above, at_least, integer, within
 from open_magvit2.common.precision import at_least_float32
 
 
@@ -36,6 +36,7 @@ class SubTokenSampling:
         at_least(0, guidance=self.guidance)
         integer(0, top_k=self.top_k)
         above(0, temperature=self.temperature, top_p=self.top_p)
+        within(0, 1, include_high=True, top_p=self.top_p)
 
 
 def filtered(logits: Tensor, setting: SubTokenSampling) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from open_magvit2.common.arguments import above, at_least, integer
 from open_magvit2.generators.drawing import Streams, draw
-from open_magvit2.generators.sampling import check_options, check_requests
+from open_magvit2.generators.sampling import check_options, check_requests, single_values
 
 if TYPE_CHECKING:
     from open_magvit2.generators.masked import MaskedGenerator
@@ -80,12 +80,7 @@ def make_settings(**options: Any) -> MaskedSampling:
         ValueError: for another option, or several values.
     """
     check_options(options, [item.name for item in fields(MaskedSampling)])
-    for name, value in options.items():
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            if len(value) != 1:
-                raise ValueError(f"masked sampling has one {name} for all sub-tokens, got {list(value)}")
-            options[name] = value[0]
-    return MaskedSampling(**options)
+    return MaskedSampling(**single_values(options))
 
 
 @torch.no_grad()

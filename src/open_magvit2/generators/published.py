@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from open_magvit2.common import checkpoints
+from open_magvit2.common.arguments import integer
 from open_magvit2.generators.autoregressive import AutoregressiveGenerator
 
 PREFIX = "transformer."
@@ -68,8 +69,9 @@ def read_architecture(state: Mapping[str, Tensor], source: str, head_width: int 
     """Arguments of `AutoregressiveGenerator`, read off the shapes of a published state dict without its prefix.
 
     Raises:
-        ValueError: for the generators of IBQ, which have the same file names, and for other files.
+        ValueError: for the generators of IBQ, which have the same file names, for other files, or a width below 1.
     """
+    integer(1, head_width=head_width)
     if "tok_emb.weight" in state:
         raise ValueError(
             f"{source} is an IBQ generator (one softmax, class by adaptive norms), which has the file names of "

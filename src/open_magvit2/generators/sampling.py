@@ -50,6 +50,8 @@ class Sampling:
         if self.schedule not in ("constant", "linear", "cosine", "power_cosine"):
             raise ValueError(f"schedule must be constant, linear, cosine or power_cosine, got {self.schedule!r}")
         above(0, power=self.power)
+        if not isinstance(self.greedy, bool):
+            raise ValueError(f"greedy must be true or false, got {self.greedy!r}")
 
     def of_groups(self, num_groups: int) -> tuple[SubTokenSampling, ...]:
         """The setting of every sub-token.
@@ -86,7 +88,7 @@ def make_settings(num_groups: int, **options: Any) -> Sampling:
     of_groups: list[dict[str, float]] = [{} for _ in range(num_groups)]
     for name in names:
         value = options.pop(name, None)
-        values = [] if value is None else list(value) if isinstance(value, Sequence) else [value]
+        values = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
         if len(values) not in (0, 1, num_groups):
             raise ValueError(f"{name} must be one number, or {num_groups}, one a sub-token, got {values}")
         for group, number in enumerate(values * (num_groups if len(values) == 1 else 1)):
@@ -102,6 +104,18 @@ def check_options(options: dict[str, Any], known: Sequence[str]) -> None:
     """
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"this generator's sampling has no {', '.join(unknown)}; it has {', '.join(known)}")
+
+
+def single_values(options: dict[str, Any]) -> dict[str, Any]:
+    """Named options of a sampling that has one value for all sub-tokens: a list of one is its value.
+
+    Raises:
+        ValueError: for several values.
+    """
+    for name, value in options.items():
+        if isinstance(value, (list, tuple)) and len(value) != 1:
+            raise ValueError(f"this generator's sampling has one {name} for all sub-tokens, got {list(value)}")
+    return {name: value[0] if isinstance(value, (list, tuple)) else value for name, value in options.items()}
 
 
 @torch.no_grad()

@@ -217,5 +217,8 @@ def _read_ahead(threads: ThreadPoolExecutor, files: Sequence[Path]) -> Iterator[
 
 
 def _read_png(file: Path) -> np.ndarray:
-    with Image.open(file) as image:
-        return np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:  # Pillow's for a damaged PNG file
+        raise ValueError(f"{file} is no whole picture ({error}): delete it, run again") from error

@@ -22,7 +22,7 @@ from open_magvit2.common.progress_bar import progress_bar
 from open_magvit2.evaluation.features import inception
 from open_magvit2.evaluation.features.frechet import Gaussian, Moments
 from open_magvit2.evaluation.features.neighbours import blocks_over_ranks
-from open_magvit2.evaluation.samples import ImageSet, array_names, open_images
+from open_magvit2.evaluation.samples import ImageSet, array_names, open_images, whole
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def fingerprint(path: str | Path) -> str:
 
 def _read_moments(path: Path, keys: list[str]) -> tuple[Gaussian, Gaussian | None]:
     def read(mean_name: str, covariance_name: str, size: int) -> Gaussian:
-        with np.load(path) as file:
+        with whole(path), np.load(path) as file:
             mean, covariance = file[mean_name], file[covariance_name]
         expected = (size,), (size, size)
         if (mean.shape, covariance.shape) != expected or mean.dtype.kind != "f" or covariance.dtype.kind != "f":
