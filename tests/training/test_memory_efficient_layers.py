@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from open_magvit2.layers.transformer import SwiGLU, TransformerBlock
 from open_magvit2.training.memory_efficient_layers import normalized_linears, swiglu_down
+from open_magvit2.training.transformer_recomputation import set_transformer_recomputation
 
 
 def draw(*shape: int, seed: int = 0, scale: float = 1.0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -68,6 +70,22 @@ def test_autocast_works_as_on_layers_of_pytorch(autocast):
         assert (mine - theirs).norm() < 0.05 * theirs.norm()
 
 
+def test_a_backward_pass_inside_autocast_keeps_large_gradients_finite():
+    """A sum over the width does not fit float16 long before the gradients themselves do not."""
+    norm, linear, features = nn.RMSNorm(64, eps=1e-5), nn.Linear(64, 64, bias=False), draw(3, 64, dtype=torch.float32)
+    nn.init.eye_(linear.weight)
+    found = []
+    for inside in (False, True):
+        with torch.autocast("cpu", dtype=torch.float16):
+            (output,) = normalized_linears(features, norm, linear)
+        with torch.autocast("cpu", dtype=torch.float16, enabled=inside):
+            output.backward(20_000 * output.detach().sign())
+        found.append(features.grad)
+        features.grad = None
+    assert found[0].abs().max() > 1000
+    assert torch.allclose(*found, rtol=1e-6)
+
+
 def test_what_is_kept_for_the_backward_pass():
     norm, *linears = normalized_layers()
     features, gate = draw(8, 6), draw(8, 6, seed=1)
@@ -87,3 +105,31 @@ def test_gradients_may_be_asked_for_twice():
     total = swiglu_down(inner, inner, nn.Linear(5, 2, bias=False).double()).sum()
     first = torch.autograd.grad(total, features, retain_graph=True)
     assert torch.equal(*first, *torch.autograd.grad(total, features))
+
+
+class Doubled(nn.Linear):
+    def forward(self, features):
+        return 2 * super().forward(features)
+
+
+class DoubledSwiGLU(SwiGLU):
+    def forward(self, features):
+        return 2 * super().forward(features)
+
+
+@pytest.mark.parametrize("changed", ["qkv", "down", "feed_forward", "feed_forward_norm"])
+def test_a_block_with_parts_of_a_user_computes_what_they_do(changed):
+    torch.manual_seed(0)
+    block = TransformerBlock(8, 2, 16).double()
+    if changed == "qkv":
+        block.attention.qkv = Doubled(8, 24, bias=False).double()
+    elif changed == "down":
+        block.feed_forward.down = nn.Linear(16, 8).double()  # with a bias
+    elif changed == "feed_forward":
+        block.feed_forward = DoubledSwiGLU(8, 16).double()
+    else:
+        block.feed_forward_norm = nn.LayerNorm(8).double()
+    features = draw(2, 3, 8)
+    expected = block(features)
+    set_transformer_recomputation(block, "activations")
+    assert torch.equal(block(features), expected)

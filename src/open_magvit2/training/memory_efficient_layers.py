@@ -59,7 +59,9 @@ class _NormalizedLinears(torch.autograd.Function):
         back = at_least_float32(back)
         products = back * unscaled
         of_scale = products.sum(dim=0)
-        along = (products @ scale.to(products.dtype)).div_(rows.shape[-1])
+        # A backward pass inside autocast, as a LightningModule's own is, would sum in 16 bits: float16 overflows there.
+        with torch.autocast(features.device.type, enabled=False):
+            along = (products @ scale.to(products.dtype)).div_(rows.shape[-1])
         back.mul_(scale).addcmul_(unscaled, along[:, None], value=-1).mul_(inverse)
         of_weights = [gradient.to(weight.dtype) for gradient, weight in zip(of_weights, weights, strict=True)]
         return back.to(features.dtype).view_as(features), of_scale.to(scale.dtype), None, *of_weights
