@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from subprocess import DEVNULL, Popen
+from subprocess import DEVNULL, PIPE, Popen
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def write(generator, tokenizer, folder, plan=None, made_by=None, batch_size=4):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "samples.json"]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("samples.json", ".lock")]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
@@ -114,6 +114,18 @@ def test_images_made_otherwise_are_not_mixed(generator, tokenizer, tmp_path):
     (tmp_path / "samples.json").unlink()
     with pytest.raises(ValueError, match=r"there is no samples\.json"):
         write(generator, tokenizer, tmp_path)
+
+
+def test_two_runs_do_not_write_to_one_folder(generator, tokenizer, tmp_path):
+    """Each would make all images, and the second deletes what the first is writing."""
+    code = "import sys; from pathlib import Path; from open_magvit2.common.files import claim\n"
+    code += "file = claim(Path(sys.argv[1]), ''); print('claimed', flush=True); sys.stdin.read()"
+    with Popen([sys.executable, "-c", code, str(tmp_path)], stdin=PIPE, stdout=PIPE) as other:
+        assert other.stdout.readline() == b"claimed\n"
+        with pytest.raises(ValueError, match=rf"belongs to process {other.pid} .* which still runs: wait for it"):
+            write(generator, tokenizer, tmp_path)
+        other.stdin.close()
+    assert write(generator, tokenizer, tmp_path) == 10
 
 
 @pytest.mark.parametrize("size", [0, 8, 60])

@@ -17,6 +17,7 @@ from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.data.sources.token_shards import TokenShards
 from open_magvit2.data.token_loading import TokenDataModule
 from open_magvit2.evaluation.tokenizers import PretrainedTokenizer, which_weights
+from open_magvit2.generators.checks import check_classes
 from open_magvit2.generators.pretrained import MADE_BY_KEY
 from open_magvit2.training.image_grid import ImageGrid
 
@@ -99,7 +100,7 @@ def fit(tmp_path, training, source=None):
 
 def test_shards_of_another_tokenizer_are_refused(tmp_path, tokenizer, checkpoint):
     mine = sha256_of(checkpoint)
-    with pytest.raises(ValueError, match=rf"tokens in .*train .*SHA-256 {'a' * 64}, ema weights.*SHA-256 {mine}"):
+    with pytest.raises(ValueError, match=rf"tokens in .*train: .*SHA-256 {'a' * 64}, ema weights.*SHA-256 {mine}"):
         fit(tmp_path, module(tokenizer=tokenizer))
 
 
@@ -144,8 +145,10 @@ def test_images_without_a_tokenizer_are_refused(tmp_path):
 
 
 def test_classes_outside_the_table_are_refused(tmp_path, tokenizer):
-    with pytest.raises(ValueError, match=r"class \d is outside the table: expected 0 to 1"):
+    with pytest.raises(ValueError, match=r"class [3-9] of the data .*: expected 0 to 2; .*num_classes"):
         fit(tmp_path, module(sizes={"num_classes": 3}, tokenizer=tokenizer), image_data())
+    with pytest.raises(ValueError, match="class -1 of the data"):  # of a source without classes
+        check_classes(torch.tensor([0, -1]), 3)
 
 
 def test_a_run_is_not_continued_with_another_tokenizer(tmp_path, checkpoint):
@@ -153,7 +156,7 @@ def test_a_run_is_not_continued_with_another_tokenizer(tmp_path, checkpoint):
     run.fit(module(sizes=TEN, tokenizer=PretrainedTokenizer(str(checkpoint))), image_data())
     run.save_checkpoint(path := tmp_path / "last.ckpt")
     other = module(sizes=TEN, tokenizer=PretrainedTokenizer(str(checkpoint), "raw"))
-    with pytest.raises(ValueError, match=r"the run that is continued .*ema weights\) than this one .*raw weights\)"):
+    with pytest.raises(ValueError, match=r"the run that is continued: .*ema weights\) than this one .*raw weights\)"):
         trainer(tmp_path, max_steps=5).fit(other, image_data(), ckpt_path=path)
 
 

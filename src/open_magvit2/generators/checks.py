@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from open_magvit2.generators.autoregressive import check_labels
 from open_magvit2.protocols import Tokenizer
 
 _WHO = ("sha256", "weights")  # what tells tokenizers apart
@@ -51,7 +50,12 @@ def check_source(
 
 def check_classes(labels: Tensor, num_classes: int) -> None:
     """Refuse classes outside [0, num_classes), -1 of a source without classes among them. Labels are on the CPU."""
-    check_labels(labels, num_classes - 1)
+    for label in (int(labels.min()), int(labels.max())):
+        if not 0 <= label < num_classes:
+            raise ValueError(
+                f"class {label} of the data is outside the generator's table: expected 0 to {num_classes - 1}; set "
+                "model.init_args.generator.init_args.num_classes, or give data with classes"
+            )
 
 
 def _check_codes(generator: nn.Module, what: str, codebook_size: int, shape: tuple[int, ...] | None) -> None:
@@ -75,7 +79,7 @@ def _check_same(first: str, one: dict[str, Any], second: str, other: dict[str, A
     if any(mine is not None and theirs is not None and mine != theirs for _, mine, theirs in pairs):
         sides = ("SHA-256 {0[0][1]}, {0[1][1]} weights", "SHA-256 {0[0][2]}, {0[1][2]} weights")
         mine, theirs = (side.format(pairs) for side in sides)
-        raise ValueError(f"{first} has tokens of another tokenizer ({mine}) than {second} ({theirs})")
+        raise ValueError(f"{first}: made by another tokenizer ({mine}) than {second} ({theirs})")
 
 
 def _of(facts: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ samples.json        what made them; "complete" once all of it is there
 Images come in shuffled order of classes: the Inception Score is a mean over consecutive groups.
 """
 
+import contextlib
 import io
 import json
 import time
@@ -25,7 +26,7 @@ from torch import Tensor
 from open_magvit2.common import environment
 from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
-from open_magvit2.common.files import PARTIAL, atomic_writer, write_atomically
+from open_magvit2.common.files import PARTIAL, atomic_writer, claim, write_atomically
 from open_magvit2.common.progress_bar import progress_bar
 from open_magvit2.generators.decoding import generate_images, image_seed, image_size
 from open_magvit2.generators.pictures import to_image
@@ -99,7 +100,8 @@ def write_samples(
         number of images made now, over all ranks.
 
     Raises:
-        ValueError: for a tokenizer that does not fit, or a folder with images made otherwise: what differs is named.
+        ValueError: for a tokenizer that does not fit, a folder with images made otherwise, by what differs, or one that
+            another process writes to.
     """
     integer(1, batch_size=batch_size, num_workers=num_workers)
     settings = generator.make_settings() if settings is None else settings
@@ -111,7 +113,24 @@ def write_samples(
         **made_by,
     }
     record = json.loads(json.dumps(record))
-    _begin(folder, record)
+    with claim(folder, "wait for it or end it") if rank() == 0 else contextlib.nullcontext():
+        _begin(folder, record)
+        return _write(generator, tokenizer, settings, plan, record, folder, device, batch_size, num_workers, progress)
+
+
+def _write(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    settings: Any,
+    plan: Plan,
+    record: dict[str, Any],
+    folder: Path,
+    device: torch.device,
+    batch_size: int,
+    num_workers: int,
+    progress: bool,
+) -> int:
+    """Make the images that are not there and join all; their number, over all ranks."""
     files = [folder / IMAGES / f"{number:06d}.png" for number in range(plan.num_images)]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     missing = all_gather_object(missing)[0]  # all ranks must have looked before the first of them writes
@@ -137,7 +156,7 @@ def write_samples(
     all_gather_object(None)
     seconds = time.monotonic() - begin
     if rank() == 0 and (missing or not (folder / ARRAYS).is_file() or not _read(folder)["complete"]):
-        _write_arrays(folder / ARRAYS, files, labels.numpy(), (height, width), num_workers, progress)
+        _write_arrays(folder / ARRAYS, files, labels.numpy(), tuple(record["image_size"]), num_workers, progress)
         speed = {"images_made_last": len(missing), "seconds_last": seconds, "processes": world_size()}
         _write_record(folder, record, complete=True, **speed)
     all_gather_object(None)
