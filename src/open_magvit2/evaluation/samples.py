@@ -239,9 +239,7 @@ def _made_by(images: Path, number: int) -> dict[str, Any]:
     if not isinstance(content, dict) or "num_images" not in content:
         return {}
     if content["num_images"] != number:
-        advice = "delete the others" if number > content["num_images"] else "it makes those that are missing"
-        raise ValueError(
-            f"expected the {content['num_images']} images that {path} tells of, got {number}: run scripts/sample.py "
-            f"again, {advice}"
-        )
+        missing = "run scripts/sample.py again, it makes those that are missing"
+        advice = "delete the others" if number > content["num_images"] else missing
+        raise ValueError(f"expected the {content['num_images']} images that {path} tells of, got {number}: {advice}")
     return {name: content[name] for name in _MAKING if name in content}
