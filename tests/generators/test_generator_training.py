@@ -252,6 +252,8 @@ def test_a_checkpoint_opens_as_the_generator_that_was_trained(tmp_path, kind, av
     content = checkpoints.read(path)
     assert content[GENERATOR_KEY]["init_args"]["grid"] == list(GRID)
     assert content[MADE_BY_KEY]["sha256"] == "a" * 64
+    with pytest.raises(ValueError, match="says its grid and head width itself"):
+        load_generator(path, grid=(4, 4))
     raw = load_generator(path, "raw")
     assert type(raw) is type(training.generator)
     assert not raw.training

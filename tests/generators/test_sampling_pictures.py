@@ -171,6 +171,7 @@ def test_the_command_draws_named_classes(shared, tmp_path):
         (["--num-images", "7"], 1, "7 images cannot hold 10 classes equally often"),
         (["--classes", "1", "--outside"], 2, "are for --edit"),
         (["--per-class", "1"], 2, "give --classes"),
+        (["--num-images", "10", "--per-class", "1"], 2, "--per-class is for pictures"),
         (["--classes", "1", "--seed", "-1"], 1, "seed must be at least 0, got -1"),
         (["--classes", "1", "--head-width", "0"], 1, "head_width must be at least 1, got 0"),
         (["--classes", "1", "--output", "PHOTO"], 2, "cannot write to"),

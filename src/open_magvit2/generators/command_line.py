@@ -33,7 +33,7 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
     add("--output", required=True, type=Path, help="folder; a run that was interrupted goes on there")
     add("--classes", nargs="+", metavar="CLASS", help="names or numbers; default with --num-images: all")
     add("--class-names", metavar="PATH", help="folder of class folders, or a list; default: ImageNet's, or numbers")
-    add("--per-class", type=int, default=4, help="images of each class of a picture (default: 4)")
+    add("--per-class", type=int, help="images of each class of a picture (default: 4)")
     add("--num-images", type=int, metavar="N", help="write N images, PNG and npz, instead of a picture")
     add("--edit", type=Path, metavar="PHOTO", help="make an area of a photo anew; needs a masked generator")
     add("--mask", type=Path, help="of --edit: a picture, white where the photo is made anew")
@@ -51,8 +51,8 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
     add("--greedy", action="store_true", help="the most probable value instead of a draw")
     add("--precision", choices=list(DTYPES), default="fp32", help="of the generator's weights")
     add("--compile", action="store_true", help="compile the one-token step; on a GPU a CUDA graph")
-    add("--grid", type=int, nargs="+", default=[16, 16], help="of tokens, for published files (default: 16 16)")
-    add("--head-width", type=int, default=64, help="of attention, for published files (default: 64)")
+    add("--grid", type=int, nargs="+", help="of tokens, for published files (default: 16 16)")
+    add("--head-width", type=int, help="of attention, for published files (default: 64)")
     add("--batch-size", type=int, default=50)
     add("--num-workers", type=int, default=4, help="threads of each process that write PNG files")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
@@ -63,6 +63,9 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
         parser.error("--edit needs --mask or --box, and --classes")
     if not args.edit and (args.mask or args.box or args.outside or args.keep_pixels):
         parser.error("--mask, --box, --outside and --keep-pixels are for --edit")
+    if args.num_images and args.per_class:
+        parser.error("--per-class is for pictures: --num-images are shared equally by the classes")
+    args.per_class = 4 if args.per_class is None else args.per_class
     with short_errors(2):
         check_writable(args.output)
     return args

@@ -21,8 +21,8 @@ def load_generator(
     path: str | Path,
     weights: Weights | None = None,
     device: str | torch.device = "cpu",
-    grid: Sequence[int] = (16, 16),
-    head_width: int = published.HEAD_WIDTH,
+    grid: Sequence[int] | None = None,
+    head_width: int | None = None,
     allowed_modules: Sequence[str] = (),
 ) -> nn.Module:
     """Load a generator for inference from our checkpoint or a published Open-MAGVIT2 file (AR_256_B/L/XL.ckpt).
@@ -34,7 +34,7 @@ def load_generator(
         weights: "ema" or "raw"; None for the moving averages of a training that had them, else the raw ones. Published
             files hold raw weights.
         device: where to put the model.
-        grid, head_width: of a published generator, whose file does not say them.
+        grid, head_width: of a published generator, whose file does not say them; None for (16, 16) and 64.
         allowed_modules: names of Python modules outside this package from which the file may name classes.
 
     Returns:
@@ -43,7 +43,7 @@ def load_generator(
 
     Raises:
         FileNotFoundError, ValueError: no file, a damaged or unknown one; weights that it does not hold; an IBQ
-            generator; missing or extra tensors, or wrong shapes.
+            generator; missing or extra tensors, or wrong shapes; a grid or head width for one of our files.
     """
     if weights is not None and weights not in get_args(Weights):
         raise ValueError(f"weights must be 'ema', 'raw' or None, got {weights!r}")
@@ -54,11 +54,14 @@ def load_generator(
     if weights == "ema" and _RAW_STATE_KEY not in content:
         raise ValueError(f"{path} holds no EMA weights; load it with weights='raw'")
     if GENERATOR_KEY in content:
+        if grid is not None or head_width is not None:
+            raise ValueError(f"{path} says its grid and head width itself: they are given for published files alone")
         generator = construction.build(content[GENERATOR_KEY], allowed_modules)
         checkpoints.load_strictly(generator, checkpoints.with_prefix(state, _PREFIX), path)
         generator.made_by = dict(content.get(MADE_BY_KEY, {}))
     else:
-        generator = published.build(state, path, grid, head_width)
+        given = (16, 16) if grid is None else grid, published.HEAD_WIDTH if head_width is None else head_width
+        generator = published.build(state, path, *given)
     return generator.eval().requires_grad_(False).to(device)
 
 
