@@ -20,7 +20,7 @@ from open_magvit2.evaluation.originals import make_transform
 
 
 def main() -> int:
-    args, num_unreadable = command_line.parse_reconstruct(__doc__), 0
+    args, num_left_out = command_line.parse_reconstruct(__doc__), 0
     files, methods = find_images(args.images), baselines.parse(args.baselines)
     if args.compare:
         print(contact_sheet.write(args, files))
@@ -39,11 +39,12 @@ def main() -> int:
     for path, name in files:
         try:
             original = transform(read_rgb(path, args.max_pixels), None)
+            result = tiling.reconstruct(tokenizer, original, *tiles, args.device)
         except ValueError as error:
-            print(error, file=sys.stderr)
-            num_unreadable += 1
+            name_first = "" if str(path) in str(error) else f"{path}: "
+            print(f"{name_first}{error}", file=sys.stderr)
+            num_left_out += 1
             continue
-        result = tiling.reconstruct(tokenizer, original, *tiles, args.device)
         if args.measure_seams:
             measured = tiling.measure_seams(tokenizer, original, *tiles, args.device)
             print(f"{path}: {measured or 'fits one tile, there are no seams'}")
@@ -51,8 +52,8 @@ def main() -> int:
         pictures.save_png(with_ending(args.output / name, ".png"), picture)
         if args.reconstructions:
             pictures.save_png(with_ending(args.reconstructions / name, ".png"), result.pixels)
-    print(f"pictures written to {args.output}: {len(files) - num_unreadable}, unreadable files: {num_unreadable}")
-    return 1 if num_unreadable else 0
+    print(f"pictures written to {args.output}: {len(files) - num_left_out}, files left out: {num_left_out}")
+    return 1 if num_left_out else 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ from commands import ROOT, run, run_here
 from PIL import Image
 from small_checkpoint import save_small_checkpoint
 
+from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.image_tokenizer.vision_transformer import TransformerDecoder, TransformerEncoder
+from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
@@ -45,7 +49,7 @@ def test_every_image_is_written_under_a_name_of_its_own_and_damaged_ones_are_tol
     assert result.returncode == 1
     assert "damaged.png" in result.stderr
     assert "Traceback" not in result.stderr
-    assert ": 4, unreadable files: 1" in result.stdout
+    assert ": 4, files left out: 1" in result.stdout
     for folder in ("out", "alone"):
         found = {path.relative_to(tmp_path / folder).as_posix() for path in (tmp_path / folder).rglob("*.*")}
         assert found == {"one.png", "one_2.png", "one_3.png", "trip/two.png"}
@@ -53,6 +57,22 @@ def test_every_image_is_written_under_a_name_of_its_own_and_damaged_ones_are_tol
     assert side_by_side.size == (2 * 37 + 6, 50 + 4)
     alone = Image.open(tmp_path / "alone/trip/two.png")
     assert np.array_equal(np.array(side_by_side)[2:52, 41:78], np.array(alone))
+
+
+def test_a_photo_of_a_size_that_the_tokenizer_does_not_take_is_left_out_by_name(tmp_path):
+    sizes = {"latent_channels": 6, "patch": 4, "width": 16, "num_heads": 1, "num_blocks": 1}
+    row = {**sizes, "num_latents": 5, "image_size": [16, 24]}
+    tokenizer = ImageTokenizer(TransformerEncoder(**row), TransformerDecoder(**row), LookupFreeQuantizer(6))
+    tokenizer.save_pretrained(tmp_path / "row")
+    write(tmp_path / "photos/fits.png", 24, 16)
+    large = write(tmp_path / "photos/large.png", 50, 40)
+    where = tmp_path / "row", tmp_path / "out", tmp_path / "photos"
+    result = reconstruct(*where, "--weights", "raw", check=False)
+    assert result.returncode == 1
+    assert f"{large}: " in result.stderr
+    assert "16 x 24" in result.stderr
+    assert ": 1, files left out: 1" in result.stdout
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["fits.png"]
 
 
 def test_the_pixel_limit_is_an_option_also_with_tiles(checkpoint, tmp_path):
@@ -103,5 +123,5 @@ def test_names_of_255_bytes_or_no_utf8_are_written_and_printed(checkpoint, tmp_p
         Image.new("RGB", (8, 8)).save(photos / name, format="PNG")
     options = ["--checkpoint", checkpoint, "--device", "cpu", "--tile", "4", "--measure-seams", "--output", output]
     result = run(sys.executable, ROOT / "scripts/reconstruct.py", *options, photos, PYTHONIOENCODING="utf-8:strict")
-    assert r"out \udce9: 2, unreadable files: 0" in result.stdout
+    assert r"out \udce9: 2, files left out: 0" in result.stdout
     assert len(list(output.iterdir())) == 2
