@@ -16,7 +16,7 @@ from open_magvit2.common.files import open_regular
 from open_magvit2.data.dataset import ImageDataset, RawImage
 from open_magvit2.data.decoding import MAX_ASPECT_RATIO, MAX_PIXELS
 from open_magvit2.data.sources.image_folder import ImageFolder
-from open_magvit2.data.transforms import Size, resized_size
+from open_magvit2.data.transforms import Size, height_and_width, resized_size
 
 MAX_SQUARED_ERROR = 255**2 / 10**7  # mean over the pixels: 70 dB
 
@@ -36,7 +36,7 @@ class FastDecoding(ImageDataset):
 
     def __init__(self, folder: ImageFolder, size: Size) -> None:
         self.folder = folder
-        self.size = size
+        self.size = height_and_width(size)
 
     def __len__(self) -> int:
         return len(self.folder)

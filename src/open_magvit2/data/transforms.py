@@ -6,6 +6,7 @@ samples of an image has an attribute `views`, their number, and is called with t
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,17 +20,26 @@ Size = int | Sequence[int]  # side of a square, or (height, width)
 Transform = Callable[..., Tensor]
 
 
-def height_and_width(size: Size) -> tuple[int, int]:
+class HeightWidth(NamedTuple):
+    """A size that was checked: once for a transform, not once more for every image."""
+
+    height: int
+    width: int
+
+
+def height_and_width(size: Size) -> HeightWidth:
     """(height, width) of a size.
 
     Raises:
         ValueError: for numbers below 1, or another number of them.
     """
+    if isinstance(size, HeightWidth):
+        return size
     integer(1, size=size)
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2:
         raise ValueError(f"size must be a side or (height, width), got {size}")
-    return sides
+    return HeightWidth(*sides)
 
 
 def resized_size(width: int, height: int, size: Size) -> tuple[int, int]:
