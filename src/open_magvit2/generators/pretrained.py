@@ -60,8 +60,9 @@ def load_generator(
         checkpoints.load_strictly(generator, checkpoints.with_prefix(state, _PREFIX), path)
         generator.made_by = dict(content.get(MADE_BY_KEY, {}))
     else:
-        given = (16, 16) if grid is None else grid, published.HEAD_WIDTH if head_width is None else head_width
-        generator = published.build(state, path, *given)
+        grid = (16, 16) if grid is None else grid
+        head_width = published.HEAD_WIDTH if head_width is None else head_width
+        generator = published.build(state, path, grid, head_width)
     return generator.eval().requires_grad_(False).to(device)
 
 

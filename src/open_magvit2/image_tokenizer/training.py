@@ -43,7 +43,8 @@ class ImageTokenizerTraining(AdversarialTraining):
             validation/<name>.
         usage_window: training steps over which codebook utilization is counted.
         recompute: part of the tokenizer that the backward pass computes again instead of keeping it: none,
-            activations or blocks (`training.recomputation`). Less memory, more time, the same numbers.
+            activations or blocks (`training.recomputation`; of transformers, `training.transformer_recomputation`).
+            Less memory, more time, the same numbers; a transformer's activations up to rounding.
         compiled: fuse encoder, decoder, discriminator and LPIPS with `torch.compile`, which takes minutes in the first
             step. Validation runs uncompiled.
         options: of `AdversarialTraining`.

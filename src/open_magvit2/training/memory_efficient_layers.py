@@ -32,8 +32,10 @@ def _linear(features: Tensor, weight: Tensor) -> Tensor:
 
 
 class _NormalizedLinears(torch.autograd.Function):
-    """With r = 1 / sqrt(mean(x^2) + eps) and n = x r, the norm is n w, and a gradient g of it goes on as
-    r (g w - n mean(g w n)) to x and as the sum of g n to w (Zhang and Sennrich, arXiv 1910.07467, section 3).
+    """Linear layers of RMSNorm (Zhang and Sennrich, arXiv 1910.07467).
+
+    With r = 1 / sqrt(mean(x^2) + eps) and n = x r, the norm is n w. Its gradient g becomes r (g w - n mean(g w n)) for
+    x, and the sum of g n over the rows for w.
     """
 
     @staticmethod

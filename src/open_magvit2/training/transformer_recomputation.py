@@ -23,9 +23,9 @@ def set_transformer_recomputation(module: nn.Module, level: TransformerRecomputa
 
     Args:
         module: a network with `TransformerBlock`s.
-        level: "none"; "activations": a block keeps the inputs of its norms, queries, keys and values, what attention
-            gives, and the two products inside SwiGLU; it computes again what costs no product of matrices, and takes
-            no longer for it. It needs RMSNorm, SwiGLU and layers without biases; other blocks stay as they are.
+        level: "none"; "activations": a block keeps the inputs of its norms, its queries, keys and values, the
+            output of attention, and gate and up of SwiGLU; it computes again what costs no product of matrices, and
+            takes no more time. It needs RMSNorm, SwiGLU and layers without biases; other blocks stay as they are.
             "blocks": only the input is kept: a third more time, the same numbers to the last bit.
 
     Raises:
