@@ -12,7 +12,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,54 +113,52 @@ def write_samples(
         **made_by,
     }
     record = json.loads(json.dumps(record))
+    labels = plan.labels()
+
+    def make(numbers: list[int]) -> Tensor:
+        seeds = [image_seed(plan.seed, number) for number in numbers]
+        return generate_images(generator, tokenizer, labels[numbers], seeds, settings, device).cpu()
+
     with claim(folder, "wait for it or end it") if rank() == 0 else contextlib.nullcontext():
         _begin(folder, record)
-        return _write(generator, tokenizer, settings, plan, record, folder, device, batch_size, num_workers, progress)
+        files = [folder / IMAGES / f"{number:06d}.png" for number in range(plan.num_images)]
+        missing = [number for number, file in enumerate(files) if not file.is_file()]
+        missing = all_gather_object(missing)[0]  # all ranks must have looked before the first of them writes
+        begin = time.monotonic()
+        _write_missing(make, files, missing, min(batch_size, plan.num_images), num_workers, progress)
+        all_gather_object(None)
+        seconds = time.monotonic() - begin
+        if rank() == 0 and (missing or not (folder / ARRAYS).is_file() or not _read(folder)["complete"]):
+            _write_arrays(folder / ARRAYS, files, labels.numpy(), (height, width), num_workers, progress)
+            speed = {"images_made_last": len(missing), "seconds_last": seconds, "processes": world_size()}
+            _write_record(folder, record, complete=True, **speed)
+        all_gather_object(None)
+    return len(missing)
 
 
-def _write(
-    generator: Generator,
-    tokenizer: Tokenizer,
-    settings: Any,
-    plan: Plan,
-    record: dict[str, Any],
-    folder: Path,
-    device: torch.device,
+def _write_missing(
+    make: Callable[[list[int]], Tensor],
+    files: Sequence[Path],
+    missing: Sequence[int],
     batch_size: int,
     num_workers: int,
     progress: bool,
-) -> int:
-    """Make the images that are not there and join all; their number, over all ranks."""
-    files = [folder / IMAGES / f"{number:06d}.png" for number in range(plan.num_images)]
-    missing = [number for number, file in enumerate(files) if not file.is_file()]
-    missing = all_gather_object(missing)[0]  # all ranks must have looked before the first of them writes
-    labels, begin, batch_size = plan.labels(), time.monotonic(), min(batch_size, plan.num_images)
+) -> None:
+    """Make this rank's share of the missing images, by their numbers, and write them while the next are made."""
     todo = missing[rank() :: world_size()]
     bar = progress_bar(desc="sample", unit="image", total=len(missing), disable=not progress or rank() > 0)
     with bar, ThreadPoolExecutor(num_workers) as threads:
         writing: list[Future[None]] = []
         for start in range(0, len(todo), batch_size):
-            numbers = todo[start : start + batch_size]
+            numbers = list(todo[start : start + batch_size])
             # Filled up: a batch of another size is rounded otherwise, and in 16 bits that shows.
-            filled = numbers + numbers[-1:] * (batch_size - len(numbers))
-            seeds = [image_seed(plan.seed, number) for number in filled]
-            pixels = generate_images(generator, tokenizer, labels[filled], seeds, settings, device)[
-                : len(numbers)
-            ].cpu()
+            pixels = make(numbers + numbers[-1:] * (batch_size - len(numbers)))
             for future in writing:  # of the batch before: while this one was made, they were written
                 future.result()
             writing = [threads.submit(_write_png, files[n], image) for n, image in zip(numbers, pixels, strict=False)]
             bar.update(min(len(numbers) * world_size(), len(missing) - bar.n))  # the other ranks are about as far
         for future in writing:
             future.result()
-    all_gather_object(None)
-    seconds = time.monotonic() - begin
-    if rank() == 0 and (missing or not (folder / ARRAYS).is_file() or not _read(folder)["complete"]):
-        _write_arrays(folder / ARRAYS, files, labels.numpy(), tuple(record["image_size"]), num_workers, progress)
-        speed = {"images_made_last": len(missing), "seconds_last": seconds, "processes": world_size()}
-        _write_record(folder, record, complete=True, **speed)
-    all_gather_object(None)
-    return len(missing)
 
 
 def _begin(folder: Path, record: dict[str, Any]) -> None:
