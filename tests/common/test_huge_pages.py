@@ -17,3 +17,10 @@ def test_shape_dtype_and_memory_are_those_asked_for(dtype, shape):
 
 def test_other_devices_are_served_as_usual():
     assert huge_pages.empty((2**22,), torch.float32, torch.device("meta")).is_meta
+
+
+def test_what_is_collapsed_keeps_its_values():
+    values = [torch.full((2**20,), float(number)) for number in range(3)]
+    pieces = [(value.data_ptr(), value.nbytes) for value in values]
+    huge_pages.collapse([*pieces, (pieces[0][0], 0)])
+    assert [value.unique().tolist() for value in values] == [[0.0], [1.0], [2.0]]

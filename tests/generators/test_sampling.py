@@ -1,6 +1,7 @@
 """Sampling: the reference's greedy tokens, filters against plain formulas, seeds, guidance."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,13 +12,13 @@ from test_autoregressive import small
 from test_masked import small as small_masked
 from torch.profiler import ProfilerActivity, profile
 
-from open_magvit2.generators.autoregressive import AutoregressiveGenerator
 from open_magvit2.generators.drawing import Streams, SubTokenSampling, draw, filtered
 from open_magvit2.generators.masked import MaskedGenerator
-from open_magvit2.generators.packed_step import PackedStep
-from open_magvit2.generators.packing import packed_linears
+from open_magvit2.generators.packing import PackedBlock, PackedLinear, packed
 from open_magvit2.generators.sampling import Sampling, make_settings, sample
+from open_magvit2.layers.attention import SelfAttention
 from open_magvit2.protocols import Generator
+from open_magvit2.training.transformer_recomputation import set_transformer_recomputation
 
 GREEDY = [("greedy_unguided", (1.0, 1.0)), ("greedy_cfg_2_2", (2.0, 2.0)), ("greedy_cfg_1.9_4", (1.9, 4.0))]
 NAMES = ["om2_ar_tiny", "om2_ar_tiny_9_9"] + [
@@ -55,8 +56,8 @@ def test_the_same_images_come_whatever_the_batch():
 def test_a_scale_of_1_is_no_guidance_and_costs_half(monkeypatch):
     model, labels = small(), torch.tensor([1, 2])
     batches = []
-    make_step = model.make_step
-    monkeypatch.setattr(model, "make_step", lambda rows: batches.append(rows) or make_step(rows))
+    make_caches = model.make_caches
+    monkeypatch.setattr(model, "make_caches", lambda rows: batches.append(rows) or make_caches(rows))
     plain = sample(model, labels, [1, 2], Sampling([SubTokenSampling(guidance=1.0)]))
     assert set(batches) == {2}
     batches.clear()
@@ -206,25 +207,22 @@ def largest_allocation(function) -> int:
     return largest
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_a_step_allocates_no_tensor_of_the_size_of_a_cache(packed):
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_a_step_allocates_no_tensor_of_the_size_of_a_cache(is_packed):
     model = small(grid=(16, 16)).float()
     spatial, factorized = model.make_caches(8)
-    step = model.make_step(8) if packed else model
-    assert isinstance(step, PackedStep) == packed
     assert factorized.values.shape[4] == 2  # slots inside a position
     features = model.class_embedding(torch.zeros(8, dtype=torch.int64))[:, None]
     keys_of_one_layer = spatial.values[0, 0].nbytes
     assert largest_allocation(lambda: spatial.values.clone()) >= keys_of_one_layer  # the meter works
 
     def last_step():
-        slot = step.context(features, spatial, 255)[:, 0]
+        slot = model.context(features, spatial, 255)[:, 0]
         for group in range(2):
-            step.next_logits(slot, group, factorized)
+            model.next_logits(slot, group, factorized)
 
-    # the packed step allocates what attention gives and the logits, with scratch memory
-    bound = 2 * 8 * model.width * 4 if packed else keys_of_one_layer / 4
-    assert largest_allocation(last_step) <= bound
+    with packed(model, 8) if is_packed else nullcontext():
+        assert largest_allocation(last_step) <= keys_of_one_layer / 4
 
 
 OPTIONS = [
@@ -240,7 +238,7 @@ OPTIONS = [
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("rows", [1, 3])
-def test_the_packed_step_computes_what_the_generator_does(options, dtype, bound, rows):
+def test_packed_steps_compute_what_the_generator_does(options, dtype, bound, rows):
     model = small(**options).to(dtype)
     for weight in model.parameters():
         if weight.ndim == 1:  # of norms
@@ -248,43 +246,63 @@ def test_the_packed_step_computes_what_the_generator_does(options, dtype, bound,
     sub_tokens = torch.stack([torch.randint(0, size, (rows, 12)) for size in model.factorization.sizes], dim=-1)
     labels = torch.arange(rows)
     expected = model(sub_tokens, labels)
-    step, (spatial, factorized) = model.make_step(rows), model.make_caches(rows)
-    assert isinstance(step, PackedStep)
+    spatial, factorized = model.make_caches(rows)
     features = model.class_embedding(labels)[:, None]
-    for position in range(12):
-        slot = step.context(features, spatial, position)[:, 0]
-        for group in range(len(model.bits)):
-            logits = step.next_logits(slot, group, factorized)
-            scale = max(1.0, expected[group].abs().max().item())
-            assert (logits - expected[group][:, position]).abs().max() < bound * scale, (position, group)
-            slot = step.embeddings[group](sub_tokens[:, position, group])
-        features = step.embed_tokens(sub_tokens[:, position : position + 1])
+    with packed(model, rows):
+        assert isinstance(model.spatial_blocks[0].forward, PackedBlock) == (dtype == torch.float32)
+        for position in range(12):
+            slot = model.context(features, spatial, position)[:, 0]
+            for group in range(len(model.bits)):
+                logits = model.next_logits(slot, group, factorized)
+                scale = max(1.0, expected[group].abs().max().item())
+                assert (logits - expected[group][:, position]).abs().max() < bound * scale, (position, group)
+                slot = model.embeddings[group](sub_tokens[:, position, group])
+            features = model.embed_tokens(sub_tokens[:, position : position + 1])
 
 
-def test_the_packed_step_serves_where_its_numbers_are_the_generator_s():
-    class Other(AutoregressiveGenerator):
+def test_what_is_packed_is_what_it_is_equal_to_and_is_gone_afterwards():
+    def forwards(model) -> set[type]:
+        with packed(model, 2):
+            found = {type(vars(part)["forward"]) for part in model.modules() if "forward" in vars(part)}
+        assert not any("forward" in vars(part) for part in model.modules())
+        return found
+
+    assert forwards(small().float()) == {PackedBlock, PackedLinear}  # the linear layers are the heads
+    assert forwards(small().float().train()) == {PackedLinear}  # the blocks drop features out
+    for model in (small().double(), small().half(), small().to("meta")):
+        assert forwards(model) == set()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert forwards(small().float()) == set()
+
+
+def test_a_block_that_a_user_changed_is_not_replaced():
+    class Attention(SelfAttention):
         """Of a user, who may change what it computes."""
 
-    assert isinstance(small().make_step(1), PackedStep)
-    for model in (small().bfloat16(), small().half(), small().train(), small().to("meta")):
-        assert model.make_step(1) is model
-    other = Other(bits=(3, 2), grid=(3, 4), width=32, num_heads=2).eval()
-    assert other.make_step(1) is other
-    with torch.autocast("cpu", torch.bfloat16):
-        model = small().float()
-        assert model.make_step(1) is model
+    model = small().float()
+    block = model.spatial_blocks[0]
+    block.attention = Attention(block.attention.qkv.in_features, block.attention.num_heads).eval()
+    with packed(model, 2):
+        assert "forward" not in vars(block)
+        assert isinstance(block.attention.qkv.forward, PackedLinear)
 
 
-def test_packed_weights_give_the_same_products_and_are_gone_afterwards():
+def test_levels_of_recomputation_are_there_again_afterwards():
+    model = small().float()
+    set_transformer_recomputation(model, "activations")
+    forward = model.spatial_blocks[0].forward
+    with packed(model, 2):
+        assert isinstance(model.spatial_blocks[0].forward, PackedBlock)
+    assert model.spatial_blocks[0].forward == forward
+
+
+def test_packed_weights_give_the_same_products():
     layer, features = torch.nn.Linear(64, 96).requires_grad_(False), torch.randn(8, 64)
     module, expected = torch.nn.Sequential(layer), layer(features)
-    with packed_linears(module, 8):
-        assert "forward" in vars(layer)
+    with packed(module, 8):
         assert (module(features) - expected).abs().max() < 1e-5
         assert (module(features[:1, None]) - expected[:1, None]).abs().max() < 1e-5
-    assert "forward" not in vars(layer)
-    with torch.autocast("cpu", torch.bfloat16), packed_linears(module, 8):
-        assert "forward" not in vars(layer)
+        assert (layer.forward.plus(features, expected) - 2 * expected).abs().max() < 1e-5
 
 
 def test_sampling_leaves_the_model_as_it_was_and_training_goes_on():

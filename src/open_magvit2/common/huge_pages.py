@@ -7,13 +7,14 @@ there are few pages (on an Intel Xeon 11.4 instead of 8.1 GB/s of one core).
 import ctypes
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 _PAGE = 2**21
-_MADV_HUGEPAGE = 14  # of linux/mman.h
+_MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # of linux/mman.h; the second since Linux 6.1
+_SMALL_PAGE = 2**12
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
@@ -26,8 +27,30 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device | None 
     memory = torch.empty(size + _PAGE // dtype.itemsize, dtype=dtype)  # room to begin where a page does
     start = -memory.data_ptr() % _PAGE
     values = memory[start // dtype.itemsize :][:size]
-    # A refusal changes nothing: the pages are then small.
-    ctypes.CDLL(None).madvise(
-        ctypes.c_void_p(values.data_ptr()), ctypes.c_size_t(size * dtype.itemsize), _MADV_HUGEPAGE
-    )
+    _advise(values.data_ptr(), size * dtype.itemsize, _MADV_HUGEPAGE)
     return values.view(tuple(shape))
+
+
+def collapse(pieces: Iterable[tuple[int, int]]) -> None:
+    """Move memory that is in use into huge pages, on Linux; neighbouring pieces together.
+
+    Args:
+        pieces: (address, bytes) each.
+    """
+    if sys.platform != "linux":
+        return
+    ranges: list[list[int]] = []
+    for address, size in sorted(pieces):
+        start, end = address & -_SMALL_PAGE, address + size
+        if ranges and start <= ranges[-1][1] + _SMALL_PAGE:
+            ranges[-1][1] = end
+        else:
+            ranges.append([start, end])
+    for start, end in ranges:
+        _advise(start, end - start, _MADV_HUGEPAGE)
+        _advise(start, end - start, _MADV_COLLAPSE)
+
+
+def _advise(address: int, size: int, advice: int) -> None:
+    """Ask Linux; a refusal changes nothing, and pages stay small."""
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), advice)

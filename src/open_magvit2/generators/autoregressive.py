@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from open_magvit2.common.arguments import integer
 from open_magvit2.common.precision import autocast_dtype
 from open_magvit2.generators.backbone import TokenTransformer, check_labels, initialize
-from open_magvit2.generators.packed_step import PackedStep
 from open_magvit2.generators.sampling import Sampling, make_settings, sample
 from open_magvit2.layers.attention import KeyValueCache
 
@@ -167,11 +166,6 @@ class AutoregressiveGenerator(TokenTransformer):
             KeyValueCache(layers, batch_size, self.num_heads, positions, head_width, dtype, weight.device)
             for layers, positions in sizes
         )
-
-    def make_step(self, num_rows: int) -> "AutoregressiveGenerator | PackedStep":
-        """What computes one token of R rows: a packed copy for a CPU where there is one, else this model itself."""
-        is_own = type(self) is AutoregressiveGenerator  # a subclass may compute something else
-        return PackedStep(self, num_rows) if is_own and PackedStep.serves(self) else self
 
     def _check(self, sub_tokens: Tensor, labels: Tensor) -> None:
         expected = (len(labels), self.num_tokens, len(self.bits))

@@ -17,6 +17,7 @@ from open_magvit2.common.arguments import above, at_least, integer
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.generators.backbone import TokenTransformer, check_labels, initialize
 from open_magvit2.generators.drawing import Streams
+from open_magvit2.generators.packing import packed
 from open_magvit2.generators.sampling import (
     GuidanceSchedule,
     Sampling,
@@ -188,12 +189,13 @@ class BitwiseGenerator(TokenTransformer):
         streams, guidance = Streams(seeds), Sampling(schedule=settings.schedule, power=settings.power)
         tokens = torch.empty(batch, self.num_tokens, self.num_bits, dtype=torch.int64, device=device)
         features = self.class_embedding(rows)[:, None]
-        for position in range(self.num_tokens):
-            context = self.norm(self.context(features, cache, position)[:, 0])
-            scale = guidance.scale(settings.guidance, position, self.num_tokens)
-            signs = self._draw_bits(context, streams, scale, settings)
-            tokens[:, position] = signs > 0
-            features = self.embed_token(signs.to(dtype).repeat(len(rows) // batch, 1))[:, None]
+        with torch.inference_mode(), packed(self, len(rows)):
+            for position in range(self.num_tokens):
+                context = self.norm(self.context(features, cache, position)[:, 0])
+                scale = guidance.scale(settings.guidance, position, self.num_tokens)
+                signs = self._draw_bits(context, streams, scale, settings)
+                tokens[:, position] = signs > 0
+                features = self.embed_token(signs.to(dtype).repeat(len(rows) // batch, 1))[:, None]
         return self.factorization.join(tokens).unflatten(1, self.grid)
 
     def _draw_bits(self, context: Tensor, streams: Streams, scale: float, settings: BitwiseSampling) -> Tensor:

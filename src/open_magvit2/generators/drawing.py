@@ -58,10 +58,10 @@ def filtered(logits: Tensor, setting: SubTokenSampling) -> Tensor:
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """The value at which the cumulated probabilities [B, V] pass a uniform number [B] in [0, 1): int64 [B]."""
     cumulated = probabilities.to(torch.float64).cumsum(dim=-1)
-    thresholds = uniform[:, None] * cumulated[:, -1:]
-    chosen = torch.searchsorted(cumulated, thresholds, right=True)[:, 0]
-    last = probabilities.shape[-1] - 1 - probabilities.flip(-1).gt(0).to(torch.int8).argmax(dim=-1)
-    return torch.minimum(chosen, last)
+    whole = cumulated[:, -1:]
+    # Just below the whole at most, which a product may be rounded to: a value of probability 0 is never passed.
+    thresholds = torch.minimum(uniform[:, None] * whole, whole.nextafter(torch.zeros_like(whole)))
+    return torch.searchsorted(cumulated, thresholds, right=True)[:, 0]
 
 
 class Streams:

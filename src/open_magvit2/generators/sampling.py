@@ -18,12 +18,11 @@ from open_magvit2.common.arguments import above
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.generators.backbone import check_labels
 from open_magvit2.generators.drawing import Streams, SubTokenSampling, draw, filtered
-from open_magvit2.generators.packing import packed_linears
+from open_magvit2.generators.packing import packed
 from open_magvit2.layers.attention import KeyValueCache
 
 if TYPE_CHECKING:
     from open_magvit2.generators.autoregressive import AutoregressiveGenerator
-    from open_magvit2.generators.packed_step import PackedStep
 
 GuidanceSchedule = Literal["constant", "linear", "cosine", "power_cosine"]
 
@@ -129,8 +128,8 @@ def sample(
     """Generate the tokens of one image a label.
 
     An image depends on its label, its seed and the settings; not on the batch it is made in, up to rounding. The keys
-    and values of all positions are allocated once. On a CPU weights are packed for the call (`packed_step` in float32
-    and float64, else `packing`), which takes their memory once more.
+    and values of all positions are allocated once. On a CPU weights are packed for the call (`packing`), which takes
+    their memory once more.
 
     Args:
         generator: in eval mode, in float32, float64, bfloat16 or float16, or under autocast.
@@ -151,13 +150,13 @@ def sample(
         raise ValueError(f"num_tokens must be 1 to {generator.num_tokens}, the grid's, got {num_tokens}")
     groups = settings.of_groups(len(generator.bits))
     rows, uniform, scales = prepare(generator, labels, seeds, settings)
-    caches, step = generator.make_caches(len(rows)), generator.make_step(len(rows))
+    caches = generator.make_caches(len(rows))
     sub_tokens = torch.empty(len(labels), number, len(groups), dtype=torch.int64, device=generator.device)
     features = generator.class_embedding(rows)[:, None]
-    with packed_linears(generator, len(rows)) if step is generator else torch.inference_mode():
+    with torch.inference_mode(), packed(generator, len(rows)):
         for position in range(number):
             at = uniform[position], scales[position]
-            chosen, features = next_token(step, caches, features, position, *at, groups, settings.greedy)
+            chosen, features = next_token(generator, caches, features, position, *at, groups, settings.greedy)
             sub_tokens[:, position] = chosen
     indices = generator.factorization.join(sub_tokens)
     return indices.unflatten(1, generator.grid) if number == generator.num_tokens else indices
@@ -197,7 +196,7 @@ def check_requests(generator: Any, labels: Tensor, seeds: Sequence[int]) -> None
 
 
 def next_token(
-    generator: AutoregressiveGenerator | PackedStep,
+    generator: AutoregressiveGenerator,
     caches: tuple[KeyValueCache, KeyValueCache],
     features: Tensor,
     position: int | Tensor,
@@ -209,7 +208,7 @@ def next_token(
     """One step: the sub-tokens of a position, and the input of the next.
 
     Args:
-        generator: the model, or its packed step.
+        generator: the model.
         caches: of `make_caches` for R rows; those of this position are added.
         features: [R, 1, D], the input of this position; R is 2 B with guidance, conditional rows first, else B.
         position: a number; or a tensor int64 [1], which makes all shapes the same whatever the position.

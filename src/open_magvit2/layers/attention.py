@@ -92,7 +92,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, features: Tensor, *arguments: Any) -> Tensor:
         """Attend over positions [B, N, D] -> [B, N, D]; arguments of `attend`."""
-        return self.attend(self.qkv(features), *arguments)
+        return self.dropout(self.out(self.attend(self.qkv(features), *arguments)))
 
     def attend(
         self,
@@ -103,7 +103,7 @@ class SelfAttention(nn.Module):
         layer: int = 0,
         start: int | Tensor = 0,
     ) -> Tensor:
-        """Attend over positions by their projections -> [B, N, D].
+        """What every position attends to, by the projections: [B, N, heads head_width], before the output's own.
 
         Args:
             qkv: queries, keys and values of all heads, float [B, N, 3 heads head_width].
@@ -115,16 +115,18 @@ class SelfAttention(nn.Module):
             start: number of positions in the cache; as a tensor int64 [1], the work has one shape whatever the number.
         """
         batch, number, _ = qkv.shape
-        qkv = qkv.view(batch, number, 3, self.num_heads, self.head_width)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        query, key = self.query_norm(query), self.key_norm(key)
+        qkv = qkv.view(batch, number, 3, self.num_heads, self.head_width).permute(2, 0, 3, 1, 4)
+        query_key, value = qkv.split((2, 1))
+        if not isinstance(self.query_norm, nn.Identity):
+            query_key = torch.stack([self.query_norm(qkv[0]), self.key_norm(qkv[1])])
         if rotary is not None:
-            query, key = rotate(query, rotary), rotate(key, rotary)
+            query_key = rotate(query_key, rotary)
             value = value.contiguous()  # else the backward pass keeps the old queries and keys beside it
+        (query, key), value = query_key.unbind(0), value[0]
         mask = None
         if cache is not None:
             (key, value), mask = cache.update(layer, start, key, value), cache.mask(start)
         if number == 1:  # no condition inside the call: a compiler may not know the number
             is_causal = False
         attended = F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal)
-        return self.dropout(self.out(attended.transpose(1, 2).reshape(batch, number, -1)))
+        return attended.transpose(1, 2).reshape(batch, number, -1)

@@ -51,7 +51,7 @@ def _block(self: Any, features: Tensor, *arguments: Any) -> Tensor:
         return TransformerBlock.forward(self, features, *arguments)
     attention, feed_forward = self.attention, self.feed_forward
     (qkv,) = normalized_linears(features, self.attention_norm, attention.qkv)
-    features = features + attention.attend(qkv, *arguments)
+    features = features + attention.dropout(attention.out(attention.attend(qkv, *arguments)))
     gate, up = normalized_linears(features, self.feed_forward_norm, feed_forward.gate, feed_forward.up)
     return features + feed_forward.dropout(swiglu_down(gate, up, feed_forward.down))
 
