@@ -57,7 +57,7 @@ class PackedLinear:
     """
 
     def __init__(self, num_rows: int, bias: Tensor | None, *weights: Tensor) -> None:
-        weight = torch.cat([weight.detach() for weight in weights])
+        weight = weights[0].detach() if len(weights) == 1 else torch.cat([weight.detach() for weight in weights])
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, num_rows)
         self.bias = bias
 
