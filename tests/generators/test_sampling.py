@@ -1,6 +1,8 @@
 """Sampling: the reference's greedy tokens, filters against plain formulas, seeds, guidance."""
 
 import math
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
@@ -275,16 +277,69 @@ def test_what_is_packed_is_what_it_is_equal_to_and_is_gone_afterwards():
         assert forwards(small().float()) == set()
 
 
-def test_a_block_that_a_user_changed_is_not_replaced():
-    class Attention(SelfAttention):
-        """Of a user, who may change what it computes."""
+class _Attention(SelfAttention):
+    """Of a user, who may change what it computes."""
 
+
+def _other_attention(block):
+    block.attention = _Attention(block.attention.qkv.in_features, block.attention.num_heads).eval()
+
+
+def _hook(block):
+    block.feed_forward.gate.register_forward_hook(lambda layer, inputs, output: output * 3)
+
+
+def _other_forward(block):
+    block.attention.forward = lambda features, *arguments: features * 3
+
+
+def _bias(block):
+    block.feed_forward.down = torch.nn.Linear(block.feed_forward.down.in_features, 32)
+    torch.nn.init.constant_(block.feed_forward.down.bias, 3.0)
+
+
+def _weight_made_by_a_hook(block):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.nn.utils.weight_norm(block.attention.qkv)
+    block.attention.qkv.weight_g.data *= 3  # the weight follows at the next call
+
+
+def _other_dropout(block):
+    block.attention.dropout = torch.nn.ReLU()
+
+
+@pytest.mark.parametrize(
+    "change", [_other_attention, _hook, _other_forward, _bias, _weight_made_by_a_hook, _other_dropout]
+)
+def test_what_a_user_changed_is_computed_as_it_is(change):
+    torch.manual_seed(0)
     model = small().float()
-    block = model.spatial_blocks[0]
-    block.attention = Attention(block.attention.qkv.in_features, block.attention.num_heads).eval()
-    with packed(model, 2):
-        assert "forward" not in vars(block)
-        assert isinstance(block.attention.qkv.forward, PackedLinear)
+    before = sample(model, torch.arange(5), list(range(5)))
+    for block in model.spatial_blocks:
+        change(block)
+    changed = sample(model, torch.arange(5), list(range(5)))
+    assert not torch.equal(changed, before)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert torch.equal(changed, sample(model, torch.arange(5), list(range(5))))
+
+
+def test_dropout_that_a_user_switched_on_is_drawn():
+    model = small(dropout=0.5).float()
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.train()
+    samples = [sample(model, torch.arange(5), list(range(5)), Sampling(greedy=True)) for _ in range(2)]
+    assert not torch.equal(*samples)
+
+
+def test_two_threads_sample_from_one_model():
+    model = small().float()
+    expected = sample(model, torch.arange(5), list(range(5)))
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda _: sample(model, torch.arange(5), list(range(5))), range(12)))
+    assert all(torch.equal(one, expected) for one in found)
+    assert not any("forward" in vars(part) for part in model.modules())
 
 
 def test_levels_of_recomputation_are_there_again_afterwards():

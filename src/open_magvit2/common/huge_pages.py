@@ -17,14 +17,12 @@ _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # of linux/mman.h; the second since Lin
 _SMALL_PAGE = 2**12
 
 
-def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """`torch.empty`, whose memory asks for huge pages if it is large, new, and a Linux machine's."""
-    if sys.platform != "linux" or (device is not None and device.type != "cpu"):
-        return torch.empty(shape, dtype=dtype, device=device)
     size = math.prod(shape)
-    if size * dtype.itemsize < 2 * _PAGE:
-        return torch.empty(shape, dtype=dtype)
-    memory = torch.empty(size + _PAGE // dtype.itemsize, dtype=dtype)  # room to begin where a page does
+    if sys.platform != "linux" or device.type != "cpu" or size * dtype.itemsize < 2 * _PAGE:
+        return torch.empty(shape, dtype=dtype, device=device)
+    memory = torch.empty(size + _PAGE // dtype.itemsize, dtype=dtype, device=device)  # room to begin where a page does
     start = -memory.data_ptr() % _PAGE
     values = memory[start // dtype.itemsize :][:size]
     _advise(values.data_ptr(), size * dtype.itemsize, _MADV_HUGEPAGE)

@@ -189,7 +189,7 @@ class BitwiseGenerator(TokenTransformer):
         streams, guidance = Streams(seeds), Sampling(schedule=settings.schedule, power=settings.power)
         tokens = torch.empty(batch, self.num_tokens, self.num_bits, dtype=torch.int64, device=device)
         features = self.class_embedding(rows)[:, None]
-        with torch.inference_mode(), packed(self, len(rows)):
+        with packed(self, len(rows)):
             for position in range(self.num_tokens):
                 context = self.norm(self.context(features, cache, position)[:, 0])
                 scale = guidance.scale(settings.guidance, position, self.num_tokens)

@@ -61,7 +61,8 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     whole = cumulated[:, -1:]
     # Just below the whole at most, which a product may be rounded to: a value of probability 0 is never passed.
     thresholds = torch.minimum(uniform[:, None] * whole, whole.nextafter(torch.zeros_like(whole)))
-    return torch.searchsorted(cumulated, thresholds, right=True)[:, 0]
+    chosen = torch.searchsorted(cumulated, thresholds, right=True)[:, 0]
+    return chosen.clamp_max(probabilities.shape[-1] - 1)  # NaN finds no place at all
 
 
 class Streams:

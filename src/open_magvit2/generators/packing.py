@@ -5,6 +5,7 @@ So they are packed once in the order in which oneDNN reads them, and moved into 
 for `torch.compile`, which packs the weights of frozen graphs with them.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,10 @@ from torch import Tensor, nn
 
 from open_magvit2.common import huge_pages
 from open_magvit2.layers.attention import SelfAttention
+from open_magvit2.layers.dropout import Dropout
 from open_magvit2.layers.transformer import SwiGLU, TransformerBlock
+
+_one_at_a_time = threading.RLock()  # two threads may sample from one model, whose forward passes are replaced
 
 
 @contextmanager
@@ -23,28 +27,40 @@ def packed(module: nn.Module, num_rows: int) -> Iterator[None]:
     """Inside, a module's transformer blocks and linear layers multiply by packed copies of their weights.
 
     The numbers are the same up to rounding. The copies take the memory of the weights once more. Layers on another
-    device, in a dtype that oneDNN does not multiply on this CPU, or under autocast stay as they are.
+    device, in a dtype that oneDNN does not multiply on this CPU, under autocast, or with what a user changed (hooks,
+    other parts, `compile`) stay as they are. Where anything is packed, inside is inference mode, and a second thread
+    waits.
 
     Args:
         module: without gradients; weights must not change inside.
         num_rows: rows of the products, for which the packing is chosen; others are computed as well.
     """
+    if not any(map(_is_packable, module.modules())):
+        yield
+        return
+    with _one_at_a_time, torch.inference_mode():
+        forwards = _pack(module, num_rows)
+        before = {layer: vars(layer).pop("forward", None) for layer in forwards}
+        for layer, forward in forwards.items():
+            layer.forward = forward
+        try:
+            yield
+        finally:
+            for layer, forward in before.items():
+                del layer.forward
+                if forward is not None:
+                    layer.forward = forward
+
+
+def _pack(module: nn.Module, num_rows: int) -> "dict[nn.Module, PackedLinear | PackedBlock]":
+    """The forward passes of the blocks and linear layers that can be packed."""
     blocks = list(filter(_is_fusible, module.modules()))
     inside = {part for block in blocks for part in block.modules()}
     others = [layer for layer in module.modules() if layer not in inside and _is_packable(layer)]
     forwards = {block: PackedBlock(block, num_rows) for block in blocks}
     forwards |= {layer: PackedLinear(num_rows, layer.bias, layer.weight) for layer in others}
     huge_pages.collapse(piece for forward in forwards.values() for piece in forward.memory())
-    before = {layer: vars(layer).get("forward") for layer in forwards}
-    for layer, forward in forwards.items():
-        layer.forward = forward
-    try:
-        yield
-    finally:
-        for layer, forward in before.items():
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
+    return forwards
 
 
 class PackedLinear:
@@ -98,20 +114,31 @@ class PackedBlock:
 
 
 def _is_fusible(block: nn.Module) -> bool:
-    """Whether it is a block in evaluation mode, made of our own parts, all of which can be packed."""
-    if type(block) is not TransformerBlock or block.training:
+    """Whether it is a block in evaluation mode, made of our own parts as we made them, all of which can be packed."""
+    if type(block) is not TransformerBlock or block.training or block._compiled_call_impl is not None:
+        return False
+    if "forward" in vars(block) and not hasattr(block, "recomputation"):  # a level of recomputation, which is off here
         return False
     attention, feed_forward = block.attention, block.feed_forward
     if type(attention) is not SelfAttention or type(feed_forward) is not SwiGLU:
         return False
-    linears = (attention.qkv, attention.out, feed_forward.gate, feed_forward.up, feed_forward.down)
-    return all(map(_is_packable, linears))
+    dropouts = (attention.dropout, feed_forward.dropout)
+    if not all(type(dropout) is Dropout and not dropout.training for dropout in dropouts):
+        return False
+    products = (feed_forward.gate, feed_forward.up, feed_forward.down)
+    if not all(map(_is_packable, (attention.qkv, attention.out, *products))):
+        return False
+    inside = (part for part in block.modules() if part is not block)
+    return all(product.bias is None for product in products) and all(map(_is_untouched, inside))
 
 
 def _is_packable(layer: nn.Module) -> bool:
-    if type(layer) is not nn.Linear or "forward" in vars(layer):
+    """Whether it is a linear layer with a weight that oneDNN multiplies on this CPU, and no other forward pass."""
+    if type(layer) is not nn.Linear or "forward" in vars(layer) or layer._compiled_call_impl is not None:
         return False
     weight = layer.weight
+    if type(weight) is not nn.Parameter or layer._forward_pre_hooks:  # weight_norm makes the weight in such a hook
+        return False
     if weight.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.enabled:
         return False
     if not torch.backends.mkldnn.is_available():
@@ -119,3 +146,8 @@ def _is_packable(layer: nn.Module) -> bool:
     return weight.dtype == torch.float32 or (
         weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
+
+
+def _is_untouched(part: nn.Module) -> bool:
+    """Whether a module has no hooks and no forward pass of its own, which would not be called."""
+    return not (part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) or part._compiled_call_impl)

@@ -153,7 +153,7 @@ def sample(
     caches = generator.make_caches(len(rows))
     sub_tokens = torch.empty(len(labels), number, len(groups), dtype=torch.int64, device=generator.device)
     features = generator.class_embedding(rows)[:, None]
-    with torch.inference_mode(), packed(generator, len(rows)):
+    with packed(generator, len(rows)):
         for position in range(number):
             at = uniform[position], scales[position]
             chosen, features = next_token(generator, caches, features, position, *at, groups, settings.greedy)

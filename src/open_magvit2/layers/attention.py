@@ -117,7 +117,7 @@ class SelfAttention(nn.Module):
         batch, number, _ = qkv.shape
         qkv = qkv.view(batch, number, 3, self.num_heads, self.head_width).permute(2, 0, 3, 1, 4)
         query_key, value = qkv.split((2, 1))
-        if not isinstance(self.query_norm, nn.Identity):
+        if not all(isinstance(norm, nn.Identity) for norm in (self.query_norm, self.key_norm)):
             query_key = torch.stack([self.query_norm(qkv[0]), self.key_norm(qkv[1])])
         if rotary is not None:
             query_key = rotate(query_key, rotary)
