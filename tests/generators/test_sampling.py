@@ -22,6 +22,8 @@ from open_magvit2.layers.attention import SelfAttention
 from open_magvit2.protocols import Generator
 from open_magvit2.training.transformer_recomputation import set_transformer_recomputation
 
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+
 GREEDY = [("greedy_unguided", (1.0, 1.0)), ("greedy_cfg_2_2", (2.0, 2.0)), ("greedy_cfg_1.9_4", (1.9, 4.0))]
 NAMES = ["om2_ar_tiny", "om2_ar_tiny_9_9"] + [
     pytest.param(f"om2_ar_{size}", marks=pytest.mark.slow) for size in ("B", "L")
@@ -251,7 +253,8 @@ def test_packed_steps_compute_what_the_generator_does(options, dtype, bound, row
     spatial, factorized = model.make_caches(rows)
     features = model.class_embedding(labels)[:, None]
     with packed(model, rows):
-        assert isinstance(model.spatial_blocks[0].forward, PackedBlock) == (dtype == torch.float32)
+        is_packed = dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        assert isinstance(model.spatial_blocks[0].forward, PackedBlock) == is_packed
         for position in range(12):
             slot = model.context(features, spatial, position)[:, 0]
             for group in range(len(model.bits)):
@@ -262,6 +265,7 @@ def test_packed_steps_compute_what_the_generator_does(options, dtype, bound, row
             features = model.embed_tokens(sub_tokens[:, position : position + 1])
 
 
+@needs_onednn
 def test_what_is_packed_is_what_it_is_equal_to_and_is_gone_afterwards():
     def forwards(model) -> set[type]:
         with packed(model, 2):
@@ -342,6 +346,7 @@ def test_two_threads_sample_from_one_model():
     assert not any("forward" in vars(part) for part in model.modules())
 
 
+@needs_onednn
 def test_levels_of_recomputation_are_there_again_afterwards():
     model = small().float()
     set_transformer_recomputation(model, "activations")
@@ -351,6 +356,7 @@ def test_levels_of_recomputation_are_there_again_afterwards():
     assert model.spatial_blocks[0].forward == forward
 
 
+@needs_onednn
 def test_packed_weights_give_the_same_products():
     layer, features = torch.nn.Linear(64, 96).requires_grad_(False), torch.randn(8, 64)
     module, expected = torch.nn.Sequential(layer), layer(features)
