@@ -117,7 +117,7 @@ class DoubledSwiGLU(SwiGLU):
         return 2 * super().forward(features)
 
 
-@pytest.mark.parametrize("changed", ["qkv", "down", "feed_forward", "feed_forward_norm"])
+@pytest.mark.parametrize("changed", ["qkv", "down", "feed_forward", "feed_forward_norm", "hook"])
 def test_a_block_with_parts_of_a_user_computes_what_they_do(changed):
     torch.manual_seed(0)
     block = TransformerBlock(8, 2, 16).double()
@@ -127,6 +127,8 @@ def test_a_block_with_parts_of_a_user_computes_what_they_do(changed):
         block.feed_forward.down = nn.Linear(16, 8).double()  # with a bias
     elif changed == "feed_forward":
         block.feed_forward = DoubledSwiGLU(8, 16).double()
+    elif changed == "hook":
+        block.feed_forward.gate.register_forward_hook(lambda layer, inputs, output: 2 * output)
     else:
         block.feed_forward_norm = nn.LayerNorm(8).double()
     features = draw(2, 3, 8)

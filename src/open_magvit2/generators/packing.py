@@ -15,9 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.common import huge_pages
-from open_magvit2.layers.attention import SelfAttention
-from open_magvit2.layers.dropout import Dropout
-from open_magvit2.layers.transformer import SwiGLU, TransformerBlock
+from open_magvit2.layers.transformer import TransformerBlock, has_own_parts
 
 _one_at_a_time = threading.RLock()  # two threads may sample from one model, whose forward passes are replaced
 
@@ -114,22 +112,16 @@ class PackedBlock:
 
 
 def _is_fusible(block: nn.Module) -> bool:
-    """Whether it is a block in evaluation mode, made of our own parts as we made them, all of which can be packed."""
-    if type(block) is not TransformerBlock or block.training or block._compiled_call_impl is not None:
+    """Whether it is a block of our own parts in evaluation mode, with weights that can be packed."""
+    if type(block) is not TransformerBlock or block._compiled_call_impl is not None or not has_own_parts(block):
         return False
     if "forward" in vars(block) and not hasattr(block, "recomputation"):  # a level of recomputation, which is off here
         return False
     attention, feed_forward = block.attention, block.feed_forward
-    if type(attention) is not SelfAttention or type(feed_forward) is not SwiGLU:
-        return False
-    dropouts = (attention.dropout, feed_forward.dropout)
-    if not all(type(dropout) is Dropout and not dropout.training for dropout in dropouts):
-        return False
     products = (feed_forward.gate, feed_forward.up, feed_forward.down)
-    if not all(map(_is_packable, (attention.qkv, attention.out, *products))):
-        return False
-    inside = (part for part in block.modules() if part is not block)
-    return all(product.bias is None for product in products) and all(map(_is_untouched, inside))
+    is_evaluated = not (block.training or attention.dropout.training or feed_forward.dropout.training)
+    are_packable = all(map(_is_packable, (attention.qkv, attention.out, *products)))
+    return is_evaluated and are_packable and all(product.bias is None for product in products)
 
 
 def _is_packable(layer: nn.Module) -> bool:
@@ -146,8 +138,3 @@ def _is_packable(layer: nn.Module) -> bool:
     return weight.dtype == torch.float32 or (
         weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
-
-
-def _is_untouched(part: nn.Module) -> bool:
-    """Whether a module has no hooks and no forward pass of its own, which would not be called."""
-    return not (part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) or part._compiled_call_impl)

@@ -104,3 +104,27 @@ class TransformerBlock(nn.Module):
         """[B, N, D] -> [B, N, D]; arguments of `SelfAttention.attend`."""
         features = features + self.attention(self.attention_norm(features), *arguments)
         return features + self.feed_forward(self.feed_forward_norm(features))
+
+
+def has_own_parts(block: TransformerBlock) -> bool:
+    """Whether attention, SwiGLU and their layers are those of this package, and calling them does nothing else.
+
+    What computes a block's forward pass in another way calls its parts no more. Parts of a user, hooks, a forward pass
+    of an instance and compiled parts must then stay: this is False for them.
+    """
+    attention, feed_forward = block.attention, block.feed_forward
+    if type(attention) is not SelfAttention or type(feed_forward) is not SwiGLU:
+        return False
+    linears = (attention.qkv, attention.out, feed_forward.gate, feed_forward.up, feed_forward.down)
+    dropouts = (attention.dropout, feed_forward.dropout)
+    if not all(type(part) is nn.Linear for part in linears) or not all(type(part) is Dropout for part in dropouts):
+        return False
+    inside = [part for part in block.modules() if part is not block]
+    return not any(
+        part._forward_hooks
+        or part._forward_pre_hooks
+        or part._backward_hooks
+        or part._compiled_call_impl
+        or "forward" in vars(part)
+        for part in inside
+    )

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from open_magvit2.layers.attention import SelfAttention
-from open_magvit2.layers.transformer import SwiGLU, TransformerBlock
+from open_magvit2.layers.transformer import TransformerBlock, has_own_parts
 from open_magvit2.training.memory_efficient_layers import normalized_linears, swiglu_down
 
 TransformerRecomputation = Literal["none", "activations", "blocks"]
@@ -61,10 +60,9 @@ _block.__name__ = "forward"  # a pickle of the block finds the class's method by
 
 def _is_plain(block: TransformerBlock) -> bool:
     """Whether a block is made of RMSNorm, SwiGLU and linear layers without biases, and not of a user's variants."""
-    attention, feed_forward = block.attention, block.feed_forward
-    if type(attention) is not SelfAttention or type(feed_forward) is not SwiGLU:
+    if not has_own_parts(block):
         return False
-    norms = (block.attention_norm, block.feed_forward_norm)
-    linears = (attention.qkv, feed_forward.gate, feed_forward.up, feed_forward.down)
+    norms, feed_forward = (block.attention_norm, block.feed_forward_norm), block.feed_forward
     are_rms = all(type(norm) is nn.RMSNorm and norm.weight is not None for norm in norms)
-    return are_rms and all(type(linear) is nn.Linear and linear.bias is None for linear in linears)
+    linears = (block.attention.qkv, feed_forward.gate, feed_forward.up, feed_forward.down)
+    return are_rms and all(linear.bias is None for linear in linears)
