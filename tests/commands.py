@@ -1,25 +1,41 @@
 """Run a command as a user would, for the tests of scripts."""
 
+import atexit
 import contextlib
 import io
+import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Processes are forks of a server that has imported libraries and done no more, which saves the seconds of the imports.
+# Nothing of this package is among them: tests run commands on changed copies of it.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["torch", "torch._dynamo", "torchvision", "pytorch_lightning.cli", "lpips", "scipy.linalg", "matplotlib.figure"]
+)
+
 
 def run(*command, folder=ROOT, check=True, timeout=1800, **environment) -> subprocess.CompletedProcess:
-    """Run a command; its whole output is shown if it fails. The timeout only ends what hangs."""
+    """Run a command in a process of its own; its whole output is shown if it fails. The timeout only ends what hangs.
+
+    Python scripts begin with the imports done, if nothing but PYTHONPATH is asked of their environment.
+    """
     words = [str(word) for word in command]
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "MASTER_", "NODE_", "NUM_NODES"))}
     variables |= {"PYTHON": sys.executable, **environment}
-    result = subprocess.run(
-        words, cwd=folder, env=variables, capture_output=True, text=True, timeout=timeout, check=False
-    )
+    if words[0] == sys.executable and words[1].endswith(".py") and not set(environment) - {"PYTHONPATH"}:
+        result = _run_fork(words, folder, timeout, variables)
+    else:
+        result = subprocess.run(
+            words, cwd=folder, env=variables, capture_output=True, text=True, timeout=timeout, check=False
+        )
     assert not check or result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
     return result
 
@@ -34,3 +50,45 @@ def run_here(script: Path, *arguments) -> subprocess.CompletedProcess:
         except SystemExit as end:
             code = end.code or 0
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def _run_fork(words: list[str], folder: Path, timeout: float, variables: dict) -> subprocess.CompletedProcess:
+    """What `subprocess.run` does with a Python script."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        streams = [multiprocessing.reduction.DupFd(file.fileno()) for file in (out, err)]
+        process = FORKS.Process(target=_become, args=(words[1:], str(folder), variables, *streams))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(words, timeout)
+        texts = [(file.seek(0), file.read().decode())[1] for file in (out, err)]
+    return subprocess.CompletedProcess(words, process.exitcode, *texts)
+
+
+def _become(words: list[str], folder: str, variables: dict, *streams) -> None:
+    """Turn a fork of the server into the process of a script."""
+    for number, stream in enumerate(streams, start=1):
+        os.dup2(stream.detach(), number)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1) for number in (1, 2))
+    multiprocessing.set_start_method(None, force=True)  # the default, as in a new process
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    paths = variables.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [str(Path(words[0]).parent), *filter(None, paths)]
+    sys.argv = words
+    code = 0
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.exit(code)

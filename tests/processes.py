@@ -1,7 +1,6 @@
 """Several gloo processes on this machine, as a test of distributed code needs them."""
 
 import contextlib
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,14 +8,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from commands import FORKS
 
 from open_magvit2.common.distributed import leave_process_group
 
 _LONGEST_SECONDS = 1800  # ends what hangs
-# Processes are forks of a server that has imported these and done no more, which saves the seconds of the imports.
-_METHOD = "forkserver"
-_IMPORTS = ["torch", "torchvision", "pytorch_lightning.cli", "lpips", "scipy.linalg"]
-multiprocessing.get_context(_METHOD).set_forkserver_preload(_IMPORTS)
 
 
 @contextlib.contextmanager
@@ -30,7 +26,7 @@ def process_group(rank: int, world: int, folder: Path) -> Iterator[None]:
 
 def spawn(function: Callable[..., None], world: int, *arguments: object) -> None:
     """Run `function(rank, world, *arguments)` in `world` processes; an error in one of them, or a hang, is raised."""
-    options = {"args": (world, *arguments), "nprocs": world, "join": False, "start_method": _METHOD}
+    options = {"args": (world, *arguments), "nprocs": world, "join": False, "start_method": FORKS.get_start_method()}
     context = torch.multiprocessing.start_processes(function, **options)
     deadline = time.monotonic() + _LONGEST_SECONDS
     while not context.join(timeout=5):

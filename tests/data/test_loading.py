@@ -304,6 +304,24 @@ def test_a_worker_survives_what_a_cluster_sends_and_obeys_its_parent(number, mom
     assert worker.exitcode == 0
 
 
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_workers_load_however_python_starts_them(method):
+    before = multiprocessing.get_start_method()
+    module = ImageDataModule(
+        SyntheticImages(16, 32), SyntheticImages(4, 32, split="validation"), 32, global_batch_size=4, num_workers=1
+    )
+    multiprocessing.set_start_method(method, force=True)  # forkserver is the default of Python 3.14
+    try:
+        batches = iter(module.train_dataloader())
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    (worker,) = batches._workers
+    assert sorted(index for batch in batches for index in batch["index"].tolist()) == list(range(16))
+    worker.terminate()
+    worker.join(timeout=300)
+    assert worker.exitcode == 0
+
+
 def _has_pending_signals(pid: int) -> bool:
     """Whether a signal to a process was sent and not yet taken."""
     (mask,) = re.findall(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)

@@ -1,9 +1,9 @@
 """Loading processes that obey the training process alone, not the signals of a cluster."""
 
+import multiprocessing
 import os
 import signal
 import threading
-from functools import partial
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -20,7 +20,7 @@ class WorkerLoader(DataLoader):
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options, worker_init_fn=partial(_obey_the_parent_alone, os.getpid()))
+        super().__init__(*arguments, **options, worker_init_fn=_obey_the_parent_alone)
 
     def __iter__(self) -> Any:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -30,19 +30,20 @@ class WorkerLoader(DataLoader):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)  # one that came in between is delivered now
 
 
-def _obey_the_parent_alone(parent: int, worker: int) -> None:
-    """Let a worker ignore the signals of anybody but the process `parent`, and end when that has ended.
+def _obey_the_parent_alone(worker: int) -> None:
+    """Let a worker ignore the signals of anybody but the process that loads, and end when that has ended.
 
     A cluster that ends a job signals all its processes, and the training needs its workers to end the step. A handler
     cannot see who sent a signal, waiting for it can. PyTorch's workers look for their parent too, but one whose parent
     was killed right after the fork takes init for it, and would live for ever.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    parent, reaper = multiprocessing.parent_process(), os.getppid()  # not the same under `forkserver`
 
     def wait() -> None:
-        while os.getppid() == parent:
+        while parent.is_alive() and os.getppid() == reaper:
             received = signal.sigtimedwait(_SIGNALS, _SECONDS_TO_LOOK_FOR_PARENT)
-            if received is not None and received.si_signo == signal.SIGTERM and received.si_pid == parent:
+            if received is not None and received.si_signo == signal.SIGTERM and received.si_pid == parent.pid:
                 break
         os._exit(0)  # as PyTorch's own handler does
 
