@@ -1,13 +1,13 @@
 """The training step: gradients, steps, loss scale, and what it logs and saves."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from commands import run
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import MixedPrecision
@@ -206,9 +206,7 @@ def test_two_processes_train_alike(tmp_path):
     validation, over 7 images that do not divide evenly.
     """
     script = Path(__file__).with_name("train_with_ddp.py")
-    run = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=1800)
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert "sync_dist" not in run.stderr
+    assert "sync_dist" not in run(sys.executable, script, tmp_path).stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["world_size"] == 2
     assert result["largest_difference_between_ranks"] == 0.0

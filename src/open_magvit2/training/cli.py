@@ -67,6 +67,10 @@ class _Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         self.exit(MISTAKE, f"error: {essential(message)}{_HELP}\n")
 
+    def dump(self, *arguments: Any, **options: Any) -> str:
+        """A configuration as text, without validating it again: that takes as long as parsing it."""
+        return super().dump(*arguments, **{**options, "skip_validation": True})
+
 
 class _SaveConfig(SaveConfigCallback):
     """Writes config.yaml to the logs, and into every checkpoint the configuration and the program it ran in."""

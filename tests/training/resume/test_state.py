@@ -2,10 +2,10 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 from image_tokenizer import small_training
@@ -149,8 +149,7 @@ def test_two_processes_resume_exactly_and_one_goes_on_from_them(tmp_path, caplog
     Ranks have BatchNorm statistics and random numbers of their own.
     """
     script = Path(__file__).with_name("resume_with_ddp.py")
-    process = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=1800)
-    assert process.returncode == 0, process.stderr[-3000:]
+    commands.run(sys.executable, script, tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["exit_codes"] == [75, 75]
     assert result["stopped_at"] == 5
