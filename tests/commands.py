@@ -70,7 +70,7 @@ def _become(words: list[str], folder: str, variables: dict, *streams) -> None:
     """Turn a fork of the server into the process of a script."""
     for number, stream in enumerate(streams, start=1):
         os.dup2(stream.detach(), number)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1) for number in (1, 2))
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1) for number in (1, 2))
     multiprocessing.set_start_method(None, force=True)  # the default, as in a new process
     os.chdir(folder)
     os.environ.clear()

@@ -8,11 +8,13 @@ import torch
 from open_magvit2.evaluation.features.frechet import Gaussian, Moments, frechet_distance, gaussian_of
 
 
-def moments(features, batch_size=100):
+def moments(features, batch_size=100, keeps_root=False):
+    """Streamed; those of few features without their root, as those of many are."""
     state = Moments(features.shape[1])
     for part in features.split(batch_size):
         state.update(part)
-    return state.gaussian()
+    gaussian = state.gaussian()
+    return gaussian if keeps_root else gaussian._replace(root=None)
 
 
 def draw(number, size, seed, scale=1.0):
@@ -57,6 +59,9 @@ def test_deficient_rank_is_exact(first_number, second_number):
     expected = difference + traces - 2 * nuclear
     assert frechet_distance(moments(first), moments(second)) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(gaussian_of(first), gaussian_of(second)) == pytest.approx(expected, rel=1e-9)
+    few = moments(first, keeps_root=True)
+    assert few.root is not None
+    assert frechet_distance(few, moments(second)) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("number", [20, 1000])

@@ -4,10 +4,10 @@ import json
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 import pytorch_lightning as pl
 import torch
-from commands import run
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import MixedPrecision
@@ -206,7 +206,7 @@ def test_two_processes_train_alike(tmp_path):
     validation, over 7 images that do not divide evenly.
     """
     script = Path(__file__).with_name("train_with_ddp.py")
-    assert "sync_dist" not in run(sys.executable, script, tmp_path).stderr
+    assert "sync_dist" not in commands.run(sys.executable, script, tmp_path).stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["world_size"] == 2
     assert result["largest_difference_between_ranks"] == 0.0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from open_magvit2.common.accumulators import sum_over_ranks
+from open_magvit2.common.distributed import world_size
 
 _BUFFER_ROWS = 1024
 
@@ -25,7 +26,12 @@ class Gaussian(NamedTuple):
 
 
 def gaussian_of(features: Tensor) -> Gaussian:
-    """Moments of a few features float [n, D] on one process; their distances need no eigenvalues of [D, D] matrices."""
+    """Moments of a few features float [n, D] on one process; their distances need no eigenvalues of [D, D] matrices.
+
+    Raises:
+        ValueError: with fewer than two features, which have no covariance.
+    """
+    _check_number(len(features))
     values = features.to(torch.float64)
     mean = values.mean(dim=0)
     root = (values - mean) / math.sqrt(len(values) - 1)
@@ -35,7 +41,8 @@ def gaussian_of(features: Tensor) -> Gaussian:
 class Moments:
     """Streaming first and second moments of features [n, D] on the device of the first update.
 
-    Rows wait in a buffer of 1024, so that the float64 product of the second moment is one matrix product a buffer.
+    Rows wait in a buffer of 1024, so that the float64 product of the second moment is one matrix product a buffer. The
+    moments of fewer rows, on one process, are those of `gaussian_of`.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -77,15 +84,21 @@ class Moments:
         Raises:
             ValueError: with fewer than two features, which have no covariance.
         """
+        if self._number is None and self._buffer and world_size() == 1:
+            return gaussian_of(torch.cat(self._buffer))
         self._flush()
         size = self.num_features
         number = int(sum_over_ranks(self._number, (), torch.int64))
         total = sum_over_ranks(self._sum, (size,), torch.float64)
         products = sum_over_ranks(self._products, (size, size), torch.float64)
-        if number < 2:
-            raise ValueError(f"a Frechet distance needs at least 2 images, got {number}")
+        _check_number(number)
         mean = total / number
         return Gaussian(mean, (products - number * torch.outer(mean, mean)) / (number - 1), number)
+
+
+def _check_number(number: int) -> None:
+    if number < 2:
+        raise ValueError(f"a Frechet distance needs at least 2 images, got {number}")
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:

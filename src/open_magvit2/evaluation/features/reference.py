@@ -158,12 +158,12 @@ def _read(path: Path, device: torch.device) -> Reference | None:
 
 
 def _to(gaussian: Gaussian, device: torch.device) -> Gaussian:
-    return gaussian._replace(mean=gaussian.mean.to(device), covariance=gaussian.covariance.to(device))
+    return Gaussian(*(x.to(device) if isinstance(x, Tensor) else x for x in gaussian))
 
 
 def _write(path: Path, reference: Reference) -> None:
     """Keep what was measured; a folder that cannot be written is no reason to lose the figures."""
-    content = {name: tuple(_to(getattr(reference, name), torch.device("cpu")))[:3] for name in ("pooled", "spatial")}
+    content = {name: tuple(_to(getattr(reference, name), torch.device("cpu"))) for name in ("pooled", "spatial")}
     try:
         with atomic_writer(path) as file:
             torch.save({**content, "features": reference.features}, file)

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from open_magvit2.common import weights
 from open_magvit2.common.distributed import all_gather_object, rank
@@ -89,7 +90,7 @@ def _read(path: Path) -> Gaussian | None:
 
 def _write(path: Path, gaussian: Gaussian) -> None:
     """Keep moments; a folder that cannot be written is no reason to lose the figure."""
-    content = {"mean": gaussian.mean.cpu(), "covariance": gaussian.covariance.cpu(), "number": gaussian.number}
+    content = {name: x.cpu() if isinstance(x, Tensor) else x for name, x in gaussian._asdict().items()}
     try:
         with atomic_writer(path) as file:
             torch.save(content, file)
