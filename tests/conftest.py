@@ -15,6 +15,15 @@ SHARED = REPOSITORY.parent / "shared"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Files with tests of half a minute, which begin first: several workers then end together.
+LONG = ("test_soak", "test_scripts", "test_several_processes", "test_ratios", "test_compiled_training", "test_cli")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, each whole."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(autouse=True)
 def _own_process_group():
     """A training in the test's process may join a process group of one: the next test begins without it."""

@@ -305,7 +305,7 @@ def test_a_worker_survives_what_a_cluster_sends_and_obeys_its_parent(number, mom
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_workers_load_however_python_starts_them(method):
+def test_workers_load_however_python_starts_processes(method):
     before = multiprocessing.get_start_method()
     module = ImageDataModule(
         SyntheticImages(16, 32), SyntheticImages(4, 32, split="validation"), 32, global_batch_size=4, num_workers=1

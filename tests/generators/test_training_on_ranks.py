@@ -1,12 +1,12 @@
 """Two processes, by DDP and with sharded weights, train as one does, and continue from what they saved."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import run
 from small_generator_training import data, module, parameters, trainer
 
 from open_magvit2.common import checkpoints
@@ -23,9 +23,7 @@ SCRIPT = Path(__file__).with_name("train_on_two_processes.py")
 def test_two_processes_train_as_one_does(tmp_path, strategy, kind):
     for name in ("two", "one"):
         data(tmp_path / name)
-    command = [sys.executable, SCRIPT, tmp_path / "two", strategy, kind]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=1800)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run(sys.executable, SCRIPT, tmp_path / "two", strategy, kind)
     result = json.loads((tmp_path / "two" / "result.json").read_text())
     single = module(kind, {"dropout": 0.0}, micro_batch_size=8, class_dropout=0.3).double()
     alone = trainer(tmp_path / "one", max_steps=4, limit_val_batches=0)
@@ -48,6 +46,6 @@ def test_two_processes_train_as_one_does(tmp_path, strategy, kind):
 
 
 def test_averages_of_sharded_weights_are_refused(tmp_path):
-    run = trainer(tmp_path, strategy=FullySharded(), callbacks=[ExponentialMovingAverage()])
+    training = trainer(tmp_path, strategy=FullySharded(), callbacks=[ExponentialMovingAverage()])
     with pytest.raises(ValueError, match="ema averages whole weights, and FullySharded shards them"):
-        run.fit(module(), data(tmp_path))
+        training.fit(module(), data(tmp_path))

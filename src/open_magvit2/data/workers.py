@@ -16,10 +16,13 @@ class WorkerLoader(DataLoader):
     """A DataLoader whose workers ignore SIGTERM and SIGUSR1 of anybody but this process, and end when it has ended.
 
     Workers are born with the signals blocked: between their fork and `_obey_the_parent_alone` they would die of them
-    and take the training down in the middle of a step.
+    and take the training down in the middle of a step. A server that forks them (`forkserver`, the default of Python
+    3.14) would not block the signals, or for its other processes too: this process forks instead.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        if options.get("num_workers") and multiprocessing.get_start_method() == "forkserver":
+            options["multiprocessing_context"] = "fork"
         super().__init__(*arguments, **options, worker_init_fn=_obey_the_parent_alone)
 
     def __iter__(self) -> Any:
@@ -38,7 +41,7 @@ def _obey_the_parent_alone(worker: int) -> None:
     was killed right after the fork takes init for it, and would live for ever.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    parent, reaper = multiprocessing.parent_process(), os.getppid()  # not the same under `forkserver`
+    parent, reaper = multiprocessing.parent_process(), os.getppid()
 
     def wait() -> None:
         while parent.is_alive() and os.getppid() == reaper:
