@@ -1,7 +1,6 @@
 """The comparison of quantizers: equal bits, the same networks, every result in the file as soon as it is there."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -36,16 +35,17 @@ def test_the_seed_decides_the_training():
     assert not all(torch.equal(value, other[name]) for name, value in first.items())
 
 
-def test_the_command_writes_every_measurement(tmp_path):
+def test_the_command_writes_every_measurement(tmp_path, monkeypatch):
     drawn = SyntheticImages(6, 24, split="train")
     for index in range(6):
         folder = tmp_path / ("train" if index < 4 else "val")
         folder.mkdir(exist_ok=True)
         drawn[index].image.save(folder / f"{index}.png")
-    command = [sys.executable, "-m", "benchmarks.quantizers", "--images", tmp_path / "train"]
+    command = ["quantizers", "--images", tmp_path / "train"]
     command += ["--held-out", tmp_path / "val", "--output", tmp_path / "made" / "q.json"]
     command += ["--seeds", "1", "--steps", "1", "--batch", "2", "--image-size", "16"]
-    subprocess.run([str(word) for word in command], cwd=ROOT, check=True)
+    monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+    quantizers.main()
     content = json.loads((tmp_path / "made" / "q.json").read_text())
     assert [row["quantizer"] for row in content["rows"]] == list(quantizers.QUANTIZERS)
     assert content["training"]["steps"] == 1

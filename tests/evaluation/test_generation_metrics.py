@@ -215,11 +215,11 @@ def test_spatial_features_are_a_branch_of_the_network_in_tensorflows_order(rando
 def test_the_random_network_against_float64_and_torch_fidelity(random_networks, monkeypatch):
     """All figures over images, through the network in the published form; 1 image a batch, as the expectation."""
     network = inception.load()
-    samples, real = make_images(12, seed=0), make_images(9, seed=1)
+    samples, real = make_images(8, seed=0), make_images(7, seed=1)
     outputs = [[network(to_float(image[None]), "tf") for image in images] for images in (samples, real)]
     features, spatial, logits = ([torch.cat([o[i] for o in side]) for side in outputs] for i in (0, 2, 1))
     reference = Reference(gaussian_of(features[1]), gaussian_of(spatial[1]), features[1], {})
-    metrics, _ = create(NAMES, MetricContext(num_images=12, reference=reference))
+    metrics, _ = create(NAMES, MetricContext(num_images=8, reference=reference))
     figures = {}
     for metric in metrics.values():
         for i, image in enumerate(samples):
@@ -238,7 +238,5 @@ def test_the_random_network_against_float64_and_torch_fidelity(random_networks, 
     expected = plain_neighbours(features[0], features[1])
     assert {name: figures[name] for name in expected} == expected
     precision, recall = calculate_precision_recall_full(features[0].double(), features[1].double(), 3)
-    assert (round(figures["precision"] * 12), round(figures["recall"] * 9)) == (
-        round(precision * 12),
-        round(recall * 9),
-    )
+    assert round(figures["precision"] * 8) == round(precision * 8)
+    assert round(figures["recall"] * 7) == round(recall * 7)

@@ -1,11 +1,11 @@
 """The evaluation loop: the same figures for any batch size and number of processes, and an honest results file."""
 
 import json
-import multiprocessing
 import resource
 
 import pytest
 import torch
+from commands import FORKS
 from processes import process_group, spawn
 from small_tokenizers import CoarseTokenizer, IdentityTokenizer, make_images, make_loader
 
@@ -61,7 +61,7 @@ def evaluate_with_few_files(folder):
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
     torch.multiprocessing.set_sharing_strategy("file_descriptor")
     metrics, _ = create(NAMES, MetricContext(CoarseTokenizer.codebook_size))
-    loader = torch.utils.data.DataLoader(Samples(), batch_size=1, num_workers=1)
+    loader = torch.utils.data.DataLoader(Samples(), batch_size=1, num_workers=1, multiprocessing_context="fork")
     result = evaluate(CoarseTokenizer(), loader, metrics, progress=False, check="off")
     (folder / "number").write_text(str(result.num_images))
 
@@ -75,7 +75,7 @@ class Samples(torch.utils.data.Dataset):
 
 
 def test_a_long_run_keeps_no_file_open_for_each_batch(tmp_path):
-    child = multiprocessing.get_context("spawn").Process(target=evaluate_with_few_files, args=(tmp_path,))
+    child = FORKS.Process(target=evaluate_with_few_files, args=(tmp_path,))
     child.start()
     child.join()
     assert child.exitcode == 0
