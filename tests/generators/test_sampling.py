@@ -11,9 +11,11 @@ import torch.distributed as dist
 from generator_goldens import GOLDENS, generator, hash_of_indices, tokens_and_labels
 from processes import process_group, spawn
 from test_autoregressive import small
+from test_bitwise import generator as bitwise
 from test_masked import small as small_masked
 from torch.profiler import ProfilerActivity, profile
 
+from open_magvit2.generators.compiled import CompiledSampler
 from open_magvit2.generators.drawing import Streams, SubTokenSampling, draw, filtered
 from open_magvit2.generators.masked import MaskedGenerator
 from open_magvit2.generators.packing import PackedBlock, PackedLinear, packed
@@ -409,3 +411,15 @@ def test_bad_requests_are_refused(arguments, message):
 def test_bad_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("made", [small, lambda: CompiledSampler(small(), 2, "eager"), small_masked, bitwise])
+def test_activations_that_are_not_finite_give_no_image(made):
+    """As float16 overflows, or a training has ruined its weights."""
+    model = made()
+    weights = getattr(model, "generator", model)
+    labels, seeds = torch.arange(2), [0, 1]
+    model.generate(labels, seeds)
+    weights.class_embedding.weight.data.fill_(math.inf)
+    with pytest.raises(ValueError, match=r"not finite \(in torch.float64\).*earlier checkpoint"):
+        model.generate(labels, seeds)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from open_magvit2.common.arguments import above, at_least, integer
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.generators.backbone import TokenTransformer, check_labels, initialize
-from open_magvit2.generators.drawing import Streams
+from open_magvit2.generators.drawing import Streams, check_finite
 from open_magvit2.generators.packing import packed
 from open_magvit2.generators.sampling import (
     GuidanceSchedule,
@@ -196,6 +196,7 @@ class BitwiseGenerator(TokenTransformer):
                 signs = self._draw_bits(context, streams, scale, settings)
                 tokens[:, position] = signs > 0
                 features = self.embed_token(signs.to(dtype).repeat(len(rows) // batch, 1))[:, None]
+        check_finite(cache.last(self.num_tokens))
         return self.factorization.join(tokens).unflatten(1, self.grid)
 
     def _draw_bits(self, context: Tensor, streams: Streams, scale: float, settings: BitwiseSampling) -> Tensor:

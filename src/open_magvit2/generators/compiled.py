@@ -13,7 +13,7 @@ from torch import Tensor
 
 from open_magvit2.common.arguments import integer
 from open_magvit2.generators.autoregressive import AutoregressiveGenerator
-from open_magvit2.generators.drawing import SubTokenSampling
+from open_magvit2.generators.drawing import SubTokenSampling, check_finite
 from open_magvit2.generators.sampling import Sampling, next_token, prepare
 
 _MOST_GRAPHS = 64  # of one process: PyTorch counts a graph for each settings and batch size, and allows 8
@@ -54,6 +54,7 @@ class CompiledSampler:
             step.begin(rows.view(copies, number)[:, chosen].flatten(), uniform[:, chosen], scales)
             for _ in range(self.generator.num_tokens):
                 step.run()
+            check_finite(*(cache.last(self.generator.num_tokens) for cache in step.caches))
             done.append(self.generator.factorization.join(step.sub_tokens)[: stop - start])
         return torch.cat(done).unflatten(1, self.grid)
 
@@ -79,7 +80,7 @@ class _Step:
     def __init__(self, sampler: CompiledSampler, groups: Sequence[SubTokenSampling], greedy: bool, copies: int) -> None:
         self.generator, batch = sampler.generator, sampler.batch_size
         number, num_groups, device = self.generator.num_tokens, len(groups), self.generator.device
-        caches = self.generator.make_caches(batch * copies)
+        self.caches = caches = self.generator.make_caches(batch * copies)
         weight = self.generator.class_embedding.weight
         self.features = torch.zeros(batch * copies, 1, self.generator.width, dtype=weight.dtype, device=device)
         self.uniform = torch.zeros(number, batch, num_groups, dtype=torch.float64, device=device)

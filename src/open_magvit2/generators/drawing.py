@@ -62,7 +62,21 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     # Just below the whole at most, which a product may be rounded to: a value of probability 0 is never passed.
     thresholds = torch.minimum(uniform[:, None] * whole, whole.nextafter(torch.zeros_like(whole)))
     chosen = torch.searchsorted(cumulated, thresholds, right=True)[:, 0]
-    return chosen.clamp_max(probabilities.shape[-1] - 1)  # NaN finds no place at all
+    return chosen.clamp_max(probabilities.shape[-1] - 1)  # NaN finds no place at all: see `check_finite`
+
+
+def check_finite(*activations: Tensor) -> None:
+    """Refuse what was drawn from activations that are not finite: every draw gives some token.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    for values in activations:
+        if not values.isfinite().all():
+            raise ValueError(
+                f"the generator's activations are not finite (in {values.dtype}): its tokens mean nothing. Sample in "
+                "bfloat16 or float32; if that fails too, its weights are ruined: take an earlier checkpoint"
+            )
 
 
 class Streams:

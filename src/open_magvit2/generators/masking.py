@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from open_magvit2.common.arguments import above, at_least, integer
-from open_magvit2.generators.drawing import Streams, draw
+from open_magvit2.generators.drawing import Streams, check_finite, draw
 from open_magvit2.generators.sampling import check_options, check_requests, single_values
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def sample_masked(
         drawn, confidence = _draw(logits, uniform[:, 0])
         sub_tokens = torch.where(is_masked, drawn, sub_tokens)
         if step + 1 == settings.num_steps:
+            check_finite(*logits)
             break
         gumbel = -torch.log(-torch.log(uniform[:, 1].clamp_min(torch.finfo(torch.float64).tiny)))
         confidence = confidence + settings.temperature * (1.0 - (step + 1) / settings.num_steps) * gumbel

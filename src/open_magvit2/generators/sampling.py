@@ -17,7 +17,7 @@ from torch import Tensor
 from open_magvit2.common.arguments import above
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.generators.backbone import check_labels
-from open_magvit2.generators.drawing import Streams, SubTokenSampling, draw, filtered
+from open_magvit2.generators.drawing import Streams, SubTokenSampling, check_finite, draw, filtered
 from open_magvit2.generators.packing import packed
 from open_magvit2.layers.attention import KeyValueCache
 
@@ -142,7 +142,8 @@ def sample(
         indices int64 [B, *grid], or [B, num_tokens] if it stops early.
 
     Raises:
-        ValueError: for labels outside the class table, another number of seeds, or more tokens than the grid has.
+        ValueError: for labels outside the class table, another number of seeds, more tokens than the grid has, or
+            activations that are not finite.
     """
     settings = Sampling() if settings is None else settings
     number = generator.num_tokens if num_tokens is None else num_tokens
@@ -158,6 +159,7 @@ def sample(
             at = uniform[position], scales[position]
             chosen, features = next_token(generator, caches, features, position, *at, groups, settings.greedy)
             sub_tokens[:, position] = chosen
+    check_finite(*(cache.last(number) for cache in caches))
     indices = generator.factorization.join(sub_tokens)
     return indices.unflatten(1, generator.grid) if number == generator.num_tokens else indices
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+TAKE_RAW = "load it with weights='raw', in a command --weights raw"
+
 
 def look_untrained(tensors: Mapping[str, Tensor]) -> bool:
     """Whether every normalisation still has its initial weight, exactly 1; a single step of training moves them all."""
@@ -35,7 +37,7 @@ def check_averages(
     if num_updates == 0 or (look_untrained(averaged) and not look_untrained(raw)):
         raise ValueError(
             f"the EMA weights of {source} were never filled: they are those before training, though the raw ones "
-            "are not. Load it with weights='raw'"
+            f"are not; {TAKE_RAW}"
         )
     if all(torch.equal(value, raw[name]) for name, value in averaged.items() if name in raw):
         return ["the EMA weights equal the raw ones: the averages were copied, or never moved"]

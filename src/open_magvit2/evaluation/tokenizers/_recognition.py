@@ -24,7 +24,7 @@ from torch import Tensor
 
 from open_magvit2.common import checkpoints, construction, hub, state_dicts
 from open_magvit2.evaluation.tokenizers import diffusers_vae
-from open_magvit2.image_tokenizer import pretrained
+from open_magvit2.image_tokenizer import pretrained, weight_checks
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.published import averaged_name
 from open_magvit2.protocols import CheckpointFacts, Tokenizer, Weights
@@ -140,7 +140,7 @@ def load(
     names = {name: family.published_name(name, state) for name in tokenizer.state_dict()}
     if getattr(family, "HAS_AVERAGES", False) and weights == "ema":
         if not any(averaged_name(name) in state for name in names.values()):
-            raise ValueError(f"{path} holds no EMA weights (model_ema.*); load it with weights='raw'")
+            raise ValueError(f"{path} holds no EMA weights (model_ema.*); {weight_checks.TAKE_RAW}")
         facts["weights"] = "ema"
     which: Weights = "ema" if averages is None and facts["weights"] == "ema" else "raw"
     try:
