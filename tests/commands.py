@@ -25,7 +25,8 @@ FORKS.set_forkserver_preload(
 def run(*command, folder=ROOT, check=True, timeout=1800, **environment) -> subprocess.CompletedProcess:
     """Run a command in a process of its own; its whole output is shown if it fails. The timeout only ends what hangs.
 
-    Python scripts begin with the imports done, if nothing but PYTHONPATH is asked of their environment.
+    Python scripts begin with the imports done, if nothing but PYTHONPATH is asked of their environment, and leave out
+    the interpreter's own end. The scripts that the demo, the run scripts and the soak start are whole processes.
     """
     words = [str(word) for word in command]
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "MASTER_", "NODE_", "NUM_NODES"))}
@@ -53,7 +54,7 @@ def run_here(script: Path, *arguments) -> subprocess.CompletedProcess:
 
 
 def _run_fork(words: list[str], folder: Path, timeout: float, variables: dict) -> subprocess.CompletedProcess:
-    """What `subprocess.run` does with a Python script."""
+    """Run a Python script in a fork of the server."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         streams = [multiprocessing.reduction.DupFd(file.fileno()) for file in (out, err)]
         process = FORKS.Process(target=_become, args=(words[1:], str(folder), variables, *streams))
@@ -62,7 +63,7 @@ def _run_fork(words: list[str], folder: Path, timeout: float, variables: dict) -
         if process.exitcode is None:
             process.kill()
             raise subprocess.TimeoutExpired(words, timeout)
-        texts = [(file.seek(0), file.read().decode())[1] for file in (out, err)]
+        texts = [(file.seek(0), io.TextIOWrapper(file).read())[1] for file in (out, err)]
     return subprocess.CompletedProcess(words, process.exitcode, *texts)
 
 
@@ -76,6 +77,8 @@ def _become(words: list[str], folder: str, variables: dict, *streams) -> None:
     os.environ.clear()
     os.environ.update(variables)
     paths = variables.get("PYTHONPATH", "").split(os.pathsep)
+    folders = [(path, Path(path).resolve()) for path in sys.path]  # without those of the tests
+    sys.path[:] = [path for path, at in folders if at != ROOT and not at.is_relative_to(ROOT / "tests")]
     sys.path[:0] = [str(Path(words[0]).parent), *filter(None, paths)]
     sys.argv = words
     code = 0

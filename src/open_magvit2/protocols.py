@@ -206,7 +206,8 @@ class Generator(Protocol):
             settings: of `make_settings`; None takes the generator's defaults.
 
         Raises:
-            ValueError: for labels outside the class table, another number of seeds, or settings that do not fit.
+            ValueError: for labels outside the class table, another number of seeds, settings that do not fit, or
+                logits that are not finite.
         """
 
     def make_settings(self, **options: Any) -> Any:

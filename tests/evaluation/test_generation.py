@@ -143,6 +143,8 @@ def test_one_figure_whatever_holds_the_images(files, pixel_network):
         assert run.record["metrics"] == pytest.approx(first, rel=1e-9)
     again = evaluate(files / "stored.npz", files / "real.npz")  # the reference's features were kept
     assert again.record["metrics"] == pytest.approx(first, rel=1e-9)
+    kept = load_reference(files / "real.npz", torch.device("meta"), progress=False).pooled
+    assert {value.device.type for value in (kept.mean, kept.covariance, kept.root)} == {"meta"}
 
 
 def test_the_record_tells_samples_and_reference(files, pixel_network):

@@ -124,6 +124,8 @@ def test_moments_of_the_originals_are_kept(random_networks, tmp_path, monkeypatc
     expected = run(["rfid"], images=images, dataset_key="two images")
     folder = weights.cache_folder() / "moments"
     (kept,) = folder.iterdir()
+    content = torch.load(kept, weights_only=True)
+    assert (content["root"].T @ content["root"] - content["covariance"]).abs().max() < 1e-12
     seen = []
     original = inception.Inception.__call__
     monkeypatch.setattr(

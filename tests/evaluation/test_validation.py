@@ -93,7 +93,8 @@ def test_reset_frees_what_was_accumulated(random_networks):
     metric.update(make_batch(*make_pair(2)))
     moments = metric.metrics["rfid"]._outputs
     assert moments.gaussian().number == 2
-    state = [weakref.ref(moments._buffer[0]), weakref.ref(metric.metrics["lpips_alex"]._values[0])]
+    moments._flush()
+    state = [weakref.ref(moments._products), weakref.ref(metric.metrics["lpips_alex"]._values[0])]
     metric.reset()
     gc.collect()
     assert [reference() for reference in state] == [None, None]

@@ -112,7 +112,7 @@ def test_images_are_learned_by_heart_and_sampled_back():
     batch = {"tokens": tokens(8), "label": torch.arange(8), "index": torch.arange(8)}
     optimizer = training.configure_optimizers()
     losses = []
-    for step in range(400):
+    for step in range(600):
         losses.append(float(training.train_on(training.with_draws(batch, step), optimizer, step=step)["loss"]))
     assert losses[0] == pytest.approx(6 * math.log(2), rel=0.02)
     found = training.generator.eval().generate(torch.arange(8), list(range(8)), BitwiseSampling(6, greedy=True))

@@ -16,7 +16,7 @@ from test_masked import small as small_masked
 from torch.profiler import ProfilerActivity, profile
 
 from open_magvit2.generators.compiled import CompiledSampler
-from open_magvit2.generators.drawing import Streams, SubTokenSampling, draw, filtered
+from open_magvit2.generators.drawing import NotFiniteError, Streams, SubTokenSampling, draw, filtered
 from open_magvit2.generators.masked import MaskedGenerator
 from open_magvit2.generators.packing import PackedBlock, PackedLinear, packed
 from open_magvit2.generators.sampling import Sampling, make_settings, sample
@@ -414,12 +414,23 @@ def test_bad_settings_are_refused(make, message):
 
 
 @pytest.mark.parametrize("made", [small, lambda: CompiledSampler(small(), 2, "eager"), small_masked, bitwise])
-def test_activations_that_are_not_finite_give_no_image(made):
-    """As float16 overflows, or a training has ruined its weights."""
+def test_logits_that_are_not_finite_give_no_image(made):
+    """As a training that has ruined its weights: here the last ones before the heads."""
     model = made()
-    weights = getattr(model, "generator", model)
     labels, seeds = torch.arange(2), [0, 1]
     model.generate(labels, seeds)
-    weights.class_embedding.weight.data.fill_(math.inf)
-    with pytest.raises(ValueError, match=r"not finite \(in torch.float64\).*earlier checkpoint"):
+    getattr(model, "generator", model).norm.weight.data.fill_(math.nan)
+    with pytest.raises(NotFiniteError, match=r"not finite.*earlier checkpoint"):
         model.generate(labels, seeds)
+
+
+@pytest.mark.parametrize("made", [small, small_masked, bitwise])
+def test_a_single_call_whose_logits_overflow_is_seen(made):
+    """As float16 may do at one position, with every later one finite again."""
+    model, calls = made(), []
+    model.norm.register_forward_hook(
+        lambda module, inputs, output: output * math.inf if calls.append(1) or len(calls) == 2 else None
+    )
+    with pytest.raises(NotFiniteError, match="not finite"):
+        model.generate(torch.arange(2), [0, 1])
+    assert len(calls) > 3

@@ -86,6 +86,9 @@ def test_samples_of_the_classes_go_to_tensorboard(tmp_path, tokenizer, kind):
     first, again = (training.eval().pictures(None, 2)["validation/samples_by_class"] for _ in range(2))
     assert torch.equal(first, again)
     assert first.shape == (3, 20, 38)
+    training.generator.norm.weight.data.fill_(torch.nan)
+    with pytest.warns(UserWarning, match="no pictures at step .* not finite"):  # a training does not end of it
+        assert training.pictures(None, 2) == {}
 
 
 def test_shards_and_the_tokenizer_that_made_them_fit(tmp_path, tokenizer, checkpoint):

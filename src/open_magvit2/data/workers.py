@@ -15,13 +15,15 @@ _SECONDS_TO_LOOK_FOR_PARENT = 2.0
 class WorkerLoader(DataLoader):
     """A DataLoader whose workers ignore SIGTERM and SIGUSR1 of anybody but this process, and end when it has ended.
 
-    Workers are born with the signals blocked: between their fork and `_obey_the_parent_alone` they would die of them
-    and take the training down in the middle of a step. A server that forks them (`forkserver`, the default of Python
-    3.14) would not block the signals, or for its other processes too: this process forks instead.
+    Workers that are forked are born with the signals blocked: between their fork and `_obey_the_parent_alone` they
+    would die of them and take the training down in the middle of a step. Under `forkserver`, the default of Python
+    3.14, a server forks the workers, and blocks the signals for none of its processes or for all. So this process forks
+    them itself, unless the caller names a context.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        if options.get("num_workers") and multiprocessing.get_start_method() == "forkserver":
+        is_free = options.get("multiprocessing_context") is None
+        if options.get("num_workers") and is_free and multiprocessing.get_start_method() == "forkserver":
             options["multiprocessing_context"] = "fork"
         super().__init__(*arguments, **options, worker_init_fn=_obey_the_parent_alone)
 

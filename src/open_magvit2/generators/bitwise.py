@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from open_magvit2.common.arguments import above, at_least, integer
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.generators.backbone import TokenTransformer, check_labels, initialize
-from open_magvit2.generators.drawing import Streams, check_finite
+from open_magvit2.generators.drawing import FiniteLogits, Streams
 from open_magvit2.generators.packing import packed
 from open_magvit2.generators.sampling import (
     GuidanceSchedule,
@@ -188,18 +188,20 @@ class BitwiseGenerator(TokenTransformer):
         cache = KeyValueCache(*sizes, dtype, device)
         streams, guidance = Streams(seeds), Sampling(schedule=settings.schedule, power=settings.power)
         tokens = torch.empty(batch, self.num_tokens, self.num_bits, dtype=torch.int64, device=device)
-        features = self.class_embedding(rows)[:, None]
+        features, finite = self.class_embedding(rows)[:, None], FiniteLogits(device)
         with packed(self, len(rows)):
             for position in range(self.num_tokens):
                 context = self.norm(self.context(features, cache, position)[:, 0])
                 scale = guidance.scale(settings.guidance, position, self.num_tokens)
-                signs = self._draw_bits(context, streams, scale, settings)
+                signs = self._draw_bits(context, streams, scale, settings, finite)
                 tokens[:, position] = signs > 0
                 features = self.embed_token(signs.to(dtype).repeat(len(rows) // batch, 1))[:, None]
-        check_finite(cache.last(self.num_tokens))
+        finite.check()
         return self.factorization.join(tokens).unflatten(1, self.grid)
 
-    def _draw_bits(self, context: Tensor, streams: Streams, scale: float, settings: BitwiseSampling) -> Tensor:
+    def _draw_bits(
+        self, context: Tensor, streams: Streams, scale: float, settings: BitwiseSampling, finite: FiniteLogits
+    ) -> Tensor:
         """The bits [B, K] in {-1, +1} of one token, from its context [B, D], or [2 B, D] with guidance."""
         uniform = streams.uniform(2, self.num_bits).to(context.device)  # [B, 2, K]
         signs = torch.zeros(len(uniform), self.num_bits, dtype=torch.int64, device=context.device)
@@ -208,6 +210,7 @@ class BitwiseGenerator(TokenTransformer):
             if len(context) > len(signs):
                 conditional, null = logits.chunk(2)
                 logits = torch.lerp(null, conditional, scale)
+            finite.note(logits)
             probability = (logits / settings.temperature).sigmoid().to(torch.float64)
             is_one = probability > 0.5 if settings.greedy else uniform[:, 0] < probability
             certainty = torch.where(is_one, probability, 1.0 - probability)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from open_magvit2.common.arguments import integer
 from open_magvit2.generators.autoregressive import AutoregressiveGenerator
-from open_magvit2.generators.drawing import SubTokenSampling, check_finite
+from open_magvit2.generators.drawing import FiniteLogits, SubTokenSampling
 from open_magvit2.generators.sampling import Sampling, next_token, prepare
 
 _MOST_GRAPHS = 64  # of one process: PyTorch counts a graph for each settings and batch size, and allows 8
@@ -54,7 +54,7 @@ class CompiledSampler:
             step.begin(rows.view(copies, number)[:, chosen].flatten(), uniform[:, chosen], scales)
             for _ in range(self.generator.num_tokens):
                 step.run()
-            check_finite(*(cache.last(self.generator.num_tokens) for cache in step.caches))
+            step.finite.check()
             done.append(self.generator.factorization.join(step.sub_tokens)[: stop - start])
         return torch.cat(done).unflatten(1, self.grid)
 
@@ -80,13 +80,14 @@ class _Step:
     def __init__(self, sampler: CompiledSampler, groups: Sequence[SubTokenSampling], greedy: bool, copies: int) -> None:
         self.generator, batch = sampler.generator, sampler.batch_size
         number, num_groups, device = self.generator.num_tokens, len(groups), self.generator.device
-        self.caches = caches = self.generator.make_caches(batch * copies)
+        caches = self.generator.make_caches(batch * copies)
         weight = self.generator.class_embedding.weight
         self.features = torch.zeros(batch * copies, 1, self.generator.width, dtype=weight.dtype, device=device)
         self.uniform = torch.zeros(number, batch, num_groups, dtype=torch.float64, device=device)
         self.scales = torch.zeros(number, num_groups, dtype=torch.float64, device=device)
         self.sub_tokens = torch.zeros(batch, number, num_groups, dtype=torch.int64, device=device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.finite = FiniteLogits(device)
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
         self.generator.rotary(self.features)  # made before the step is traced
         self.run: Callable[[], None] = torch.compile(
@@ -101,10 +102,11 @@ class _Step:
         self.uniform.copy_(uniform)
         self.scales.copy_(scales)
         self.position.zero_()
+        self.finite.so_far.fill_(True)
 
     def _advance(self, caches: tuple[Any, Any], groups: Sequence[SubTokenSampling], greedy: bool) -> None:
         uniform, scales = self.uniform[self.position][0], self.scales[self.position][0]
-        rest = (self.position, uniform, scales, groups, greedy)
+        rest = (self.position, uniform, scales, groups, greedy, self.finite)
         chosen, features = next_token(self.generator, caches, self.features, *rest)
         self.sub_tokens.index_copy_(1, self.position, chosen[:, None])
         self.features.copy_(features)

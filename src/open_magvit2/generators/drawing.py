@@ -62,20 +62,37 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     # Just below the whole at most, which a product may be rounded to: a value of probability 0 is never passed.
     thresholds = torch.minimum(uniform[:, None] * whole, whole.nextafter(torch.zeros_like(whole)))
     chosen = torch.searchsorted(cumulated, thresholds, right=True)[:, 0]
-    return chosen.clamp_max(probabilities.shape[-1] - 1)  # NaN finds no place at all: see `check_finite`
+    return chosen.clamp_max(probabilities.shape[-1] - 1)  # NaN finds no place at all: see `FiniteLogits`
 
 
-def check_finite(*activations: Tensor) -> None:
-    """Refuse what was drawn from activations that are not finite: every draw gives some token.
+class NotFiniteError(ValueError):
+    """The logits of a generator were infinite or NaN. A draw from them gives some token, which means nothing."""
 
-    Raises:
-        ValueError: with what to do.
+
+class FiniteLogits:
+    """Notes whether all logits are finite, and says so at the end: no step waits for the device.
+
+    Args:
+        device: of the logits.
     """
-    for values in activations:
-        if not values.isfinite().all():
-            raise ValueError(
-                f"the generator's activations are not finite (in {values.dtype}): its tokens mean nothing. Sample in "
-                "bfloat16 or float32; if that fails too, its weights are ruined: take an earlier checkpoint"
+
+    def __init__(self, device: torch.device) -> None:
+        self.so_far = torch.ones((), dtype=torch.bool, device=device)
+
+    def note(self, logits: Tensor) -> None:
+        """Look at logits of any shape."""
+        self.so_far.logical_and_(logits.isfinite().all())
+
+    def check(self) -> None:
+        """Refuse what was drawn.
+
+        Raises:
+            NotFiniteError: if any logit was infinite or NaN.
+        """
+        if not self.so_far:
+            raise NotFiniteError(
+                "the generator's logits are not finite: its tokens mean nothing. Sample in bfloat16 or float32; if "
+                "that fails too, its weights are ruined: take an earlier checkpoint"
             )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from open_magvit2.common.arguments import above, at_least, integer
-from open_magvit2.generators.drawing import Streams, check_finite, draw
+from open_magvit2.generators.drawing import FiniteLogits, Streams, draw
 from open_magvit2.generators.sampling import check_options, check_requests, single_values
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def sample_masked(
         indices int64 [B, *grid].
 
     Raises:
-        ValueError: for labels outside the class table, another number of seeds, or known tokens of another shape.
+        ValueError: for labels outside the class table, another number of seeds, known tokens of another shape, or
+            logits that are not finite.
     """
     settings = MaskedSampling() if settings is None else settings
     check_requests(generator, labels, seeds)
@@ -125,14 +126,15 @@ def sample_masked(
         split = generator.factorization.split(indices.flatten(1).masked_fill(~is_known.flatten(1), 0))
         sub_tokens, is_masked = torch.where(kept, split, sub_tokens), ~kept & is_masked
     totals = is_masked.flatten(1).sum(dim=1).tolist()
-    streams = Streams(seeds)
+    streams, finite = Streams(seeds), FiniteLogits(device)
     for step in range(settings.num_steps):
         uniform = streams.uniform(2, number, num_groups).to(device)
         logits = _guided(generator, sub_tokens, is_masked, labels, settings.scale(step))
+        for of_group in logits:
+            finite.note(of_group)
         drawn, confidence = _draw(logits, uniform[:, 0])
         sub_tokens = torch.where(is_masked, drawn, sub_tokens)
         if step + 1 == settings.num_steps:
-            check_finite(*logits)
             break
         gumbel = -torch.log(-torch.log(uniform[:, 1].clamp_min(torch.finfo(torch.float64).tiny)))
         confidence = confidence + settings.temperature * (1.0 - (step + 1) / settings.num_steps) * gumbel
@@ -143,6 +145,7 @@ def sample_masked(
         ]
         rank = confidence.flatten(1).argsort(dim=1).argsort(dim=1)
         is_masked = (rank < torch.tensor(counts, device=device)[:, None]).view_as(is_masked)
+    finite.check()
     return generator.factorization.join(sub_tokens).unflatten(1, generator.grid)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from open_magvit2.common.arguments import above
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.generators.backbone import check_labels
-from open_magvit2.generators.drawing import Streams, SubTokenSampling, check_finite, draw, filtered
+from open_magvit2.generators.drawing import FiniteLogits, Streams, SubTokenSampling, draw, filtered
 from open_magvit2.generators.packing import packed
 from open_magvit2.layers.attention import KeyValueCache
 
@@ -143,7 +143,7 @@ def sample(
 
     Raises:
         ValueError: for labels outside the class table, another number of seeds, more tokens than the grid has, or
-            activations that are not finite.
+            logits that are not finite (`NotFiniteError`).
     """
     settings = Sampling() if settings is None else settings
     number = generator.num_tokens if num_tokens is None else num_tokens
@@ -153,13 +153,13 @@ def sample(
     rows, uniform, scales = prepare(generator, labels, seeds, settings)
     caches = generator.make_caches(len(rows))
     sub_tokens = torch.empty(len(labels), number, len(groups), dtype=torch.int64, device=generator.device)
-    features = generator.class_embedding(rows)[:, None]
+    features, finite = generator.class_embedding(rows)[:, None], FiniteLogits(generator.device)
     with packed(generator, len(rows)):
         for position in range(number):
             at = uniform[position], scales[position]
-            chosen, features = next_token(generator, caches, features, position, *at, groups, settings.greedy)
+            chosen, features = next_token(generator, caches, features, position, *at, groups, settings.greedy, finite)
             sub_tokens[:, position] = chosen
-    check_finite(*(cache.last(number) for cache in caches))
+    finite.check()
     indices = generator.factorization.join(sub_tokens)
     return indices.unflatten(1, generator.grid) if number == generator.num_tokens else indices
 
@@ -206,6 +206,7 @@ def next_token(
     scales: Tensor,
     groups: Sequence[SubTokenSampling],
     greedy: bool,
+    finite: FiniteLogits,
 ) -> tuple[Tensor, Tensor]:
     """One step: the sub-tokens of a position, and the input of the next.
 
@@ -218,6 +219,7 @@ def next_token(
         scales: float64 [G], of guidance.
         groups: the settings of every sub-token.
         greedy: the most probable value instead of a drawn one.
+        finite: takes note of the logits.
 
     Returns:
         sub-tokens int64 [B, G]; features [R, 1, D].
@@ -232,6 +234,7 @@ def next_token(
             conditional, null = logits.chunk(2)
             # u + s (c - u), and exactly c at s = 1
             logits = torch.lerp(null, conditional, scales[group].to(logits.dtype))
+        finite.note(logits)
         value = logits.argmax(dim=-1) if greedy else draw(filtered(logits, setting), uniform[:, group])
         chosen.append(value)
         if group + 1 < len(groups):

@@ -21,6 +21,7 @@ from open_magvit2.common.arguments import at_least, integer, within
 from open_magvit2.common.precision import at_least_float32, float32
 from open_magvit2.data.order import random_stream
 from open_magvit2.generators import checks, pretrained
+from open_magvit2.generators.drawing import NotFiniteError
 from open_magvit2.generators.prediction import Prediction, mean, of_group
 from open_magvit2.losses.cross_entropy import cross_entropy
 from open_magvit2.protocols import Tokenizer
@@ -263,7 +264,11 @@ class GeneratorTraining(pl.LightningModule, ABC):
         classes = self.pictured_classes[:number]
         if self.tokenizer is None or not classes or is_sharded(self.generator):
             return {}
-        indices = self.sample(torch.tensor(classes, device=self.device), list(range(len(classes))))
+        try:
+            indices = self.sample(torch.tensor(classes, device=self.device), list(range(len(classes))))
+        except NotFiniteError as error:  # no reason to end a training: its health decides
+            warnings.warn(f"no pictures at step {self.global_step}: {error}", stacklevel=2)
+            return {}
         with float32(self.device.type):
             pixels = images.to_uint8(self.tokenizer.detokenize(indices))
         return {"validation/samples_by_class": images.grid([pixels])}

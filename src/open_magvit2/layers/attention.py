@@ -47,10 +47,6 @@ class KeyValueCache:
         values[:, :, start:end] = value
         return keys[:, :, :end], values[:, :, :end]
 
-    def last(self, end: int) -> Tensor:
-        """Keys and values of position `end` - 1 or the last one: [layers, 2, B, heads, head width]."""
-        return self.values[..., min(end, self.values.shape[4]) - 1, :]
-
     def mask(self, start: int | Tensor) -> Tensor | None:
         """Which of the returned positions a query at `start` sees: bool [1, positions]; None is all of them."""
         if not isinstance(start, Tensor):

@@ -41,8 +41,8 @@ def gaussian_of(features: Tensor) -> Gaussian:
 class Moments:
     """Streaming first and second moments of features [n, D] on the device of the first update.
 
-    Rows wait in a buffer of 1024, so that the float64 product of the second moment is one matrix product a buffer. The
-    moments of fewer rows, on one process, are those of `gaussian_of`.
+    Rows wait in a buffer until they are more than 1024, so that the float64 product of the second moment is one matrix
+    product a buffer. The moments of no more rows, on one process, are those of `gaussian_of`.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -62,7 +62,7 @@ class Moments:
         if features.ndim != 2 or features.shape[1] != self.num_features:
             raise ValueError(f"expected features [n, {self.num_features}], got {tuple(features.shape)}")
         self._buffer.append(features.to(torch.float64))
-        if sum(map(len, self._buffer)) >= _BUFFER_ROWS:
+        if sum(map(len, self._buffer)) > _BUFFER_ROWS:
             self._flush()
 
     def _flush(self) -> None:
