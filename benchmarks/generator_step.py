@@ -1,4 +1,4 @@
-"""A training step of the autoregressive generator against the plain baseline, by level of recomputation."""
+"""A training step of the autoregressive generator against the plain baseline, by precision and recomputation."""
 
 import copy
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.baseline_generator import PlainGeneratorTraining
-from benchmarks.settings import Row, Settings
+from benchmarks.mixed_precision import MixedPrecision, Precision, why_not
+from benchmarks.settings import Row, Settings, not_measured
 from benchmarks.timing import clock_name, interleaved
 from benchmarks.training_step import peak_of_step
 from open_magvit2.generators.autoregressive import AutoregressiveGenerator
@@ -18,6 +19,7 @@ from open_magvit2.training.transformer_recomputation import TransformerRecomputa
 TITLE = "Training step of a generator"
 
 LEVELS = get_args(TransformerRecomputation)
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
 class GeneratorCase(NamedTuple):
@@ -57,9 +59,19 @@ class OurGeneratorTraining:
 
 
 def measure(settings: Settings) -> Iterator[Row]:
-    """The baseline and ours at every level of recomputation, in turns."""
-    case, device = PUBLISHED if settings.full else SMALL, settings.device
+    """The baseline and ours at every level of recomputation, in turns, in float32 and in bfloat16 autocast."""
+    case = PUBLISHED if settings.full else SMALL
     batch = settings.batch or case.batch
+    for precision in PRECISIONS:
+        table = f"{case.name}, {case.grid[0]} x {case.grid[1]} tokens, batch {batch}, {precision}"
+        if reason := why_not(precision, settings.device):
+            yield {"table": table, "step": not_measured(reason)}
+        else:
+            yield from ({"table": table, **row} for row in _rows(case, batch, precision, settings))
+
+
+def _rows(case: GeneratorCase, batch: int, precision: Precision, settings: Settings) -> Iterator[Row]:
+    device, surroundings = settings.device, MixedPrecision(precision, settings.device.type)
     generator = case.generator().to(device)
     ours, plain = OurGeneratorTraining(generator), PlainGeneratorTraining(copy.deepcopy(generator))
     indices, labels = tokens(case, batch)
@@ -67,11 +79,16 @@ def measure(settings: Settings) -> Iterator[Row]:
     def at(level: TransformerRecomputation) -> Any:
         def step() -> None:
             set_transformer_recomputation(ours.training.generator, level)
-            ours.step(indices, labels)
+            with surroundings.autocast():
+                ours.step(indices, labels)
 
         return step
 
-    functions = {"baseline": lambda: plain.step(indices.to(device), labels.to(device))}
+    def baseline() -> None:
+        with surroundings.autocast():
+            plain.step(indices.to(device), labels.to(device))
+
+    functions = {"baseline": baseline}
     functions |= {f"ours, recompute {level}": at(level) for level in LEVELS}
     times = interleaved(functions, device, settings.repeats)
     peaks = {
@@ -81,7 +98,6 @@ def measure(settings: Settings) -> Iterator[Row]:
     first, unit = times["baseline"], clock_name(device)
     for name, time in times.items():
         yield {
-            "table": f"{case.name}, {case.grid[0]} x {case.grid[1]} tokens, batch {batch}",
             "step": name,
             f"step [{unit}]": time.median,
             "time ratio": first.median / time.median,

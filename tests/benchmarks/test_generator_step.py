@@ -8,7 +8,8 @@ import torch
 from benchmarks import generator_step
 from benchmarks.baseline_generator import PlainGeneratorTraining
 from benchmarks.generator_step import GeneratorCase, OurGeneratorTraining
-from benchmarks.settings import Settings
+from benchmarks.mixed_precision import why_not
+from benchmarks.settings import Settings, not_measured
 from benchmarks.training_step import peak_of_step
 from open_magvit2.training.transformer_recomputation import set_transformer_recomputation
 
@@ -66,8 +67,8 @@ def test_memory_of_a_step_by_level_of_recomputation():
 def test_the_section_runs(monkeypatch):
     monkeypatch.setattr(generator_step, "SMALL", TINY)
     rows = list(generator_step.measure(Settings(CPU, full=False, repeats=1)))
-    assert [row["step"] for row in rows] == [
-        "baseline",
-        *(f"ours, recompute {level}" for level in generator_step.LEVELS),
-    ]
+    steps = ["baseline", *(f"ours, recompute {level}" for level in generator_step.LEVELS)]
+    reason = why_not("bf16", CPU)
+    assert [row["step"] for row in rows] == steps + ([not_measured(reason)] if reason else steps)
     assert rows[0]["time ratio"] == rows[0]["memory ratio"] == 1.0
+    assert rows[-1]["table"] == "toy, 16 x 16 tokens, batch 2, bf16"
