@@ -199,6 +199,7 @@ class TrainingCLI(lightning_internals.CommandLine):
                 "for one that hangs",
                 self._section(self.config).ddp.timeout_minutes,
             )
+            time.sleep(2.0)  # the one that failed ends first, and launch.py names it
         else:
             for process in others:  # under NCCL they would wait for this one
                 process.kill()
