@@ -22,16 +22,18 @@ FORKS.set_forkserver_preload(
 )
 
 
-def run(*command, folder=ROOT, check=True, timeout=1800, **environment) -> subprocess.CompletedProcess:
+def run(*command, folder=ROOT, check=True, timeout=1800, whole=False, **environment) -> subprocess.CompletedProcess:
     """Run a command in a process of its own; its whole output is shown if it fails. The timeout only ends what hangs.
 
-    Python scripts begin with the imports done, if nothing but PYTHONPATH is asked of their environment, and leave out
-    the interpreter's own end. The scripts that the demo, the run scripts and the soak start are whole processes.
+    Python scripts begin with the imports done and leave out the interpreter's own end, unless they must be `whole`
+    processes or more than PYTHONPATH is asked of their environment. The demo, the run scripts and the soak start whole
+    ones.
     """
     words = [str(word) for word in command]
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "MASTER_", "NODE_", "NUM_NODES"))}
     variables |= {"PYTHON": sys.executable, **environment}
-    if words[0] == sys.executable and words[1].endswith(".py") and not set(environment) - {"PYTHONPATH"}:
+    is_script = words[0] == sys.executable and words[1].endswith(".py")
+    if is_script and not whole and not set(environment) - {"PYTHONPATH"}:
         result = _run_fork(words, folder, timeout, variables)
     else:
         result = subprocess.run(

@@ -47,7 +47,8 @@ def training(rank: int, kind: str, *flags: str) -> list[str]:
 def train(folder: Path, words: list[str], launcher: bool = True):
     """Run a training by launch.py, or by Lightning's own launcher; returns when all processes have ended."""
     command = [sys.executable, LAUNCH, "--processes", "2", "--grace-seconds", "2"] if launcher else []
-    return run(*command, *words, folder=folder, check=False, PYTHONPATH=f"{ROOT / 'src'}:{ROOT / 'tests'}")
+    path = f"{ROOT / 'src'}:{ROOT / 'tests'}"
+    return run(*command, *words, folder=folder, check=False, whole=True, PYTHONPATH=path)
 
 
 def shell(*scripts: str) -> list[subprocess.Popen]:

@@ -68,7 +68,7 @@ class _Parser(LightningArgumentParser):
         self.exit(MISTAKE, f"error: {essential(message)}{_HELP}\n")
 
     def dump(self, *arguments: Any, **options: Any) -> str:
-        """A configuration as text, without validating it again: that takes as long as parsing it."""
+        """A configuration as text. It was validated when it was parsed, and is not again."""
         return super().dump(*arguments, **{**options, "skip_validation": True})
 
 
