@@ -8,7 +8,6 @@ Killed or stopped, the same command continues where it was.
 """
 
 import argparse
-import logging
 import os
 from pathlib import Path
 
@@ -34,7 +33,6 @@ def main() -> None:
     from open_magvit2.common.progress_bar import progress_bar
     from open_magvit2.data.sources import cache_building, cached, image_folder
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     with short_errors():
         if args.verify:
             cache = cached.CachedImages(args.verify)

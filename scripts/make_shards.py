@@ -9,7 +9,6 @@ Killed or stopped, the first command continues where it was.
 """
 
 import argparse
-import logging
 import os
 import sys
 from pathlib import Path
@@ -35,7 +34,6 @@ def main() -> None:
     from open_magvit2.common.progress_bar import progress_bar
     from open_magvit2.data.sources import image_folder, shard_building, shard_files
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     with short_errors():
         if args.verify:
             damaged = shard_files.damaged_files(args.verify)

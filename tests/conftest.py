@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import gc
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -29,16 +30,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """From here on look for garbage among what tests make, not among all packages again: a tenth of the suite's time."""
+    """From here on look for garbage among what tests make, not among all packages again: it saves a tenth."""
     gc.freeze()
     gc.enable()
 
 
 @pytest.fixture(autouse=True)
-def _own_process_group():
-    """A training in the test's process may join a process group of one: the next test begins without it."""
+def _own_state():
+    """A training in the test's process joins a process group of one and shows its log: the next test begins anew."""
     before = dict(os.environ)
     yield
+    logging.getLogger("open_magvit2").setLevel(logging.NOTSET)
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

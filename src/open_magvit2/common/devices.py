@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from open_magvit2.common.distributed import leave_process_group, warn_on_first_process
+from open_magvit2.common.distributed import leave_process_group
 
 # Rank 0 alone decodes every file for --skip-broken and hashes every file for the fingerprint, and the last shard may be
 # slow: NCCL's default of 10 minutes would end that.
@@ -52,7 +52,6 @@ def processes(device: str | torch.device | None = None) -> Iterator[torch.device
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
-    warn_on_first_process()
     yield chosen
     # Only after success: after an error the other ranks are elsewhere, and torchrun ends them.
     leave_process_group()

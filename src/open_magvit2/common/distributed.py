@@ -1,7 +1,5 @@
 """Rank, world size and sums over ranks; each is a no-op on a single process."""
 
-import logging
-import os
 from typing import Any
 
 import torch.distributed as dist
@@ -44,13 +42,6 @@ def leave_gloo() -> None:
     """`leave_process_group` where the group is gloo's; all ranks must be here."""
     if is_distributed() and dist.get_backend() == "gloo":
         leave_process_group()
-
-
-def warn_on_first_process() -> None:
-    """Let this package's warnings be shown once: processes that a launcher has numbered above 0 show errors alone."""
-    numbers = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ]
-    if numbers and int(numbers[0]) > 0:
-        logging.getLogger("open_magvit2").setLevel(logging.ERROR)
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:

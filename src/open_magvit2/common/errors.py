@@ -6,6 +6,8 @@ import logging
 import sys
 from collections.abc import Iterator
 
+from open_magvit2.common.logs import show_log
+
 logger = logging.getLogger(__name__)
 
 
@@ -17,11 +19,12 @@ class UserError(Exception):
 def short_errors(code: int = 1) -> Iterator[None]:
     """End the program with `error: <message>` on ValueError, OSError and UserError instead of a stack trace.
 
-    From here on, what the program prints may hold names of files that are no UTF-8.
+    From here on, the program prints its log, and names of files that are no UTF-8.
 
     Args:
         code: exit code; 2 where no work has begun.
     """
+    show_log()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is
     try:

@@ -21,7 +21,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from open_magvit2.common import construction, environment
 from open_magvit2.common.arguments import above, integer
-from open_magvit2.common.distributed import leave_gloo, warn_on_first_process
+from open_magvit2.common.distributed import leave_gloo
+from open_magvit2.common.logs import show_log
 from open_magvit2.training import lightning_internals
 from open_magvit2.training.command_messages import essential, message
 from open_magvit2.training.data_parallel import lost_another_process, register_ddp
@@ -277,7 +278,7 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
 
     `run=False` stops after building `trainer`, `model` and `datamodule`; args then have no subcommand.
     """
-    warn_on_first_process()
+    show_log()
     register_ddp()
     # OmegaConf 2.4 renamed the function; before, the new name was another function
     is_new = "replace" in inspect.signature(OmegaConf.register_resolver).parameters
