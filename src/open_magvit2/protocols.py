@@ -119,8 +119,9 @@ class Quantizer(Protocol):
     """Turns a continuous latent into codes and indices; *grid is (h, w), (t, h, w) or (N,).
 
     Implementations are `torch.nn.Module`s whose constructor arguments are attributes of the same names, from which a
-    checkpoint rebuilds them (`common.construction`). One with L > 1 indices a position has an attribute
-    `indices_per_position`.
+    checkpoint rebuilds them (`common.construction`). Optional attributes: `indices_per_position`, L > 1;
+    `loss_weights`, the weights of its losses by name; `step_fraction`, a float that training sets before each forward
+    pass to the share of the step's batch that it sees, for what moves once a step.
     """
 
     latent_channels: int

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from small_tokenizers import make_images
 
+from open_magvit2.common.images import from_image, to_image
 from open_magvit2.evaluation import baselines
-from open_magvit2.evaluation.pixels import from_image, to_image
 
 
 @pytest.fixture(scope="module")

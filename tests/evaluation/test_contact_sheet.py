@@ -7,10 +7,10 @@ from PIL import Image
 from small_checkpoint import save_small_checkpoint
 from small_tokenizers import CoarseTokenizer, make_images
 
+from open_magvit2.common.images import to_image
 from open_magvit2.evaluation import contact_sheet, tiling
 from open_magvit2.evaluation.baselines import psnr
 from open_magvit2.evaluation.contact_sheet import Column, Photo
-from open_magvit2.evaluation.pixels import to_image
 
 
 def test_every_cell_is_its_tokenizers_and_lies_where_it_belongs():

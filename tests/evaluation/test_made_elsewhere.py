@@ -8,8 +8,8 @@ import torch
 from commands import ROOT, run_here
 from small_tokenizers import make_images
 
+from open_magvit2.common.images import to_image
 from open_magvit2.evaluation.made_elsewhere import PairsOfFiles
-from open_magvit2.evaluation.pixels import to_image
 
 
 @pytest.fixture

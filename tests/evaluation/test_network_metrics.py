@@ -2,6 +2,7 @@
 
 import json
 import warnings
+import weakref
 
 import lpips
 import numpy as np
@@ -56,6 +57,9 @@ def test_answers_are_reused_for_the_same_tensor_only(random_networks):
     assert network(image) is first
     assert network(image, "u8") is not first
     assert not torch.equal(network(other).features, first.features)
+    kept = [weakref.ref(image), weakref.ref(first.features)]
+    del image, first
+    assert [reference() for reference in kept] == [None, None]  # the memory of a batch is free after it
 
 
 def test_rfid_tf_equals_the_torch_fidelity_command(random_networks, tmp_path):

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from small_tokenizers import CoarseTokenizer, make_images
 
+from open_magvit2.common.images import from_image
 from open_magvit2.evaluation.pictures import (
     Column,
     comparison,
@@ -13,7 +14,6 @@ from open_magvit2.evaluation.pictures import (
     save_png,
     side_by_side,
 )
-from open_magvit2.evaluation.pixels import from_image
 from open_magvit2.evaluation.tiling import reconstruct
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from generator_goldens import GOLDENS
 
+from open_magvit2.generators import masking
 from open_magvit2.generators.masked import MaskedGenerator
 from open_magvit2.generators.masking import MaskedSampling, sample_masked, training_mask
 
@@ -64,6 +65,20 @@ def test_training_masks_have_the_schedule_s_mean_and_mask_groups_alone(schedule,
 
 
 SETTINGS = MaskedSampling(num_steps=6, guidance=3.0, power=1.0, temperature=2.0)
+
+
+def test_guidance_is_computed_in_float32():
+    """The scaled difference of two logits in 16 bits would be rounded to a few digits."""
+    model, labels = small().to(torch.bfloat16).eval(), torch.tensor([1, 2])
+    sub_tokens, is_masked = tokens(), torch.ones_like(tokens(), dtype=torch.bool)
+    found = masking._guided(model, sub_tokens, is_masked, labels, 7.1)
+    null = torch.full_like(labels, model.null_class)
+    with torch.no_grad():
+        logits = model(sub_tokens.repeat(2, 1, 1), is_masked.repeat(2, 1, 1), torch.cat([labels, null]))
+    for group, values in enumerate(logits):
+        conditional, unconditional = values.double().chunk(2)
+        expected = conditional + 7.1 * (conditional - unconditional)
+        assert (found[group] - expected).abs().max() < 1e-5
 
 
 def test_the_same_images_come_whatever_the_batch():

@@ -385,6 +385,7 @@ def test_sampling_leaves_the_model_as_it_was_and_training_goes_on():
     ("arguments", "message"),
     [
         ({"labels": torch.tensor([9])}, "class 9 is outside the table: expected 0 to 4"),
+        ({"labels": torch.tensor([5])}, "class 5 is outside the table: expected 0 to 4"),  # the null class
         ({"seeds": [1, 2]}, "2 seeds for 1 labels"),
         ({"num_tokens": 13}, "num_tokens must be 1 to 12, the grid's, got 13"),
         ({"labels": torch.zeros(0, dtype=torch.int64), "seeds": []}, "0 seeds for 0 labels"),

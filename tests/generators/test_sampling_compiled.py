@@ -5,7 +5,7 @@ import torch
 from test_autoregressive import small
 
 from open_magvit2.generators.compiled import CompiledSampler
-from open_magvit2.generators.drawing import SubTokenSampling
+from open_magvit2.generators.drawing import NotFiniteError, SubTokenSampling
 from open_magvit2.generators.sampling import Sampling
 from open_magvit2.protocols import Generator
 
@@ -68,3 +68,16 @@ def test_inductor_makes_the_same_tokens():
 def test_a_batch_of_nothing_is_refused():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         CompiledSampler(small(), 0)
+
+
+def test_a_batch_after_one_that_was_not_finite():
+    """Attention runs over all positions of the caches: nothing of the batch before may be left there."""
+    model = small()
+    made, expected = CompiledSampler(model, 5, "eager"), model.generate(LABELS, SEEDS)
+    weight = model.class_embedding.weight
+    before = weight.data.clone()
+    weight.data.fill_(torch.nan)
+    with pytest.raises(NotFiniteError):
+        made.generate(LABELS, SEEDS)
+    weight.data.copy_(before)
+    assert torch.equal(made.generate(LABELS, SEEDS), expected)

@@ -6,7 +6,9 @@ from PIL import Image
 
 from open_magvit2.common.construction import build, describe
 from open_magvit2.common.images import to_float
+from open_magvit2.image_tokenizer.decoder import Decoder
 from open_magvit2.image_tokenizer.discriminator import PatchDiscriminator
+from open_magvit2.image_tokenizer.encoder import Encoder
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.protocols import SizeRule, Tokenizer
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
@@ -57,7 +59,16 @@ def test_discriminator_is_the_published_patchgan():
 def test_discriminator_names_the_smallest_image():
     with pytest.raises(ValueError, match="at least 24 pixels"):
         PatchDiscriminator(channels=4)(torch.zeros(1, 3, 23, 40))
-    PatchDiscriminator(channels=4).eval()(torch.zeros(1, 3, 24, 40))
+    for layers in range(4):
+        network = PatchDiscriminator(channels=4, num_layers=layers).eval()
+        network(torch.zeros(1, 3, network.smallest_image, 40))
+
+
+@pytest.mark.parametrize("part", [Encoder, Decoder])
+@pytest.mark.parametrize("name", ["num_middle_blocks", "bottleneck_channels", "num_residual_blocks"])
+def test_no_blocks_or_channels_are_refused(part, name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        part(channels=8, norm_groups=4, **{name: 0})
 
 
 @pytest.mark.parametrize("size", [(32, 32), (16, 48), (4, 8)])

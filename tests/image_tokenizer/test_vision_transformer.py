@@ -87,3 +87,11 @@ def test_recomputation_saves_memory_and_changes_no_number(sizes):
 def test_a_row_needs_its_image_size_and_a_grid_none(wrong):
     with pytest.raises(ValueError, match="image_size"):
         TransformerEncoder(**GRID | wrong)
+
+
+def test_it_trains_after_an_evaluation():
+    model = tokenizer(GRID)
+    pixels = torch.rand(1, 3, 16, 16) * 2 - 1
+    with torch.inference_mode():
+        model.eval()(pixels)
+    model.train()(pixels).reconstruction.sum().backward()

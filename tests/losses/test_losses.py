@@ -70,6 +70,11 @@ def test_lecam_moves_as_far_in_micro_batches():
     assert torch.allclose(whole.ema_fake, cut.ema_fake, rtol=1e-11)
 
 
+def test_lecam_in_16_bits_is_refused():
+    with pytest.raises(ValueError, match="LeCAM has moving averages, which would stand still in torch.bfloat16"):
+        LeCAM().to(torch.bfloat16).update(torch.ones(1), torch.ones(1))
+
+
 def test_an_overflow_leaves_lecam_as_it_was():
     lecam = LeCAM(decay=0.9)
     lecam.update(torch.ones(2, 1), torch.ones(2, 1))

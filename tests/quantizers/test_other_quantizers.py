@@ -19,6 +19,7 @@ from open_magvit2.quantizers.vector import VectorQuantizer
 
 SMALL = {
     "fsq": lambda: FiniteScalarQuantizer((8, 5, 4)),
+    "lfq by groups of bits": lambda: LookupFreeQuantizer(7, entropy_group_bits=3),
     "bsq": lambda: BinarySphericalQuantizer(7),
     "bsq msb": lambda: BinarySphericalQuantizer(7, bit_order="most_significant_first"),
     "bsq by bits": lambda: BinarySphericalQuantizer(7, entropy_group_bits=1),
@@ -226,6 +227,41 @@ def test_vq_restarts_codes_that_nobody_uses():
         used[restart_below] = len(indices.unique())
     assert used[0.0] == 1
     assert used[1.0] > 32
+
+
+def test_vq_moving_averages_move_once_a_step_in_any_number_of_micro_batches():
+    """The codes' own counts depend on the order of micro-batches; their sum, and a codebook of one code, do not."""
+    latent = torch.randn(8, 2, 3, 3, dtype=torch.float64)
+    whole, split = (VectorQuantizer(size, 2, ema_decay=0.5).double() for size in (1, 1))
+    split.load_state_dict(whole.state_dict())
+    whole(latent)
+    split.step_fraction = 0.25
+    for piece in (latent[:2],) * 4:
+        split(piece)
+    assert_close(split.cluster_sizes, whole.cluster_sizes)
+    whole.load_state_dict(copy.deepcopy(split.state_dict()))
+    whole(latent[:2].repeat(4, 1, 1, 1))
+    before = split.codebook.clone()
+    for piece in (latent[:2],) * 4:
+        split(piece)
+    assert_close(split.codebook, whole.codebook)
+    assert not torch.equal(split.codebook, before)
+
+
+def test_averages_in_16_bits_are_refused():
+    quantizer = VectorQuantizer(4, 2, ema_decay=0.9).to(torch.bfloat16)
+    with pytest.raises(ValueError, match="the codebook has moving averages.*bf16-mixed"):
+        quantizer(torch.zeros(1, 2, 3, 3, dtype=torch.bfloat16))
+    quantizer.eval()(torch.zeros(1, 2, 3, 3, dtype=torch.bfloat16))  # they only stand still in training
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_codes_are_exact_whatever_the_latent_s_size(dtype):
+    latent = (torch.randn(2, 8, 16, 16) * 1000).to(dtype).requires_grad_()
+    codes = LookupFreeQuantizer(8)(latent).codes
+    assert (codes.abs() == 1).all()
+    codes.sum().backward()
+    assert (latent.grad == 1).all()
 
 
 def test_vq_moving_averages_survive_a_batch_that_is_not_finite():

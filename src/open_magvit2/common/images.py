@@ -1,8 +1,10 @@
-"""The one file that knows value ranges: uint8 pixels in [0, 255] <-> float images in [-1, 1], and grids of them."""
+"""The one file that knows value ranges: uint8 in [0, 255] <-> float in [-1, 1]; grids; from and to Pillow's images."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 
@@ -85,3 +87,13 @@ def grid(rows: list[Tensor], padding: int = 2) -> Tensor:
             left = padding + n * (width + padding)
             canvas[:, top : top + height, left : left + width] = image
     return canvas
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """uint8 [3, H, W] -> an RGB image."""
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def from_image(image: Image.Image) -> Tensor:
+    """An RGB image -> uint8 [3, H, W], contiguous."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -97,6 +97,19 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def check_can_average(average: torch.Tensor, what: str) -> None:
+    """Refuse a moving average in 16 bits, where its small steps round to none.
+
+    Raises:
+        ValueError: naming what has such an average, and what to do.
+    """
+    if average.dtype in (torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"{what} has moving averages, which would stand still in {average.dtype}: train in bf16-mixed or 16-mixed "
+            "precision, whose averages are float32"
+        )
+
+
 def autocast_dtype(tensor: torch.Tensor) -> torch.dtype:
     """The dtype in which a product of matrices with this tensor runs here: autocast's, or its own."""
     kind = tensor.device.type

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
+from open_magvit2.common.images import from_image, to_image
 from open_magvit2.evaluation.metrics.psnr import decibels, mean_squared_error
-from open_magvit2.evaluation.pixels import from_image, to_image
 
 QUALITIES = range(1, 101)  # of Pillow's JPEG encoder
 SCALES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125)  # of the sides, before JPEG

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from open_magvit2.common.images import from_image, to_image
 from open_magvit2.data.decoding import read_rgb
 from open_magvit2.evaluation import pictures, tiling, tokenizers
 from open_magvit2.evaluation.baselines import psnr
 from open_magvit2.evaluation.originals import make_transform
-from open_magvit2.evaluation.pixels import from_image, to_image
 from open_magvit2.protocols import Tokenizer
 
 _INK, _GREY, _EMPTY = (25, 25, 25), (105, 105, 105), (238, 238, 238)

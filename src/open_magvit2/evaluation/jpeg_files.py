@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from open_magvit2.common.images import to_float, to_uint8
-from open_magvit2.evaluation.pixels import from_image, to_image
+from open_magvit2.common.images import from_image, to_float, to_image, to_uint8
 
 
 def as_files(original: Tensor, output: Tensor, quality: int) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from open_magvit2.common.images import from_image
 from open_magvit2.data.decoding import read_rgb
 from open_magvit2.data.image_files import find_images
 from open_magvit2.evaluation import provenance
-from open_magvit2.evaluation.pixels import from_image
 from open_magvit2.evaluation.run import Run, Setting, evaluate_tokenizer
 from open_magvit2.protocols import Sample, SizeRule
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from open_magvit2.common.images import from_image, to_image
 from open_magvit2.data.transforms import Picture, resized_size
 from open_magvit2.evaluation.image_size import ImageSize, from_plain
-from open_magvit2.evaluation.pixels import from_image, to_image
 
 Resizer = Callable[[Image.Image, ImageSize], Image.Image]  # until the image covers (height, width)
 

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from open_magvit2.common import images
+from open_magvit2.common.images import from_image, to_image
 from open_magvit2.evaluation.baselines import BASELINES, psnr, token_bits
-from open_magvit2.evaluation.pixels import from_image, to_image
 from open_magvit2.evaluation.tiling import Reconstruction
 
 _TITLES = {"jpeg": "JPEG", "bicubic": "bicubic down and up"}

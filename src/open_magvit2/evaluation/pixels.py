@@ -1,11 +1,9 @@
-"""Pixels for metrics and pictures: the same for any batch size, 8-bit in two ways, from and to Pillow."""
+"""Pixels for metrics and pictures: the same for any batch size, 8-bit in two ways."""
 
 from collections.abc import Callable
 from functools import lru_cache
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from open_magvit2.common.images import to_uint8, to_uint8_truncated
@@ -42,13 +40,3 @@ def rounded(image: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
 def truncated(image: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
     """The same by truncation, as in Open-MAGVIT2's evaluation.py: 95 of the originals' 256 levels lose 1."""
     return image_by_image(lambda x, y: (to_uint8_truncated(x), to_uint8_truncated(y)), image, output)
-
-
-def to_image(pixels: Tensor) -> Image.Image:
-    """uint8 [3, H, W] -> an RGB image."""
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
-
-
-def from_image(image: Image.Image) -> Tensor:
-    """An RGB image -> uint8 [3, H, W], contiguous."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from open_magvit2.common.distributed import rank, world_size
 from open_magvit2.common.files import sha256_of
+from open_magvit2.common.images import from_image
 from open_magvit2.data.decoding import UnreadableImageError, read_rgb
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.evaluation import provenance
-from open_magvit2.evaluation.pixels import from_image
 
 _NUM_THREADS = 4
 _ARRAYS, _IMAGES = "samples.npz", "images"  # of scripts/sample.py

@@ -18,15 +18,15 @@ from open_magvit2.protocols import Tokenizer
 class AutoregressiveTraining(GeneratorTraining):
     """Minimises the sum of the sub-tokens' cross-entropies with the true tokens as input.
 
-    It also logs bits_per_dimension, the code length of an image's tokens by the values of its pixels.
+    It also logs bits_per_dimension, the code length of an image's tokens divided by its number of values, 3 H W.
 
     Args:
         generator: trained.
         tokenizer: see `GeneratorTraining`.
         guidance: of the pictures at validation.
         random_order_steps: (first, last) training steps between which the share of samples that are learned in a random
-            order falls linearly from 1 to 0, before and after which it is 1 and 0 (RAR, arXiv
-            2411.00776); None learns in raster order alone. The generator needs `target_positions`.
+            order falls linearly: it is 1 until `first` and 0 from `last` on (RAR, arXiv 2411.00776); None learns in
+            raster order alone. The generator needs `target_positions`.
         options: of `GeneratorTraining`.
 
     Raises:
@@ -76,7 +76,7 @@ class AutoregressiveTraining(GeneratorTraining):
         return sample(self.generator, labels, seeds, Sampling([SubTokenSampling(guidance=self.guidance)]))
 
     def figures(self, losses: Mapping[str, Any]) -> dict[str, Any]:
-        """Bits by value of a pixel, where the size of the images is known."""
+        """Bits per dimension, where the size of the images is known."""
         size = self._made_by.get("image_size")
         if size is None:
             return {}

@@ -112,8 +112,10 @@ class TokenTransformer(nn.Module):
         return self._rotary[key]
 
 
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Refuse labels outside [0, num_classes]; num_classes itself is the null class. Checked on the CPU alone.
+def check_labels(labels: Tensor, num_classes: int, allow_null: bool = True) -> None:
+    """Refuse labels outside [0, num_classes), the null class num_classes among them unless it is allowed.
+
+    Only labels on the CPU are looked at: others would make the host wait.
 
     Raises:
         ValueError: naming the label and the range.
@@ -122,7 +124,7 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
         raise ValueError(f"expected integer labels [B], got {labels.dtype} {tuple(labels.shape)}")
     if labels.device.type == "cpu" and len(labels):
         for label in (int(labels.min()), int(labels.max())):
-            if not 0 <= label <= num_classes:
+            if not 0 <= label < num_classes + allow_null:
                 raise ValueError(f"class {label} is outside the table: expected 0 to {num_classes - 1}")
 
 

@@ -28,7 +28,7 @@ from open_magvit2.generators.sampling import (
 from open_magvit2.layers.attention import KeyValueCache
 from open_magvit2.layers.transformer import EPS, SwiGLU, swiglu_hidden
 
-BitOrder = Literal["random", "confidence"]
+RevealOrder = Literal["random", "confidence"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class BitwiseSampling:
     """
 
     num_steps: int = 4
-    order: BitOrder = "random"
+    order: RevealOrder = "random"
     guidance: float = 1.0
     schedule: GuidanceSchedule = "constant"
     power: float = 2.75
@@ -57,8 +57,8 @@ class BitwiseSampling:
         integer(1, num_steps=self.num_steps)
         at_least(0, guidance=self.guidance)
         above(0, temperature=self.temperature)
-        if self.order not in get_args(BitOrder):
-            raise ValueError(f"order must be one of {', '.join(get_args(BitOrder))}, got {self.order!r}")
+        if self.order not in get_args(RevealOrder):
+            raise ValueError(f"order must be one of {', '.join(get_args(RevealOrder))}, got {self.order!r}")
         Sampling(schedule=self.schedule, power=self.power, greedy=self.greedy)
 
 
@@ -186,24 +186,27 @@ class BitwiseGenerator(TokenTransformer):
             rows = torch.cat([rows, torch.full_like(rows, self.null_class)])
         sizes = (self.num_spatial_blocks, len(rows), self.num_heads, self.num_tokens, self.width // self.num_heads)
         cache = KeyValueCache(*sizes, dtype, device)
-        streams, guidance = Streams(seeds), Sampling(schedule=settings.schedule, power=settings.power)
+        guidance = Sampling(schedule=settings.schedule, power=settings.power)
+        uniform = Streams(seeds).uniform(self.num_tokens, 2, self.num_bits).to(device)  # [B, N, 2, K]
         tokens = torch.empty(batch, self.num_tokens, self.num_bits, dtype=torch.int64, device=device)
         features, finite = self.class_embedding(rows)[:, None], FiniteLogits(device)
         with packed(self, len(rows)):
             for position in range(self.num_tokens):
                 context = self.norm(self.context(features, cache, position)[:, 0])
                 scale = guidance.scale(settings.guidance, position, self.num_tokens)
-                signs = self._draw_bits(context, streams, scale, settings, finite)
+                signs = self._draw_bits(context, uniform[:, position], scale, settings, finite)
                 tokens[:, position] = signs > 0
                 features = self.embed_token(signs.to(dtype).repeat(len(rows) // batch, 1))[:, None]
         finite.check()
         return self.factorization.join(tokens).unflatten(1, self.grid)
 
     def _draw_bits(
-        self, context: Tensor, streams: Streams, scale: float, settings: BitwiseSampling, finite: FiniteLogits
+        self, context: Tensor, uniform: Tensor, scale: float, settings: BitwiseSampling, finite: FiniteLogits
     ) -> Tensor:
-        """The bits [B, K] in {-1, +1} of one token, from its context [B, D], or [2 B, D] with guidance."""
-        uniform = streams.uniform(2, self.num_bits).to(context.device)  # [B, 2, K]
+        """The bits [B, K] in {-1, +1} of one token, from its context [B, D], or [2 B, D] with guidance.
+
+        The uniform numbers are float64 [B, 2, K]: of the bits' values and of their order.
+        """
         signs = torch.zeros(len(uniform), self.num_bits, dtype=torch.int64, device=context.device)
         for step in range(settings.num_steps):
             logits = at_least_float32(self.head(context, signs.repeat(len(context) // len(signs), 1)))

@@ -80,7 +80,7 @@ class _Step:
     def __init__(self, sampler: CompiledSampler, groups: Sequence[SubTokenSampling], greedy: bool, copies: int) -> None:
         self.generator, batch = sampler.generator, sampler.batch_size
         number, num_groups, device = self.generator.num_tokens, len(groups), self.generator.device
-        caches = self.generator.make_caches(batch * copies)
+        self.caches = caches = self.generator.make_caches(batch * copies)
         weight = self.generator.class_embedding.weight
         self.features = torch.zeros(batch * copies, 1, self.generator.width, dtype=weight.dtype, device=device)
         self.uniform = torch.zeros(number, batch, num_groups, dtype=torch.float64, device=device)
@@ -103,6 +103,8 @@ class _Step:
         self.scales.copy_(scales)
         self.position.zero_()
         self.finite.so_far.fill_(True)
+        for cache in self.caches:  # masked positions count 0 times what an earlier batch left there, and 0 x NaN is NaN
+            cache.values.zero_()
 
     def _advance(self, caches: tuple[Any, Any], groups: Sequence[SubTokenSampling], greedy: bool) -> None:
         uniform, scales = self.uniform[self.position][0], self.scales[self.position][0]

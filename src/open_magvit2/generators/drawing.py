@@ -59,7 +59,7 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """The value at which the cumulated probabilities [B, V] pass a uniform number [B] in [0, 1): int64 [B]."""
     cumulated = probabilities.to(torch.float64).cumsum(dim=-1)
     whole = cumulated[:, -1:]
-    # Just below the whole at most, which a product may be rounded to: a value of probability 0 is never passed.
+    # Below the total, to which the product may round up: it would then select a value of probability 0.
     thresholds = torch.minimum(uniform[:, None] * whole, whole.nextafter(torch.zeros_like(whole)))
     chosen = torch.searchsorted(cumulated, thresholds, right=True)[:, 0]
     return chosen.clamp_max(probabilities.shape[-1] - 1)  # NaN finds no place at all: see `FiniteLogits`

@@ -42,11 +42,11 @@ class Factorization:
         """Number of indices, 2^K."""
         return 2 ** sum(self.bits)
 
-    def split(self, indices: Tensor) -> Tensor:
-        """Sub-tokens int64 [..., G] of indices int64 [...] in [0, 2^K).
+    def check(self, indices: Tensor) -> None:
+        """Refuse indices that are no integers, or outside [0, 2^K) (this waits for the device).
 
         Raises:
-            ValueError: for indices that are no integers, or outside the codebook (this waits for the device).
+            ValueError: naming what was found.
         """
         if indices.is_floating_point() or indices.dtype == torch.bool:
             raise ValueError(f"expected integer indices, got {indices.dtype}")
@@ -54,6 +54,19 @@ class Factorization:
             raise ValueError(
                 f"indices must lie in [0, {self.codebook_size}), got [{int(indices.min())}, {int(indices.max())}]"
             )
+
+    def split(self, indices: Tensor, is_checked: bool = False) -> Tensor:
+        """Sub-tokens int64 [..., G] of indices int64 [...] in [0, 2^K).
+
+        Args:
+            indices: of tokens.
+            is_checked: they are known to be in range.
+
+        Raises:
+            ValueError: see `check`.
+        """
+        if not is_checked:
+            self.check(indices)
         groups = zip(self._shifts, self.sizes, strict=True)
         return torch.stack([(indices.to(torch.int64) >> shift) & (size - 1) for shift, size in groups], dim=-1)
 

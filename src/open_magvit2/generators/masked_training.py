@@ -15,7 +15,7 @@ from open_magvit2.protocols import Tokenizer
 
 
 class MaskedTraining(GeneratorTraining):
-    """Minimises the cross-entropy of the sub-tokens, those that are not masked among them (MaskBit's recipe).
+    """Minimises the cross-entropy of all sub-tokens, masked and unmasked (MaskBit's recipe).
 
     The logged losses of single sub-tokens and the accuracies are of masked ones.
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from open_magvit2.common.arguments import above, at_least, integer
+from open_magvit2.common.precision import at_least_float32
 from open_magvit2.generators.drawing import FiniteLogits, Streams, draw
 from open_magvit2.generators.sampling import check_options, check_requests, single_values
 
@@ -125,13 +126,13 @@ def sample_masked(
         kept = is_known.flatten(1)[..., None]
         split = generator.factorization.split(indices.flatten(1).masked_fill(~is_known.flatten(1), 0))
         sub_tokens, is_masked = torch.where(kept, split, sub_tokens), ~kept & is_masked
-    totals = is_masked.flatten(1).sum(dim=1).tolist()
-    streams, finite = Streams(seeds), FiniteLogits(device)
-    for step in range(settings.num_steps):
-        uniform = streams.uniform(2, number, num_groups).to(device)
+    counts = totals = is_masked.flatten(1).sum(dim=1).tolist()
+    finite = FiniteLogits(device)
+    numbers = Streams(seeds).uniform(settings.num_steps, 2, number, num_groups).to(device)  # [B, steps, 2, N, G]
+    for step, uniform in enumerate(numbers.unbind(1)):
         logits = _guided(generator, sub_tokens, is_masked, labels, settings.scale(step))
-        for of_group in logits:
-            finite.note(of_group)
+        for values in logits:
+            finite.note(values)
         drawn, confidence = _draw(logits, uniform[:, 0])
         sub_tokens = torch.where(is_masked, drawn, sub_tokens)
         if step + 1 == settings.num_steps:
@@ -139,10 +140,7 @@ def sample_masked(
         gumbel = -torch.log(-torch.log(uniform[:, 1].clamp_min(torch.finfo(torch.float64).tiny)))
         confidence = confidence + settings.temperature * (1.0 - (step + 1) / settings.num_steps) * gumbel
         confidence = confidence.masked_fill(~is_masked, math.inf)
-        counts = [
-            settings.num_masked(total, step, now)
-            for total, now in zip(totals, is_masked.flatten(1).sum(dim=1).tolist(), strict=True)
-        ]
+        counts = [settings.num_masked(total, step, now) for total, now in zip(totals, counts, strict=True)]
         rank = confidence.flatten(1).argsort(dim=1).argsort(dim=1)
         is_masked = (rank < torch.tensor(counts, device=device)[:, None]).view_as(is_masked)
     finite.check()
@@ -156,7 +154,7 @@ def _guided(
         return generator(sub_tokens, is_masked, labels)
     both = torch.cat([labels, torch.full_like(labels, generator.null_class)])
     logits = generator(sub_tokens.repeat(2, 1, 1), is_masked.repeat(2, 1, 1), both)
-    pairs = [values.chunk(2) for values in logits]
+    pairs = [at_least_float32(values).chunk(2) for values in logits]  # 16 bits would round the difference
     return [conditional + scale * (conditional - null) for conditional, null in pairs]
 
 

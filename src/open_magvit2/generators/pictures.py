@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from open_magvit2.common.arguments import integer
+from open_magvit2.common.images import to_image
 from open_magvit2.data.decoding import read_rgb
 from open_magvit2.data.transforms import ResizeCenterCrop
 from open_magvit2.generators.decoding import generate_images, image_seed, image_size
@@ -22,11 +22,6 @@ from open_magvit2.protocols import Generator, Tokenizer
 Row = tuple[str, Tensor]  # caption, images uint8 [N, 3, H, W]
 _GREY = 128
 _INK, _LEAST_SIDE, _GAP = (25, 25, 25), 96, 4
-
-
-def to_image(pixels: Tensor) -> Image.Image:
-    """uint8 [3, H, W] -> an RGB image."""
-    return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
 
 
 def captioned_rows(rows: Sequence[Row]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What a generator is asked in a training step, and means over it."""
+"""What a generator predicts in a training step, and means over it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 class Prediction(NamedTuple):
-    """What a generator says of a micro-batch of sub-tokens [B, N, G]."""
+    """A generator's logits for a micro-batch of sub-tokens [B, N, G], and which of these count."""
 
     logits: Sequence[Tensor]  # a group each, [B, N, 2^bits]
     weight: Tensor | None = None  # float [B, N, G], of each sub-token in the loss; None counts all alike
-    is_asked: Tensor | None = None  # bool [B, N, G], sub-tokens that the figures are about; None for all
+    in_metrics: Tensor | None = None  # bool [B, N, G], whose losses and accuracies are logged; None for all
 
 
 def of_group(values: Tensor | None, group: int) -> Tensor | None:

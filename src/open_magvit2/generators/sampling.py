@@ -192,7 +192,7 @@ def check_requests(generator: Any, labels: Tensor, seeds: Sequence[int]) -> None
     Raises:
         ValueError: naming both sides.
     """
-    check_labels(labels, generator.num_classes)
+    check_labels(labels.cpu(), generator.num_classes, allow_null=False)
     if len(seeds) != len(labels) or len(labels) == 0:
         raise ValueError(f"expected one seed an image, got {len(seeds)} seeds for {len(labels)} labels")
 

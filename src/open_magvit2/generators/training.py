@@ -147,13 +147,15 @@ class GeneratorTraining(pl.LightningModule, ABC):
             split(torch.empty(global_batch_size // self.trainer.world_size), self.micro_batch_size)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Draw what the step needs, and check the classes, while all that is on the host."""
+        """Draw what the step needs, and check classes and tokens, while all that is on the host."""
         is_training = self.trainer.training
         return self.with_draws(batch, self.global_step if is_training else None)
 
     def with_draws(self, batch: dict[str, Any], step: int | None) -> dict[str, Any]:
         """A batch with its tensors alone and what is drawn for its samples at a step; None for validation's draws."""
         checks.check_classes(batch["label"], self.generator.num_classes)
+        if "tokens" in batch:
+            self.generator.factorization.check(batch["tokens"])
         kept = {name: batch[name] for name in ("image", "tokens", "label") if name in batch}
         rows = []
         for index in batch["index"].tolist():
@@ -213,7 +215,7 @@ class GeneratorTraining(pl.LightningModule, ABC):
         prediction = self.predict(sub_tokens, labels, batch)
         terms, total = {}, torch.zeros((), device=labels.device)
         for group, logits in enumerate(prediction.logits):
-            target, asked = sub_tokens[..., group], of_group(prediction.is_asked, group)
+            target, asked = sub_tokens[..., group], of_group(prediction.in_metrics, group)
             objective, nats = cross_entropy(logits, target, self.label_smoothing)
             total = total + mean(objective, of_group(prediction.weight, group))
             terms[f"loss_{group}"] = mean(nats, asked)
@@ -229,7 +231,7 @@ class GeneratorTraining(pl.LightningModule, ABC):
             pixels = batch["image"]
             with float32(pixels.device.type):
                 indices = self.tokenizer.tokenize(images.to_float(pixels))
-        return self.generator.factorization.split(indices.flatten(1))
+        return self.generator.factorization.split(indices.flatten(1), is_checked=True)
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Sum up the losses of the sub-tokens that are asked, and how many the generator gets right."""
@@ -237,7 +239,7 @@ class GeneratorTraining(pl.LightningModule, ABC):
         prediction = self.predict(sub_tokens, batch["label"], batch)
         rows = []
         for group, logits in enumerate(prediction.logits):
-            target, asked = sub_tokens[..., group], of_group(prediction.is_asked, group)
+            target, asked = sub_tokens[..., group], of_group(prediction.in_metrics, group)
             asked = torch.ones_like(target, dtype=torch.bool) if asked is None else asked
             logits = at_least_float32(logits)
             nats = nn.functional.cross_entropy(logits.movedim(-1, 1), target, reduction="none")

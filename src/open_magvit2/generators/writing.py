@@ -27,9 +27,9 @@ from open_magvit2.common import environment
 from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
 from open_magvit2.common.files import PARTIAL, atomic_writer, claim, write_atomically
+from open_magvit2.common.images import to_image
 from open_magvit2.common.progress_bar import progress_bar
 from open_magvit2.generators.decoding import generate_images, image_seed, image_size
-from open_magvit2.generators.pictures import to_image
 from open_magvit2.protocols import Generator, Tokenizer
 
 IMAGES, ARRAYS, RECORD = "images", "samples.npz", "samples.json"

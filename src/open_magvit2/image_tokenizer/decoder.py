@@ -56,7 +56,8 @@ class Decoder(nn.Module):
             before it (VQGAN's post_quant_conv); None for none.
 
     Raises:
-        ValueError: for numbers below 1, groups that do not divide the channels, or attention at a level that is none.
+        ValueError: for numbers below 1, groups that do not divide the channels, or attention at a level that does
+            not exist.
     """
 
     def __init__(
@@ -86,6 +87,9 @@ class Decoder(nn.Module):
             num_residual_blocks=num_residual_blocks,
             norm_groups=norm_groups,
         )
+        for name, number in (("num_middle_blocks", num_middle_blocks), ("bottleneck_channels", bottleneck_channels)):
+            if number is not None:
+                integer(1, **{name: number})
         self.latent_channels = latent_channels
         self.image_channels = image_channels
         self.channels = channels

@@ -35,7 +35,7 @@ class PatchDiscriminator(nn.Module):
             ]
         layers.append(nn.Conv2d(width, 1, 4, stride=1, padding=1))
         self.layers = nn.Sequential(*layers)
-        self.smallest_image = 3 * 2**num_layers
+        self.smallest_image = 3 * 2**num_layers if num_layers else 4
         self.layers.apply(_initialize)
 
     def forward(self, image: Tensor) -> Tensor:

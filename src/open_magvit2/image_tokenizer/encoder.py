@@ -61,7 +61,8 @@ class Encoder(nn.Module):
         shortcut_of_output: see `ResidualBlock` (MaskGIT).
 
     Raises:
-        ValueError: for numbers below 1, groups that do not divide the channels, or attention at a level that is none.
+        ValueError: for numbers below 1, groups that do not divide the channels, or attention at a level that does
+            not exist.
     """
 
     def __init__(
@@ -92,6 +93,9 @@ class Encoder(nn.Module):
             norm_groups=norm_groups,
             head_kernel=head_kernel,
         )
+        for name, number in (("num_middle_blocks", num_middle_blocks), ("bottleneck_channels", bottleneck_channels)):
+            if number is not None:
+                integer(1, **{name: number})
         self.latent_channels = latent_channels
         self.image_channels = image_channels
         self.channels = channels

@@ -133,6 +133,12 @@ class ImageTokenizerTraining(AdversarialTraining):
             output.reconstruction, total, distance, terms, {"psnr": _psnr(real, output.reconstruction).mean()}
         )
 
+    def losses(self, real: Tensor, fraction: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `AdversarialTraining.losses`; a quantizer with moving averages learns the fraction as well."""
+        if hasattr(self.tokenizer.quantizer, "step_fraction"):
+            self.tokenizer.quantizer.step_fraction = fraction
+        return super().losses(real, fraction)
+
     def step_figures(self, step: int) -> dict[str, float]:
         """Codebook utilization and entropy, at the end of a window."""
         return self._usage.figures(step)

@@ -47,9 +47,10 @@ class _Transformer(nn.Module):
         key = None if exporting else (grid, num_further, device)
         if key in self._rotary:
             return self._rotary[key]
-        table = axial_rotary_table(grid, self.head_width)
-        identity = torch.tensor([1.0, 0.0], dtype=table.dtype).expand(num_further, table.shape[1], 2)
-        table = torch.cat([table, identity]).to(device, torch.float32)
+        with torch.inference_mode(False):  # a table that an evaluation made must serve training as well
+            table = axial_rotary_table(grid, self.head_width)
+            identity = torch.tensor([1.0, 0.0], dtype=table.dtype).expand(num_further, table.shape[1], 2)
+            table = torch.cat([table, identity]).to(device, torch.float32)
         if not exporting:
             self._rotary[key] = table
         return table

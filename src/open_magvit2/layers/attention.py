@@ -103,7 +103,7 @@ class SelfAttention(nn.Module):
         layer: int = 0,
         start: int | Tensor = 0,
     ) -> Tensor:
-        """What every position attends to, by the projections: [B, N, heads head_width], before the output's own.
+        """The attention output of all heads, [B, N, heads head_width], before the output projection.
 
         Args:
             qkv: queries, keys and values of all heads, float [B, N, 3 heads head_width].

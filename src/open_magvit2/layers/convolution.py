@@ -29,7 +29,10 @@ def convolution_2d(
 def convolution_3d(
     in_channels: int, out_channels: int, kernel_size: Axes = 3, stride: Axes = 1, bias: bool = True
 ) -> nn.Conv3d:
-    """`nn.Conv3d` with zero padding kernel_size // 2 along all axes: [B, in, T, H, W] -> [B, out, T, H, W]."""
+    """`nn.Conv3d` with zero padding kernel_size // 2 along all axes.
+
+    [B, in, T, H, W] -> [B, out, T / stride, H / stride, W / stride].
+    """
     kernel = per_axis(kernel_size, 3)
     padding = tuple(size // 2 for size in kernel)
     return nn.Conv3d(in_channels, out_channels, kernel, per_axis(stride, 3), padding, bias=bias)

@@ -109,8 +109,8 @@ class TransformerBlock(nn.Module):
 def has_own_parts(block: TransformerBlock) -> bool:
     """Whether attention, SwiGLU and their layers are those of this package, and calling them does nothing else.
 
-    What computes a block's forward pass in another way calls its parts no more. Parts of a user, hooks, a forward pass
-    of an instance and compiled parts must then stay: this is False for them.
+    A forward pass that is fused does not call the block's submodules, so it would skip hooks, parts of a user, forward
+    passes of an instance and compiled parts: this is False for them.
     """
     attention, feed_forward = block.attention, block.feed_forward
     if type(attention) is not SelfAttention or type(feed_forward) is not SwiGLU:

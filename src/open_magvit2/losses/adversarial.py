@@ -93,14 +93,14 @@ class Adversary(nn.Module):
         self.lecam = LeCAM(lecam_decay) if lecam_weight > 0 else None
 
     def generator_term(
-        self, fake: Tensor, step: int, compared: Tensor, last_layer: nn.Parameter
+        self, fake: Tensor, step: int, reconstruction_loss: Tensor, last_layer: nn.Parameter
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What the generator adds to its total. The discriminator's weights get no gradient from it.
 
         Args:
             fake: [B, C, *size], the generator's output.
             step: training steps done so far.
-            compared: the generator's loss whose gradient the adaptive weight compares with.
+            reconstruction_loss: whose gradient the adaptive weight compares that of the GAN term with.
             last_layer: weight of the generator's last layer, where the gradients are compared.
 
         Returns:
@@ -113,7 +113,7 @@ class Adversary(nn.Module):
         if step < self.start_step:
             weight = 0.0  # the term stays in the graph: under DDP every parameter takes part in every step
         elif self.adaptive_weight:
-            weight = self.weight * gradient_ratio(compared, loss, last_layer)
+            weight = self.weight * gradient_ratio(reconstruction_loss, loss, last_layer)
         # a number of the configuration stays on the host
         return weight * loss, {"adversarial": loss.detach(), "adversarial_weight": torch.as_tensor(weight)}
 
@@ -142,12 +142,12 @@ class Adversary(nn.Module):
         return total, {name: term.detach() for name, term in terms.items()}
 
 
-def gradient_ratio(compared: Tensor, adversarial: Tensor, last_layer: nn.Parameter) -> Tensor:
-    """|gradient of the compared loss| / (|gradient of the GAN term| + 1e-4) at the last layer, at most 1e4.
+def gradient_ratio(reconstruction_loss: Tensor, adversarial: Tensor, last_layer: nn.Parameter) -> Tensor:
+    """|gradient of the reconstruction loss| / (|gradient of the GAN term| + 1e-4) at the last layer, at most 1e4.
 
     VQGAN (Esser et al., CVPR 2021, eq. 7) with the constants of its code; a scalar without graph.
     """
-    compared_gradient = torch.autograd.grad(compared, last_layer, retain_graph=True)[0]
+    reconstruction_gradient = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)[0]
     adversarial_gradient = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0]
-    ratio = compared_gradient.norm() / (adversarial_gradient.norm() + 1e-4)
+    ratio = reconstruction_gradient.norm() / (adversarial_gradient.norm() + 1e-4)
     return ratio.clamp(0.0, 1e4).detach()

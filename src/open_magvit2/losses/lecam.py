@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from open_magvit2.common import distributed
 from open_magvit2.common.arguments import within
-from open_magvit2.common.precision import at_least_float32
+from open_magvit2.common.precision import at_least_float32, check_can_average
 
 
 class LeCAM(nn.Module):
@@ -16,6 +16,9 @@ class LeCAM(nn.Module):
 
     Args:
         decay: of the averages, per training step.
+
+    Raises:
+        ValueError: for a decay out of range; in `update`, for averages in 16 bits, which would stand still.
     """
 
     ema_real: Tensor
@@ -37,6 +40,7 @@ class LeCAM(nn.Module):
             fraction: share of a training step that these logits are; a step in m micro-batches updates m times with
                 1/m and so moves as far as one that is not cut.
         """
+        check_can_average(self.ema_real, "LeCAM")
         means = torch.stack([at_least_float32(real_logits).mean(), at_least_float32(fake_logits).mean()])
         means = distributed.all_reduce_mean(means)
         averages = torch.stack([self.ema_real, self.ema_fake])

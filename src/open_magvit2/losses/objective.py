@@ -1,4 +1,4 @@
-"""The tokenizer's own objective: weights times named terms. Its weights of the recipe live here.
+"""The tokenizer's own objective: weights times named terms.
 
 The defaults are the published B recipe (Luo et al., Open-MAGVIT2, arXiv 2409.04410), whose GAN terms are those of
 `losses.adversarial.Adversary`:

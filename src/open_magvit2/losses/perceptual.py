@@ -104,8 +104,9 @@ def _length(features: Tensor) -> Tensor:
 class _LayerDistance(torch.autograd.Function):
     """mean over places of sum_c w_c (u_c - t_c)^2, u = f / (|f| + eps): [B] of features f and unit targets t.
 
-    Like any loss it knows its gradient in the forward pass. Kept is that one tensor, where autograd would keep the
-    difference and go back over it in a dozen passes. Where all channels are 0, so is what a ReLU lets through.
+    The forward pass computes the gradient as well and saves only that tensor, where autograd would keep the difference
+    and go back over it in a dozen passes. Where all channels are 0, the ReLU before blocks the gradient: its value does
+    not matter there.
     """
 
     @staticmethod

@@ -43,7 +43,7 @@ class FiniteScalarQuantizer(nn.Module):
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Quantize a latent float [B, C, *grid]: codes [B, C, *grid] in [-1, 1], indices int64 [B, *grid], no losses.
 
-        The gradient passes through the rounding, not through the bound: it is that of the bounded latent.
+        The rounding passes its gradient on unchanged; the bound is differentiated as usual.
         """
         bounded = self._bound(at_least_float32(to_vectors(latent, self.latent_channels)))
         digits = bounded.detach().round()

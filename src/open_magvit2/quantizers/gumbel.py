@@ -31,7 +31,8 @@ class GumbelQuantizer(nn.Module):
         ValueError: for values out of range.
     """
 
-    loss_weights: ClassVar = {"prior_divergence": 5e-4}  # as taming-transformers trains it
+    # The default of taming-transformers' layer. Its GumbelVQ trains with 1e-8 and a temperature that falls.
+    loss_weights: ClassVar = {"prior_divergence": 5e-4}
     training_arguments: ClassVar = ("temperature",)
 
     def __init__(self, codebook_size: int = 8192, latent_channels: int = 256, temperature: float = 1.0) -> None:

@@ -40,5 +40,5 @@ def check_indices(indices: Tensor, codebook_size: int) -> None:
 
 
 def straight_through(latent: Tensor, codes: Tensor) -> Tensor:
-    """Codes in the forward pass; in the backward pass their gradient goes to the latent unchanged."""
-    return latent + (codes - latent).detach()
+    """Exactly the codes in the forward pass; in the backward pass their gradient goes to the latent unchanged."""
+    return codes.detach() + (latent - latent.detach())  # latent + (codes - latent) would round large latents

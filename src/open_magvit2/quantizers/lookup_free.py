@@ -36,7 +36,6 @@ class LookupFreeQuantizer(nn.Module):
         ValueError: for values out of range, and for more bits than the exact entropy can enumerate.
     """
 
-    loss_weights: ClassVar = {"sample_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25}  # published B recipe
     # arguments that train the quantizer and leave its codes as they are: a continued run may change them
     training_arguments: ClassVar = ("temperature", "entropy_eps", "entropy_group_bits", "entropy_over_ranks")
 
@@ -71,6 +70,12 @@ class LookupFreeQuantizer(nn.Module):
         self.entropy_group_bits = entropy_group_bits
         self.entropy_over_ranks = entropy_over_ranks
         self.bit_order = bit_order
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weights of the published B recipe; the bound has the weight of the entropy that it stands for."""
+        name = "codebook_entropy" if self.entropy_group_bits is None else "codebook_entropy_bound"
+        return {"sample_entropy": 0.1, name: -0.1, "commitment": 0.25}
 
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Quantize with a straight-through gradient and compute the losses.

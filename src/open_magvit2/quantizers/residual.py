@@ -30,7 +30,6 @@ class ResidualLookupFreeQuantizer(nn.Module):
         ValueError: for values out of range.
     """
 
-    loss_weights: ClassVar = LookupFreeQuantizer.loss_weights
     training_arguments: ClassVar = ("temperature", "entropy_eps")
 
     def __init__(
@@ -44,6 +43,11 @@ class ResidualLookupFreeQuantizer(nn.Module):
         self.temperature = temperature
         self.entropy_eps = entropy_eps
         self.codebook_size = 2**num_bits
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """LFQ's."""
+        return self.level.loss_weights
 
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Quantize a latent float [B, K, *grid].
@@ -98,7 +102,6 @@ class GroupedLookupFreeQuantizer(nn.Module):
         ValueError: for values out of range, or groups that do not divide the bits.
     """
 
-    loss_weights: ClassVar = LookupFreeQuantizer.loss_weights
     training_arguments: ClassVar = ("temperature", "entropy_eps")
 
     def __init__(
@@ -114,6 +117,11 @@ class GroupedLookupFreeQuantizer(nn.Module):
         self.temperature = temperature
         self.entropy_eps = entropy_eps
         self.codebook_size = self.group.codebook_size
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """LFQ's."""
+        return self.group.loss_weights
 
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Quantize a latent float [B, K, *grid].

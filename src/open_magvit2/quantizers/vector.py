@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from open_magvit2.common import distributed
 from open_magvit2.common.arguments import at_least, integer, within
-from open_magvit2.common.precision import at_least_float32, full_precision
+from open_magvit2.common.precision import at_least_float32, check_can_average, full_precision
 from open_magvit2.protocols import QuantizerOutput
 from open_magvit2.quantizers.layout import check_indices, indices_to_grid, straight_through, to_grid, to_vectors
 
@@ -30,12 +30,18 @@ class VectorQuantizer(nn.Module):
         normalized: compare and return vectors of length 1; the latent is normalised as well.
         normalized_latent: normalise the latent alone, and leave the codes as they are (OmniTokenizer).
         ema_decay: None trains the codebook with the loss `codebook`; a number in (0, 1), 0.99 in the paper, replaces it
-            by exponential moving averages of the latents that chose each code.
+            by exponential moving averages of the latents that chose each code. It is the decay of a training step: a
+            step in micro-batches sets `step_fraction`.
         restart_below: with `ema_decay`, a code whose moving number of latents a step falls below this is replaced by a
             random latent of the batch; 0 never does.
 
+    Attributes:
+        step_fraction: share of a training step's batch that the next latent is; 1 for the whole. A step in m
+            micro-batches moves the averages m times with 1 / m, and so as far as one that is not split.
+
     Raises:
-        ValueError: for values out of range, or a restart without moving averages.
+        ValueError: for values out of range, or a restart without moving averages; in `forward`, for averages in 16
+            bits, which would stand still.
     """
 
     training_arguments: ClassVar = ("ema_decay", "restart_below")
@@ -62,6 +68,7 @@ class VectorQuantizer(nn.Module):
         self.normalized_latent = normalized_latent
         self.ema_decay = ema_decay
         self.restart_below = restart_below
+        self.step_fraction = 1.0
         codebook = torch.empty(codebook_size, latent_channels).uniform_(-1 / codebook_size, 1 / codebook_size)
         codebook = F.normalize(codebook, dim=1) if normalized else codebook
         self.codebook = nn.Parameter(codebook, requires_grad=ema_decay is None)
@@ -127,12 +134,14 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _move_codebook(self, vectors: Tensor, indices: Tensor) -> None:
-        """One step of the moving averages, over the latents of all ranks; then restart the codes that nobody uses."""
+        """Move the averages, over the latents of all ranks; then restart the codes that nobody uses."""
+        check_can_average(self.cluster_sums, "the codebook")
         ones = torch.ones_like(vectors[:, 0])
         sizes = distributed.all_reduce_sum(torch.zeros_like(self.cluster_sizes).index_add_(0, indices, ones))
         sums = distributed.all_reduce_sum(torch.zeros_like(self.cluster_sums).index_add_(0, indices, vectors))
-        sizes = self.cluster_sizes.lerp(sizes, 1 - self.ema_decay)
-        sums = self.cluster_sums.lerp(sums, 1 - self.ema_decay)
+        weight = 1 - self.ema_decay**self.step_fraction
+        sizes = self.cluster_sizes.lerp(sizes / self.step_fraction, weight)  # what a whole step would count
+        sums = self.cluster_sums.lerp(sums / self.step_fraction, weight)
         if self.restart_below > 0:
             unused = sizes < self.restart_below
             chosen = vectors[torch.randint(len(vectors), (self.codebook_size,), device=vectors.device)]

@@ -30,11 +30,11 @@ from open_magvit2.training.schedules import Constant, Schedule
 
 
 class GeneratorPass(NamedTuple):
-    """What a generator makes of a micro-batch, and how far from its goal it is."""
+    """Output and losses of the generator for one micro-batch."""
 
     fake: Tensor  # [B, C, *size], what the discriminator sees
     total: Tensor  # scalar with graph: everything that the generator minimises but the GAN term
-    compared: Tensor  # the part of it that an adaptive weight of the GAN term compares with
+    reconstruction_loss: Tensor  # the part of it whose gradient an adaptive weight of the GAN term is compared with
     terms: dict[str, Tensor]  # detached scalars, logged as train/generator/<term>
     figures: dict[str, Tensor]  # more of them, logged as train/<figure>
 
@@ -94,7 +94,7 @@ class AdversarialTraining(pl.LightningModule, ABC):
         """Run the generator on a micro-batch float [B, C, *size] in [-1, 1]."""
 
     def step_figures(self, step: int) -> dict[str, float]:
-        """Further figures to log after a step, by their whole names; the same on all ranks."""
+        """Further scalars to log after a step, by their full names in the log; the same on all ranks."""
         return {}
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -173,7 +173,9 @@ class AdversarialTraining(pl.LightningModule, ABC):
         made = self.generate(real)
         total, terms = made.total, dict(made.terms)
         if self.adversary is not None:
-            term, new_terms = self.adversary.generator_term(made.fake, self.global_step, made.compared, self.last_layer)
+            term, new_terms = self.adversary.generator_term(
+                made.fake, self.global_step, made.reconstruction_loss, self.last_layer
+            )
             total, terms = total + term, terms | new_terms
         terms["total"] = total.detach()
         total = finite.nan_unless_finite(total)

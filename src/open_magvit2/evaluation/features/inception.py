@@ -4,6 +4,7 @@ The network is Szegedy et al.'s Inception v3 as FID uses it (Heusel et al. 2017)
 pixels and the quantisation before it, which moves rFID by more than two good tokenizers differ.
 """
 
+from collections.abc import MutableMapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from open_magvit2.common import weights
 from open_magvit2.common.images import to_uint8
@@ -34,7 +36,8 @@ class InceptionOutput(NamedTuple):
 class Inception:
     """The network, frozen, from its verified weight file.
 
-    It keeps its last outputs, since rFID, its variants and rIS look at the same images.
+    It keeps the outputs of a batch as long as the batch, since rFID, its variants and rIS look at the same images. A
+    batch must therefore not be changed in place.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +49,7 @@ class Inception:
         )
         # What TensorFlow calls mixed_6/conv, after its ReLU.
         self.network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
-        self._kept = lru_cache(maxsize=4)(self._run)
+        self._kept: MutableMapping[Tensor, dict[Preprocessing, InceptionOutput]] = WeakIdKeyDictionary()
 
     def __call__(self, image: Tensor, preprocessing: Preprocessing = "paper") -> InceptionOutput:
         """Features of images float [B, 3, H, W] in [-1, 1] (clamped if beyond), in float32.
@@ -58,8 +61,11 @@ class Inception:
             tf: 8-bit pixels, TensorFlow 1's corner-aligned resize, (x - 128) / 128: torch-fidelity and the ADM
                 evaluator, for comparison with LlamaGen, TiTok and VQGAN.
         """
-        with torch.no_grad(), float32(image.device.type):
-            return self._kept(image, preprocessing)
+        kept = self._kept.setdefault(image, {})
+        if preprocessing not in kept:
+            with torch.no_grad(), float32(image.device.type):
+                kept[preprocessing] = self._run(image, preprocessing)
+        return kept[preprocessing]
 
     def _run(self, image: Tensor, preprocessing: Preprocessing) -> InceptionOutput:
         self.network.to(image.device)

@@ -17,7 +17,7 @@ class CodebookUsage:
     - codebook_utilization, codebook_used, codebook_entropy_bits, codebook_perplexity: see `common.codebook.usage`.
     - For 2^K codes: codebook_bit_balance, the share of ones of the least balanced bit brought into [0, 1/2] (1/2 is
       best); codebook_bit_entropy, the mean entropy of a single bit (1 is best); codebook_bit_mutual_information, the
-      mean over pairs of bits in bits (0 is best).
+      mutual information of two bits averaged over all pairs, in bits (0 is best).
 
     After `compute`, `details` holds what a report draws: bit_means [K], bit_mutual_information [K, K] and
     sorted_counts, the counts of the used codes in descending order.

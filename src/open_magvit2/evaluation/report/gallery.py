@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from open_magvit2.common.images import to_float, to_uint8
+from open_magvit2.common.images import to_float, to_image, to_uint8
 from open_magvit2.common.precision import float32
-from open_magvit2.evaluation.pixels import to_image
 from open_magvit2.protocols import Sample, Tokenizer
 
 # By how much a difference is amplified.

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from open_magvit2.common.images import to_image
 from open_magvit2.evaluation import contact_sheet
-from open_magvit2.evaluation.pixels import to_image
 from open_magvit2.evaluation.report import markdown
 from open_magvit2.evaluation.report.comparison import names_of_rows
 from open_magvit2.evaluation.report.gallery import PICTURES
