@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from open_magvit2 import load_tokenizer
 from open_magvit2.evaluation.metrics.psnr import PSNR
 from open_magvit2.evaluation.metrics.ssim import SSIM
+from open_magvit2.quantizers.vector import VectorQuantizer
 from open_magvit2.training.image_grid import ImageGrid
 from open_magvit2.training.progress import TrainingProgress
 from open_magvit2.training.schedules import StepDrop
@@ -197,6 +198,15 @@ def test_contradictions_are_refused(tmp_path):
         module(micro_batch_size=0)
     with pytest.raises(ValueError, match="no multiple of micro_batch_size 3"):
         trainer(tmp_path).fit(module(micro_batch_size=3), data())
+
+
+def test_a_quantizer_with_moving_averages_learns_its_share_of_the_step():
+    training = module(discriminator=False)
+    training.tokenizer.quantizer = VectorQuantizer(16, 6, ema_decay=0.9)
+    training.generator_objective.use_weights_of(training.tokenizer.quantizer)
+    pixels = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    training.accumulate_gradients(pixels.split(2))
+    assert training.tokenizer.quantizer.step_fraction == 0.25
 
 
 def test_two_processes_train_alike(tmp_path):

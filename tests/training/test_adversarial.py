@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from open_magvit2.losses.adversarial import Adversary
-from open_magvit2.training.adversarial import AdversarialTraining, GeneratorPass, split
+from open_magvit2.training.adversarial import AdversarialTraining, GeneratorPass
 from open_magvit2.training.ema import ExponentialMovingAverage
 from open_magvit2.training.health import TrainingHealth
+from open_magvit2.training.micro_batches import split
 from open_magvit2.training.progress import TrainingProgress
 
 

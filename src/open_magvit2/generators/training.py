@@ -1,8 +1,7 @@
 """Training of generators: what the autoregressive and the masked one share.
 
-One batch of the loader is one training step; it is split into micro-batches that fit the device. A batch holds images,
-which the frozen tokenizer turns into tokens in float32, or tokens. What a step draws at random (dropped classes, masks)
-is a function of the seed, the step and the sample's number, whatever the number of devices.
+A batch holds images, which the frozen tokenizer turns into tokens in float32, or tokens. What a step draws at random
+(dropped classes, masks) is a function of the seed, the step and the sample's number, whatever the number of devices.
 """
 
 import warnings
@@ -11,10 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from open_magvit2.common import construction, distributed, images
 from open_magvit2.common.arguments import at_least, integer, within
@@ -26,15 +23,15 @@ from open_magvit2.generators.prediction import Prediction, mean, of_group
 from open_magvit2.losses.cross_entropy import cross_entropy
 from open_magvit2.protocols import Tokenizer
 from open_magvit2.training import finite
-from open_magvit2.training.adversarial import split
-from open_magvit2.training.optimizers import fused_adamw, step_all
+from open_magvit2.training.micro_batches import MicroBatchTraining, split
+from open_magvit2.training.optimizers import fused_adamw
 from open_magvit2.training.record import TrainingRecord
-from open_magvit2.training.schedules import Constant, Schedule
+from open_magvit2.training.schedules import Schedule
 from open_magvit2.training.sharding import is_sharded
 from open_magvit2.training.transformer_recomputation import TransformerRecomputation, set_transformer_recomputation
 
 
-class GeneratorTraining(pl.LightningModule, ABC):
+class GeneratorTraining(MicroBatchTraining, ABC):
     """Trains a generator on the tokens of images and their classes. A subclass says what the generator is asked.
 
     Args:
@@ -73,21 +70,14 @@ class GeneratorTraining(pl.LightningModule, ABC):
         seed: int = 0,
         pictured_classes: Sequence[int] = (0, 1, 2, 3, 4, 5, 6, 7),
     ) -> None:
-        super().__init__()
-        integer(1, micro_batch_size=micro_batch_size)
-        at_least(0, weight_decay=weight_decay, learning_rate=learning_rate)
+        super().__init__(micro_batch_size, learning_rate, betas, schedule, gradient_clip_norm)
+        at_least(0, weight_decay=weight_decay)
         integer(0, seed=seed)
         within(0, 1, class_dropout=class_dropout, label_smoothing=label_smoothing)
-        self.automatic_optimization = False
         self.generator = generator
         self._description = construction.describe(generator)  # now: sharding changes the class
         self._tokenizer = [tokenizer]  # not a part: neither trained, nor averaged, nor saved
-        self.micro_batch_size = micro_batch_size
-        self.learning_rate = learning_rate
-        self.betas = tuple(betas)
         self.weight_decay = weight_decay
-        self.schedule = Constant() if schedule is None else schedule
-        self.gradient_clip_norm = gradient_clip_norm
         self.class_dropout = class_dropout
         self.label_smoothing = label_smoothing
         self.seed = seed
@@ -140,11 +130,8 @@ class GeneratorTraining(pl.LightningModule, ABC):
 
     def on_fit_start(self) -> None:
         """Refuse data, a tokenizer and a generator that do not fit each other, before the first sample is read."""
-        data = self.trainer.datamodule
-        self._made_by = checks.check_source(self.generator, self.tokenizer, data, self._made_by)
-        global_batch_size = getattr(data, "global_batch_size", None)
-        if global_batch_size is not None:
-            split(torch.empty(global_batch_size // self.trainer.world_size), self.micro_batch_size)
+        self._made_by = checks.check_source(self.generator, self.tokenizer, self.trainer.datamodule, self._made_by)
+        super().on_fit_start()
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Draw what the step needs, and check classes and tokens, while all that is on the host."""
@@ -167,9 +154,7 @@ class GeneratorTraining(pl.LightningModule, ABC):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One training step on this rank's share of the global batch."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        how = self.manual_backward, self._gradient_sync, scaler, self.global_step
-        self._log(self.train_on(batch, self.optimizers(), *how))
+        self.log_step(self.train_on(batch, self.optimizers(), step=self.global_step, **self.of_trainer()))
 
     def train_on(
         self,
@@ -203,10 +188,9 @@ class GeneratorTraining(pl.LightningModule, ABC):
                 backward(finite.nan_unless_finite(total) / number)
             for name, term in new_terms.items():
                 terms[name] = terms.get(name, 0.0) + term / number
-        learning_rate = self.learning_rate * self.schedule(step)
-        self.record.gradient_norms = step_all([optimizer], learning_rate, self.gradient_clip_norm, scaler)
-        norm = self.record.gradient_norms["generator"]
-        return {**terms, **self.figures(terms), "learning_rate": learning_rate, "gradient_norm": norm}
+        terms |= self.figures(terms)
+        terms |= self.step_optimizers([optimizer], step, scaler)
+        return terms | {"gradient_norm": self.record.gradient_norms["generator"]}
 
     def losses(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """(total with graph, detached scalars) of a micro-batch; the total sums the mean losses of the groups."""
@@ -283,21 +267,3 @@ class GeneratorTraining(pl.LightningModule, ABC):
         """Refuse another generator; remember the tokenizer, which `on_fit_start` compares."""
         pretrained.check_same_generator(self, self._description, checkpoint)
         self._made_by = dict(checkpoint[pretrained.MADE_BY_KEY])
-
-    def _gradient_sync(self, is_last: bool) -> AbstractContextManager[Any]:
-        """Gradients are reduced over the ranks in the backward pass of the last micro-batch only."""
-        if is_sharded(self.generator):
-            self.generator.set_requires_gradient_sync(is_last)
-        model = self.trainer.strategy.model
-        return model.no_sync() if isinstance(model, DistributedDataParallel) and not is_last else nullcontext()
-
-    def _log(self, terms: dict[str, Any]) -> None:
-        """Log means over ranks at Lightning's interval; in between nothing waits for the device."""
-        step, scalars = self.global_step, {}
-        if step % self.trainer.log_every_n_steps == 0:
-            values = torch.stack([torch.as_tensor(term, device=self.device).float() for term in terms.values()])
-            means = distributed.all_reduce_mean(values).tolist()
-            scalars = {f"train/{name}": value for name, value in zip(terms, means, strict=True)}
-            for logger in self.loggers:
-                logger.log_metrics(scalars, step=step)
-        self.record.latest, self.record.logged = terms, scalars

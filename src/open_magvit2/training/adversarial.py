@@ -1,10 +1,8 @@
 """Base of every GAN training: a generator and its `Adversary`, trained together on images or clips.
 
-One batch of the loader is one training step. It is split into micro-batches that fit the device; their gradients add up
-before both optimizers step once. The two objectives share one backward pass: neither network's gradient depends on
-the other's loss (the discriminator is frozen where the generator's loss passes through it, and its own loss sees
-detached outputs), so their sum has exactly the gradients of the two, DDP reduces each parameter once, and a loss scale
-covers both.
+The two objectives share one backward pass: neither network's gradient depends on the other's loss (the discriminator is
+frozen where the generator's loss passes through it, and its own loss sees detached outputs), so their sum has exactly
+the gradients of the two, DDP reduces each parameter once, and a loss scale covers both.
 """
 
 from abc import ABC, abstractmethod
@@ -12,21 +10,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from open_magvit2.common import distributed
-from open_magvit2.common.arguments import above, integer, within
 from open_magvit2.common.images import to_float
 from open_magvit2.losses.adversarial import Adversary
 from open_magvit2.protocols import Sample
 from open_magvit2.training import compilation, finite
-from open_magvit2.training.optimizers import fused_adam, step_all
+from open_magvit2.training.micro_batches import MicroBatchTraining, split
+from open_magvit2.training.optimizers import fused_adam
 from open_magvit2.training.record import TrainingRecord
-from open_magvit2.training.schedules import Constant, Schedule
+from open_magvit2.training.schedules import Schedule
 
 
 class GeneratorPass(NamedTuple):
@@ -39,7 +34,7 @@ class GeneratorPass(NamedTuple):
     figures: dict[str, Tensor]  # more of them, logged as train/<figure>
 
 
-class AdversarialTraining(pl.LightningModule, ABC):
+class AdversarialTraining(MicroBatchTraining, ABC):
     """Trains a generator, alone or against an `Adversary`. A subclass has the networks and the generator's loss.
 
     Args:
@@ -67,16 +62,8 @@ class AdversarialTraining(pl.LightningModule, ABC):
         gradient_clip_norm: float | None = None,
         channels_last: bool = False,
     ) -> None:
-        super().__init__()
-        integer(1, micro_batch_size=micro_batch_size)
-        above(0, learning_rate=learning_rate)
-        within(0, 1, betas=betas)
-        if gradient_clip_norm is not None:
-            above(0, gradient_clip_norm=gradient_clip_norm)
-        self.automatic_optimization = False
-        self.adversary, self.micro_batch_size = adversary, micro_batch_size
-        self.learning_rate, self.betas, self.schedule = learning_rate, tuple(betas), schedule or Constant()
-        self.gradient_clip_norm, self.channels_last = gradient_clip_norm, channels_last
+        super().__init__(micro_batch_size, learning_rate, betas, schedule, gradient_clip_norm)
+        self.adversary, self.channels_last = adversary, channels_last
         self.record = TrainingRecord(unit="images", shown={"loss": "generator/total", "PSNR": "psnr"})
 
     @property
@@ -93,22 +80,17 @@ class AdversarialTraining(pl.LightningModule, ABC):
     def generate(self, real: Tensor) -> GeneratorPass:
         """Run the generator on a micro-batch float [B, C, *size] in [-1, 1]."""
 
-    def step_figures(self, step: int) -> dict[str, float]:
-        """Further scalars to log after a step, by their full names in the log; the same on all ranks."""
-        return {}
-
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generator and, if there is one, for the discriminator."""
         networks = [self.generator] + ([] if self.adversary is None else [self.adversary.discriminator])
         return [fused_adam(network, self.learning_rate, self.betas) for network in networks]
 
     def on_fit_start(self) -> None:
-        """Refuse a global batch that the devices cannot split, before the first sample is read."""
-        if (global_batch_size := getattr(self.trainer.datamodule, "global_batch_size", None)) is None:
-            return
-        share = global_batch_size // self.trainer.world_size
-        split(torch.empty(share), self.micro_batch_size)
-        if share < self.micro_batch_size:
+        """Refuse a global batch that the devices cannot split; warn of one that makes micro-batches smaller."""
+        super().on_fit_start()
+        global_batch_size = getattr(self.trainer.datamodule, "global_batch_size", None)
+        share = None if global_batch_size is None else global_batch_size // self.trainer.world_size
+        if share is not None and share < self.micro_batch_size:
             rank_zero_warn(
                 f"each device gets {share} samples a step, fewer than micro_batch_size {self.micro_batch_size}: the "
                 "entropy penalty and BatchNorm see smaller batches than the recipe's"
@@ -116,10 +98,9 @@ class AdversarialTraining(pl.LightningModule, ABC):
 
     def training_step(self, batch: Sample, batch_idx: int) -> None:
         """One training step on this rank's share of the global batch."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        self._log(self.train_on(batch["image"], optimizers, self.manual_backward, self._gradient_sync, scaler))
+        self.log_step(self.train_on(batch["image"], optimizers, **self.of_trainer()))
 
     def train_on(
         self,
@@ -140,11 +121,8 @@ class AdversarialTraining(pl.LightningModule, ABC):
             optimizer.zero_grad(set_to_none=True)
         with finite.finite_buffers(self):
             terms = self.accumulate_gradients(split(pixels, self.micro_batch_size), backward, gradient_sync)
-        # The learning rate is a function of the step and no state: a run continued with another schedule follows it.
-        learning_rate = self.learning_rate * self.schedule(self.global_step)
-        self.record.gradient_norms = step_all(optimizers, learning_rate, self.gradient_clip_norm, scaler)
-        norms = {f"{name}/gradient_norm": norm for name, norm in self.record.gradient_norms.items()}
-        return {**terms, "learning_rate": learning_rate, **norms}
+        terms |= self.step_optimizers(optimizers, self.global_step, scaler)
+        return terms | {f"{name}/gradient_norm": norm for name, norm in self.record.gradient_norms.items()}
 
     def accumulate_gradients(
         self,
@@ -190,35 +168,3 @@ class AdversarialTraining(pl.LightningModule, ABC):
         """uint8 [B, C, *size] as the networks take it: float in [-1, 1], in their dtype and memory format."""
         real = to_float(pixels).to(self.dtype)
         return compilation.channels_last(real) if self.channels_last else real.contiguous()
-
-    def _gradient_sync(self, is_last: bool) -> AbstractContextManager[Any]:
-        """DDP reduces gradients only in the backward pass of the last micro-batch."""
-        model = self.trainer.strategy.model
-        return model.no_sync() if isinstance(model, DistributedDataParallel) and not is_last else nullcontext()
-
-    def _log(self, terms: dict[str, Any]) -> None:
-        """Log means over ranks at Lightning's interval; in between nothing waits for the device.
-
-        `self.log` would count batches from 0, and drop the figures of a window that ends between two intervals.
-        """
-        step = self.global_step
-        scalars = self.step_figures(step)
-        if step % self.trainer.log_every_n_steps == 0:  # all leave the device in one transfer
-            names = [name for name, term in terms.items() if isinstance(term, Tensor) and term.device == self.device]
-            values = torch.stack([terms[name].to(torch.float32) for name in names])
-            means = dict(zip(names, distributed.all_reduce_mean(values).tolist(), strict=True))
-            scalars |= {f"train/{name}": float(means.get(name, term)) for name, term in terms.items()}
-        self.record.latest, self.record.logged = terms, scalars
-        for logger in self.loggers if scalars else ():
-            logger.log_metrics(scalars, step=step)
-
-
-def split(pixels: Tensor, micro_batch_size: int) -> Sequence[Tensor]:
-    """A batch [B, ...] in pieces of micro_batch_size, or in one if it is smaller; ValueError for a smaller last one."""
-    num_samples = len(pixels)
-    if num_samples > micro_batch_size and num_samples % micro_batch_size:
-        raise ValueError(
-            f"each device gets {num_samples} samples a step, which is no multiple of micro_batch_size "
-            f"{micro_batch_size}: change data.global_batch_size, micro_batch_size or the number of devices"
-        )
-    return pixels.split(min(micro_batch_size, num_samples))
