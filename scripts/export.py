@@ -28,7 +28,8 @@ def main() -> None:
     parser.add_argument("--allow-modules", nargs="*", default=(), help="packages whose classes the file may name")
     args = parser.parse_args()
     if args.form == "published":
-        print(f"{save_published(args.checkpoint, args.output / 'published.ckpt')}: raw weights and moving averages")
+        path = save_published(args.checkpoint, args.output / "published.ckpt", args.allow_modules)
+        print(f"{path}: raw weights and moving averages")
         return
     tokenizer = load_tokenizer(args.checkpoint, args.weights, "cpu", args.allow_modules)
     result = export(tokenizer, args.output, args.form)

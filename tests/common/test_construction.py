@@ -1,9 +1,12 @@
 """Modules are described and rebuilt; a description chooses no code outside this package."""
 
+from collections.abc import Sequence
+
 import pytest
+import torch
 from torch import nn
 
-from open_magvit2.common.construction import build, check_fulfils, class_path, describe, differences
+from open_magvit2.common.construction import build, check_fulfils, check_rebuilds, class_path, describe, differences
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.protocols import Quantizer
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
@@ -29,6 +32,44 @@ class Swallows(nn.Module):
 
     def __init__(self, **options) -> None:
         super().__init__()
+
+
+class Rotated(nn.Module):
+    """Has weights, and a fixed random rotation that no file holds."""
+
+    def __init__(self, blocks: Sequence[nn.Module] = (), named: dict | None = None) -> None:
+        super().__init__()
+        self.blocks, self.named = nn.ModuleList(blocks), nn.ModuleDict(named or {})
+        self.weight = nn.Parameter(torch.empty(3, 3))
+        nn.init.normal_(self.weight)
+        rotation = torch.empty(3, 3).normal_(generator=torch.Generator().manual_seed(0))
+        self.register_buffer("rotation", rotation, persistent=False)
+
+
+class Scaled(nn.Module):
+    """Keeps its argument changed."""
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__()
+        self.gain = 2 * gain
+
+
+def test_fixed_random_numbers_are_drawn_again():
+    made = Rotated()
+    built = build(describe(made), [__name__])
+    assert torch.equal(built.rotation, made.rotation)
+
+
+def test_lists_and_dictionaries_of_modules_come_back():
+    made = Rotated([Part(1), Part(2)], {"a": Part(3)})
+    rebuilt = build(describe(made), [__name__])
+    assert [part.size for part in (*rebuilt.blocks, rebuilt.named["a"])] == [1, 2, 3]
+
+
+def test_a_module_that_keeps_an_argument_changed_is_refused():
+    check_rebuilds(Part(1))
+    with pytest.raises(ValueError, match=r"Scaled keeps gain = 2.0, and built from that it has 4.0: keep every"):
+        check_rebuilds(Scaled())
 
 
 def test_a_tree_of_modules_comes_back():

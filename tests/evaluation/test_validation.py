@@ -17,7 +17,7 @@ from open_magvit2.data.loading import ImageDataModule
 from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.evaluation import metrics, validation
 from open_magvit2.evaluation.loop import evaluate
-from open_magvit2.evaluation.metrics import MetricContext
+from open_magvit2.evaluation.metrics import MetricContext, merged
 from open_magvit2.evaluation.validation import ValidationMetrics
 from open_magvit2.training.ema import ExponentialMovingAverage
 
@@ -119,3 +119,21 @@ def test_state_follows_the_device(random_networks):
         metric.update(make_batch(image, reconstruction, index=torch.arange(4, device=device)))
         figures.append(metric.compute())
     assert figures[1] == pytest.approx(figures[0], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"psnr": 99.0}, r"metric mine gives \['psnr'\], which another metric gives already"),
+        (torch.ones(1), "metric mine gives a Tensor, expected figures by name"),
+        ({"both": torch.ones(2)}, "metric mine gives both = tensor.*, expected a number"),
+    ],
+)
+def test_figures_that_are_there_already_or_no_numbers_are_refused(more, message):
+    with pytest.raises(ValueError, match=message):
+        merged({"psnr": 20.0}, more, "mine")
+    assert merged({"psnr": 20.0}, {"used": 3, "mine": torch.tensor(0.5)}, "mine") == {
+        "psnr": 20,
+        "used": 3,
+        "mine": 0.5,
+    }

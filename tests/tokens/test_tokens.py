@@ -292,6 +292,23 @@ def test_any_name_goes_through_paths_and_pictures(tokenizer, checkpoint, tmp_pat
     assert detokenize(tokenizer, shards, tmp_path / "crops", CPU, progress=False) == 0
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found + 10_000, "gives indices from 1.* expected 0 to"),
+        (lambda found: found - 1000, "gives indices from -.* expected 0 to"),
+        (lambda found: found[:1], r"gives indices \(1, .*, expected \("),
+        (lambda found: found + 0.5, "gives indices of torch.float32, expected int64"),
+    ],
+)
+def test_a_tokenizer_s_wrong_indices_are_not_written(write, tokenizer, tmp_path, monkeypatch, change, message):
+    right = tokenizer.tokenize
+    monkeypatch.setattr(tokenizer, "tokenize", lambda image: change(right(image)))
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path / "tokens")
+    assert not list((tmp_path / "tokens").glob("tokens_*"))
+
+
 @pytest.mark.parametrize("name", ["batch_size", "num_workers"])
 def test_numbers_out_of_range_are_refused_by_name(write, tokenizer, tmp_path, name):
     write(tmp_path / "tokens")

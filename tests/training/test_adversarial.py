@@ -87,3 +87,12 @@ def test_a_batch_that_cannot_be_split_is_refused():
     with pytest.raises(ValueError, match=r"5 samples a step.*no multiple of micro_batch_size 2"):
         split(torch.zeros(5, 1), 2)
     assert [len(piece) for piece in split(torch.zeros(3, 1), 8)] == [3]
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), -1.0])
+def test_a_schedule_that_gives_no_learning_rate_is_refused_before_the_weights_are_lost(factor):
+    training = Convolutions(2, adversary=None, schedule=lambda step: factor)
+    before = training.network.weight.detach().clone()
+    with pytest.raises(ValueError, match=r"gives a learning rate of \S+ at step 0"):
+        training.train_on(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), training.configure_optimizers())
+    assert torch.equal(training.network.weight, before)

@@ -47,6 +47,20 @@ class Points(pl.LightningDataModule):
     val_dataloader = train_dataloader
 
 
+class Shuffled(Points):
+    """The points in an order and with noise that PyTorch's global generator draws."""
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(super().train_dataloader().dataset, 4, shuffle=True)
+
+
+class Noisy(Regression):
+    """Regression with dropout."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step((torch.nn.functional.dropout(batch[0], 0.2), batch[1]), batch_idx)
+
+
 SECTIONS = {
     "ema": {"decay": 0.5},
     "health": {},
@@ -107,6 +121,20 @@ def test_a_plain_module_trains_with_every_callback_and_resumes_bitwise(tmp_path,
         assert checkpoints.differences(*(content[weights] for content in last)) == []
     assert checkpoints.differences(last[0]["state_dict"], last[0]["current_model_state"]) != []  # the averages
     assert Path(f"{begun.log_dir}/checkpoints/best.ckpt").exists()
+
+
+def test_a_loader_that_draws_its_order_continues_bitwise_after_an_epoch(tmp_path, caplog):
+    own = ("--model", "test_any_module.Noisy", "--data", "test_any_module.Shuffled")
+    whole = fit(tmp_path / "whole", 18, SECTIONS, *own)
+    begun = fit(tmp_path / "parts", 12, SECTIONS, *own)  # two epochs
+    before = logged(begun, "loss")
+    continued = fit(tmp_path / "parts", 18, SECTIONS, *own, "--ckpt_path", "last")
+    last = [checkpoints.read(f"{run.log_dir}/checkpoints/last.ckpt") for run in (whole, continued)]
+    assert checkpoints.differences(*(content["state_dict"] for content in last)) == []
+    kept = Path(continued.log_dir) / "metrics_until_1.csv"  # Lightning's logger begins its file anew
+    assert str(kept) in caplog.text
+    assert before + logged(continued, "loss") == logged(whole, "loss")
+    assert kept.read_text().count("\n") > 12
 
 
 def test_the_example_of_the_documentation_runs_and_continues(tmp_path):

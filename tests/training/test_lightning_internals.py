@@ -14,7 +14,7 @@ from lightning_fabric.utilities import distributed as lightning_distributed
 from pytorch_lightning.callbacks import Callback, WeightAveraging
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers.logger import DummyLogger
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import DDPStrategy, ddp
 
 from open_magvit2.training import lightning_internals as internals
 
@@ -118,6 +118,30 @@ def test_set_position(tmp_path):
         run = fit(watch, ckpt_path=tmp_path / f"{step}.ckpt")
         assert watch.seen == expected
         assert run.global_step == internals.batches_done(run) == 5
+
+
+def test_begin_data():
+    class Counting(torch.utils.data.DataLoader):
+        iterators = 0
+
+        def __iter__(self):
+            Counting.iterators += 1
+            return super().__iter__()
+
+    module = Regression()
+    module.train_dataloader = lambda: Counting(torch.ones(3, 1))
+    trainer(Watch(internals.begin_data, "on_train_start"), max_steps=3).fit(module)
+    assert Counting.iterators == 2  # Lightning's own and that
+
+
+def test_broadcast_buffers(monkeypatch):
+    wrapped = []
+    monkeypatch.setattr(ddp, "DistributedDataParallel", lambda module, **options: wrapped.append(options))
+    for ask in (lambda run: None, internals.broadcast_buffers):
+        run = trainer(strategy=DDPStrategy(broadcast_buffers=False))
+        ask(run)
+        run.strategy._setup_model(Regression())
+    assert [options["broadcast_buffers"] for options in wrapped] == [False, True]
 
 
 def test_set_logging_step():

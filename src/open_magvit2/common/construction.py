@@ -82,8 +82,7 @@ def _build(description: Mapping[str, Any], allowed_modules: Sequence[str]) -> nn
         )
     kind = import_class(path)
     arguments = {
-        name: _build(value, allowed_modules) if _is_description(value) else value
-        for name, value in dict(description.get("init_args") or {}).items()
+        name: _built(value, allowed_modules) for name, value in dict(description.get("init_args") or {}).items()
     }
     try:
         return kind(**arguments)
@@ -91,11 +90,54 @@ def _build(description: Mapping[str, Any], allowed_modules: Sequence[str]) -> nn
         raise ValueError(f"{path} cannot be built with {sorted(arguments)}: {error}") from error
 
 
+def _built(value: Any, allowed_modules: Sequence[str]) -> Any:
+    """An argument, with the modules of lists and dictionaries built as well."""
+    if _is_description(value):
+        return _build(value, allowed_modules)
+    if isinstance(value, (list, tuple)):
+        return [_built(item, allowed_modules) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _built(item, allowed_modules) for key, item in value.items()}
+    return value
+
+
+def check_rebuilds(module: nn.Module) -> None:
+    """Refuse a module that a checkpoint could not rebuild as it is.
+
+    Modules with classes of other packages are built once more, and must then describe themselves alike.
+
+    Raises:
+        ValueError: if it cannot be described or built, or keeps an argument changed.
+    """
+    description = describe(module)
+    if not (others := other_packages(module)):
+        return
+    with torch.random.fork_rng(devices=[]):
+        changed = differences(description, describe(build(description, others)))
+    if changed:
+        name, kept, becomes = changed[0]
+        raise ValueError(
+            f"{class_path(type(module))} keeps {name} = {kept!r}, and built from that it has {becomes!r}: keep every "
+            "argument as it was given, so that a checkpoint can rebuild it"
+        )
+
+
+def other_packages(module: nn.Module) -> list[str]:
+    """Names of the packages besides this one and PyTorch that the classes of a module's parts are from."""
+    roots = {type(part).__module__.partition(".")[0] for part in module.modules()}
+    return sorted(roots - {PACKAGE, "torch"})
+
+
 class _WithoutDrawing(TorchDispatchMode):
-    """Leaves tensors as they were allocated where an initialisation would fill them with random numbers."""
+    """Leaves parameters as they were allocated where an initialisation would fill them with random numbers.
+
+    A file holds all parameters. Other tensors may be in none, such as a random rotation that a part draws from a seed.
+    """
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        return args[0] if function in _DRAWING else function(*args, **(kwargs or {}))
+        if function in _DRAWING and isinstance(args[0], nn.Parameter):
+            return args[0]
+        return function(*args, **(kwargs or {}))
 
 
 def import_class(path: str) -> type[nn.Module]:
@@ -144,11 +186,13 @@ def _is_description(value: Any) -> bool:
 
 
 def _described(value: Any, path: str) -> Any:
-    if isinstance(value, nn.Module):
+    if isinstance(value, nn.ModuleDict):
+        value = dict(value)
+    if isinstance(value, nn.Module) and not isinstance(value, nn.ModuleList):
         return describe(value)
     if isinstance(value, _PLAIN):
         return value
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, nn.ModuleList)):
         return [_described(item, path) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _described(item, path) for key, item in value.items()}

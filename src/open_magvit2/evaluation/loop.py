@@ -19,6 +19,7 @@ from open_magvit2.common.images import to_float, to_uint8
 from open_magvit2.common.precision import float32
 from open_magvit2.common.progress_bar import progress_bar
 from open_magvit2.evaluation.jpeg_files import as_files
+from open_magvit2.evaluation.metrics import merged
 from open_magvit2.evaluation.pixels import image_by_image
 from open_magvit2.evaluation.sanity import Sanity, SanityError, check_first_batch, check_metrics, check_utilization
 from open_magvit2.protocols import EvaluationBatch, Metric, Sample, Tokenizer
@@ -139,10 +140,7 @@ def measure(
     result.num_images = int(all_reduce_sum(torch.tensor(num_images, device=device)))
     result.seconds = time.perf_counter() - begin
     for name, metric in metrics.items():  # in the same order on all ranks
-        figures = metric.compute()
-        if repeated := figures.keys() & result.metrics.keys():
-            raise ValueError(f"metric {name} gives {sorted(repeated)}, which another metric gives already")
-        result.metrics |= figures
+        result.metrics = merged(result.metrics, metric.compute(), name)
         # Beyond the protocol a metric may offer rows, standard errors and details; a report shows what there is.
         result.rows |= getattr(metric, "rows", {})
         if hasattr(metric, "standard_errors"):

@@ -7,7 +7,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from open_magvit2.common.distributed import all_gather_object
 from open_magvit2.evaluation import metrics
-from open_magvit2.evaluation.metrics import MetricContext
+from open_magvit2.evaluation.metrics import MetricContext, merged
 from open_magvit2.protocols import EvaluationBatch
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,10 @@ class ValidationMetrics:
         if missing := [name for name in self.metrics if name not in everywhere]:
             _warn("validation goes without %s: its weights are missing on another rank's machine", ", ".join(missing))
         self.metrics = {name: metric for name, metric in self.metrics.items() if name in everywhere}
-        return {name: figure for metric in self.metrics.values() for name, figure in metric.compute().items()}
+        figures: dict[str, float] = {}
+        for name, metric in self.metrics.items():
+            figures = merged(figures, metric.compute(), name)
+        return figures
 
     def reset(self) -> None:
         """Forget everything; the networks stay."""

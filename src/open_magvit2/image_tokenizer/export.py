@@ -7,7 +7,7 @@ two codes, where another order of a sum decides.
 
 import importlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple
@@ -97,7 +97,7 @@ def export(tokenizer: Tokenizer, folder: str | Path, form: Form = "onnx") -> Exp
     return _compare(tokenizer, paths["tokenize"], paths["detokenize"])
 
 
-def save_published(checkpoint: str | Path, path: str | Path) -> Path:
+def save_published(checkpoint: str | Path, path: str | Path, allowed_modules: Sequence[str] = ()) -> Path:
     """Write a checkpoint of ours in the published form: `published.published_state` of its raw and averaged weights.
 
     A training without moving averages gives a file of raw weights. The published form does not name the order of an
@@ -106,9 +106,10 @@ def save_published(checkpoint: str | Path, path: str | Path) -> Path:
     Raises:
         FileNotFoundError, ValueError: as `load_tokenizer`, and for networks that the published form does not have.
     """
-    raw = load_tokenizer(checkpoint, "raw")
+    options = {"allowed_modules": allowed_modules}
+    raw = load_tokenizer(checkpoint, "raw", **options)
     has_averages = "current_model_state" in checkpoints.read(checkpoint)
-    averaged = load_tokenizer(checkpoint, "ema") if has_averages else None
+    averaged = load_tokenizer(checkpoint, "ema", **options) if has_averages else None
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()

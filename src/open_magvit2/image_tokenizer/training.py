@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from open_magvit2.common import checkpoints, images
 from open_magvit2.common.codebook import CodeHistogram
-from open_magvit2.common.construction import describe
+from open_magvit2.common.construction import check_rebuilds, describe, other_packages
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.image_tokenizer import old_checkpoints
 from open_magvit2.image_tokenizer.model import ImageTokenizer
+from open_magvit2.image_tokenizer.part_checks import check_outputs
 from open_magvit2.image_tokenizer.pretrained import (
     IMAGE_SIZE_KEY,
     TOKENIZER_KEY,
@@ -92,24 +93,27 @@ class ImageTokenizerTraining(AdversarialTraining):
         return [self.tokenizer.encoder, self.tokenizer.decoder, discriminator, self.generator_objective.perceptual]
 
     def on_fit_start(self) -> None:
-        """Refuse images and batches that do not fit, before the first image is read."""
+        """Refuse parts, images and batches that do not fit, before the first image is read."""
+        check_rebuilds(self.tokenizer)
         image_size = getattr(self.trainer.datamodule, "image_size", None)
         if image_size is not None:
-            _check_image_size(self.tokenizer, image_size)
+            size = _check_image_size(self.tokenizer, image_size)
+            if other_packages(self.tokenizer):
+                check_outputs(self.tokenizer, size)
         super().on_fit_start()
 
     def initialize_from(self, path: Path, weights: Literal["ema", "raw"] = "ema", discriminator: bool = False) -> None:
         """Start from the weights in a file, published ones included, instead of random ones.
 
         Args:
-            path: a file that `load_tokenizer` opens.
+            path: a file that `load_tokenizer` opens; of parts of a user's packages, those that this tokenizer has.
             weights: which of the tokenizer's.
             discriminator: take the raw weights of the adversary as well, LeCAM's averages included.
 
         Raises:
             ValueError: for weights that are not in the file or do not fit; nothing is loaded then.
         """
-        tokenizer = load_tokenizer(path, weights=weights)
+        tokenizer = load_tokenizer(path, weights=weights, allowed_modules=other_packages(self.tokenizer))
         checkpoints.check_fits(self.tokenizer, tokenizer.state_dict(), path)
         if discriminator:
             content = checkpoints.read(path)
@@ -196,7 +200,8 @@ class ImageTokenizerTraining(AdversarialTraining):
         self._usage.load_state_dict(checkpoint.get(_USAGE_KEY))
 
 
-def _check_image_size(tokenizer: ImageTokenizer, size: int | Sequence[int]) -> None:
+def _check_image_size(tokenizer: ImageTokenizer, size: int | Sequence[int]) -> tuple[int, ...]:
+    """The sides of the images, which fit the tokenizer."""
     sides = tuple(size) if isinstance(size, Sequence) else (size,) * len(tokenizer.size_rule.multiple)
     try:
         tokenizer.size_rule.check(sides)
@@ -205,6 +210,7 @@ def _check_image_size(tokenizer: ImageTokenizer, size: int | Sequence[int]) -> N
             f"data.init_args.image_size is {size}, which does not fit the tokenizer: {error}; or change "
             "channel_multipliers (one entry less halves the downsampling)"
         ) from error
+    return sides
 
 
 def _psnr(image: Tensor, reconstruction: Tensor) -> Tensor:

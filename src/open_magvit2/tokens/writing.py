@@ -16,6 +16,7 @@ from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
 from open_magvit2.common.files import PARTIAL, claim, sha256, sha256_of, write_atomically
 from open_magvit2.common.images import to_float
+from open_magvit2.common.outputs import check_form, check_indices
 from open_magvit2.common.precision import inference
 from open_magvit2.common.progress_bar import progress_bar
 from open_magvit2.data.sources import token_index
@@ -129,7 +130,9 @@ def _write(
         for batch in loader:
             labels.append(batch["label"].clone())  # the batch's memory may be shared with a worker
             image = to_float(batch["image"].to(device, non_blocking=True))
-            yield tokenizer.tokenize(image).to(torch.int32)
+            indices = tokenizer.tokenize(image)
+            check_form(indices, (len(image), *index.token_shape), type(tokenizer).__name__)
+            yield indices
 
     done = 0
     bar = progress_bar(desc="tokenize", unit="image", total=sum(map(len, batches)), disable=not progress or rank() > 0)
@@ -140,6 +143,7 @@ def _write(
             tokens = torch.empty((len(items), *index.token_shape), dtype=torch.int32)
             written = 0
             for found in itertools.islice(remaining, len(_batches(items, batch_size))):
+                check_indices(found, found.shape, index.codebook_size, type(tokenizer).__name__)
                 tokens[written : written + len(found)] = found
                 written += len(found)
                 bar.update(len(found))

@@ -24,8 +24,8 @@ from open_magvit2.common.arguments import above, integer
 from open_magvit2.common.distributed import leave_gloo
 from open_magvit2.common.logs import show_log
 from open_magvit2.training import lightning_internals
-from open_magvit2.training.command_messages import essential, message
-from open_magvit2.training.data_parallel import lost_another_process, register_ddp
+from open_magvit2.training.command_messages import essential, message, place
+from open_magvit2.training.data_parallel import keep_buffers_equal, lost_another_process, register_ddp
 from open_magvit2.training.ema import ExponentialMovingAverage
 from open_magvit2.training.health import TrainingHealth
 from open_magvit2.training.image_grid import ImageGrid
@@ -172,6 +172,8 @@ class TrainingCLI(lightning_internals.CommandLine):
     def before_fit(self) -> None:
         """Let matrix products use TF32, as cuDNN's convolutions do by themselves; entropies and metrics do not."""
         torch.set_float32_matmul_precision("high")
+        keep_buffers_equal(self.trainer, self.model)
+        continuation.keep_csv(self.trainer)
 
     def run_subcommand(self, subcommand: str) -> None:
         """Run it; what is refused before the first training step ends the program with that one message as well."""
@@ -211,7 +213,7 @@ class TrainingCLI(lightning_internals.CommandLine):
             time.sleep(2.0)  # the first rank ends this one
         if os.environ.get("OPEN_MAGVIT2_TRACEBACK"):
             raise error
-        self.parser.exit(code, f"error: {message(error)}{_HELP if code == MISTAKE else ''}\n")
+        self.parser.exit(code, f"error: {message(error)}{place(error)}{_HELP if code == MISTAKE else ''}\n")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a `${...}` that refers to nothing is refused like any other value."""

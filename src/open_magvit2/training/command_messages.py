@@ -3,9 +3,13 @@
 import importlib
 import inspect
 import re
+import sysconfig
+import traceback
+from pathlib import Path
 
 from open_magvit2 import protocols
 
+_LIBRARIES = (Path(protocols.__file__).parent, *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 _NOISE = ("Does not validate against any", "Subtypes:", "Errors:", "<class 'NoneType'>", "Given value")
 
 
@@ -13,6 +17,15 @@ def message(error: BaseException) -> str:
     """What an error says, without the stack trace that a loading process puts before it."""
     text = str(error).rpartition(f"\n{type(error).__name__}: ")[2]
     return essential(text) or type(error).__name__
+
+
+def place(error: BaseException) -> str:
+    """Where a user's own code raised an error, for the end of its message; empty for errors of libraries and ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    file = frames[-1].filename if frames else "<nowhere>"
+    if file.startswith("<") or any(Path(file).is_relative_to(folder) for folder in _LIBRARIES):
+        return ""
+    return f" ({file}, line {frames[-1].lineno}, in {frames[-1].name})"
 
 
 def essential(text: str) -> str:

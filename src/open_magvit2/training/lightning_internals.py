@@ -102,6 +102,16 @@ def validate(trainer: pl.Trainer) -> None:
     connector._first_loop_iter = first_iteration
 
 
+def begin_data(trainer: pl.Trainer) -> None:
+    """Make the training loader's iterator anew, as Lightning does before every epoch but the first after a restart."""
+    iter(trainer.fit_loop._data_fetcher)
+
+
+def broadcast_buffers(trainer: pl.Trainer) -> None:
+    """Let DDP copy the first device's buffers to the others before every step."""
+    trainer.strategy._ddp_kwargs["broadcast_buffers"] = True
+
+
 def skip_agreement_on_sigterm(trainer: pl.Trainer) -> None:
     """Remove Lightning's broadcast before every step, by which all ranks ask rank 0's device for a SIGTERM and wait."""
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None

@@ -3,6 +3,7 @@
 Their gradients add up before the optimizers step once: one GPU and 32 GPUs run the same recipe.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -73,8 +74,13 @@ class MicroBatchTraining(pl.LightningModule):
 
         Returns:
             the learning rate.
+
+        Raises:
+            ValueError: for a learning rate that is negative or not finite.
         """
         learning_rate = self.learning_rate * self.schedule(step)
+        if not 0 <= learning_rate < math.inf:
+            raise ValueError(f"{type(self.schedule).__name__} gives a learning rate of {learning_rate} at step {step}")
         self.record.gradient_norms = step_all(optimizers, learning_rate, self.gradient_clip_norm, scaler)
         return {"learning_rate": learning_rate}
 

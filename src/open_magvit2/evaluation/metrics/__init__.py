@@ -8,7 +8,7 @@ field of `MetricContext` are filled in.
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,25 @@ def check(names: Sequence[str]) -> None:
         raise ValueError(f"given more than once: {', '.join(repeated)}; name each metric once")
     for name in names:
         _metric_class(name)
+
+
+def merged(figures: Mapping[str, float], more: Mapping[str, float], name: str) -> dict[str, float]:
+    """Figures with those of one more metric.
+
+    Raises:
+        ValueError: for a figure that is there already, or no number, naming the metric.
+    """
+    if not isinstance(more, Mapping):
+        raise ValueError(f"metric {name} gives a {type(more).__name__}, expected figures by name, e.g. {{'mine': 0.5}}")
+    if repeated := sorted(figures.keys() & more.keys()):
+        raise ValueError(f"metric {name} gives {repeated}, which another metric gives already")
+    numbers = {}
+    for key, value in more.items():
+        try:
+            numbers[key] = value if isinstance(value, (int, float)) else float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"metric {name} gives {key} = {value!r:.100}, expected a number") from error
+    return {**figures, **numbers}
 
 
 def create(names: Sequence[str], context: MetricContext) -> tuple[dict[str, Metric], dict[str, str]]:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import yaml
 from jsonargparse import Namespace
+from pytorch_lightning.loggers import CSVLogger
 
 from open_magvit2.common import checkpoints
 from open_magvit2.training.resume.checkpoint_files import newest_whole, recency
@@ -20,6 +22,17 @@ _REPOSITORY = Path(__file__).resolve().parents[4]  # where README's commands are
 PROVENANCE_KEY = "provenance"  # of a checkpoint
 _THE_RUN = ("seed_everything", "model", "data")  # sections that are equal in all configurations of one run
 _NOT_A_CHANGE = ("ckpt_path", "trainer.logger.init_args.version")  # how to continue, and in which folder
+
+
+def keep_csv(trainer: pl.Trainer) -> None:
+    """Rename the metrics.csv of the run that is continued: Lightning's CSVLogger would begin it anew."""
+    for run_logger in trainer.loggers:
+        if isinstance(run_logger, CSVLogger) and trainer.is_global_zero:
+            path = Path(run_logger.log_dir) / "metrics.csv"
+            if path.is_file():
+                number = 1 + len(list(path.parent.glob("metrics_until_*.csv")))
+                kept = path.rename(path.with_name(f"metrics_until_{number}.csv"))
+                logger.warning("the figures logged so far are kept in %s", kept)
 
 
 def resolve(config: Namespace, subcommand: str, described: str) -> None:

@@ -116,6 +116,8 @@ class ExactResumption(Checkpoint):
         logger.info("continuing after %d training steps", trainer.global_step)
         if self._saved["validation_pending"]:
             lightning_internals.validate(trainer)
+        if self._saved["batch"] == 0 and not hasattr(trainer.datamodule, "epoch_and_batch"):
+            lightning_internals.begin_data(trainer)  # a loader that draws its order draws it from here
         if self._max_steps is not None:
             lightning_internals.set_max_steps(trainer, self._max_steps)
 
