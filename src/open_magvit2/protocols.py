@@ -108,7 +108,7 @@ class Decoder(Protocol):
 
 
 class QuantizerOutput(NamedTuple):
-    """What a quantizer makes of a latent."""
+    """Output of a quantizer."""
 
     codes: Tensor  # [B, C, *grid], the quantized vectors, with a straight-through gradient to the latent
     indices: Tensor  # int64 [B, *grid] in [0, codebook_size); [B, *grid, L] with L indices a position
@@ -138,7 +138,7 @@ class Quantizer(Protocol):
 
 
 class CheckpointFacts(TypedDict, total=False):
-    """What is known of the file a tokenizer came from; results of an evaluation carry it."""
+    """Facts about the file of a tokenizer; results of an evaluation carry them."""
 
     path: str  # the file
     family: str  # a name of `evaluation.tokenizers`
@@ -153,7 +153,7 @@ class CheckpointFacts(TypedDict, total=False):
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What evaluation, reconstruction and stage II need of any tokenizer of images or clips.
+    """A tokenizer of images or clips, as evaluation, reconstruction and stage II need it.
 
     One that was loaded from a file carries `checkpoint_facts: CheckpointFacts` as well. A continuous autoencoder, an
     upper bound in comparisons, has codebook_size None, float latents in the place of indices, and no indices from
@@ -186,7 +186,7 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class Generator(Protocol):
-    """What training's pictures, evaluation and scripts need of any class-conditional generator of tokens.
+    """A class-conditional generator of tokens, as training's pictures, evaluation and scripts need it.
 
     A tokenizer whose `codebook_size` and `token_shape` are the generator's `codebook_size` and `grid` makes images of
     the indices.
@@ -220,7 +220,7 @@ class Generator(Protocol):
 
 
 class EvaluationBatch(NamedTuple):
-    """What a metric sees of one batch."""
+    """One batch, as a metric sees it."""
 
     output: Tensor  # float [B, 3, H, W], about [-1, 1] and not clamped: reconstructions, or generated images
     index: Tensor  # int64 [B], each image's position in the dataset, or its number among the generated ones

@@ -27,7 +27,7 @@ def sum_over_ranks(state: Tensor | None, shape: tuple[int, ...], dtype: torch.dt
 
 
 def collective_device() -> torch.device:
-    """Where a tensor must be to take part in a collective: NCCL has no CPU tensors."""
+    """The device of tensors in a collective: NCCL has no CPU tensors."""
     if is_distributed() and dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

@@ -142,7 +142,7 @@ def load_strictly(
 
 
 def check_fits(module: nn.Module, state: Mapping[str, Tensor], source: str | Path, hint: str = "") -> None:
-    """What `load_strictly` checks, without loading: its first arguments and its error."""
+    """The check of `load_strictly`, without loading: the same first arguments and the same error."""
     expected = module.state_dict()
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
@@ -175,7 +175,7 @@ def _wrong_type(value: Tensor, expected: Tensor) -> str | None:
 
 
 def differences(first: Any, second: Any, path: str = "") -> list[str]:
-    """Where two contents of checkpoints differ: paths such as state_dict.weight; tensors are compared bit by bit.
+    """Paths at which two checkpoints differ, such as state_dict.weight; tensors are compared bit by bit.
 
     Args:
         first, second: dictionaries and lists of tensors and plain values, to any depth.

@@ -159,7 +159,7 @@ def import_class(path: str) -> type[nn.Module]:
 def differences(
     first: Any, second: Any, ignored: Mapping[str, Sequence[str]] | None = None, path: str = ""
 ) -> list[tuple[str, Any, Any]]:
-    """Where two descriptions differ: (path, value in the first, value in the second), e.g. ("encoder.channels", 8, 16).
+    """Differences of two descriptions: (path, value in the first, in the second), e.g. ("encoder.channels", 8, 16).
 
     An argument that only one of them names is not compared: a class may have got it, with a default, in the meantime.
 

@@ -116,7 +116,7 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """What `zipfile` raises of a damaged or unusual archive, as one error."""
+    """Turn the errors of `zipfile` about a damaged or unusual archive into one."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""What programs print of the log."""
+"""The part of the log that programs print."""
 
 import logging
 import os

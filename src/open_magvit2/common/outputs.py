@@ -1,4 +1,4 @@
-"""What a tokenizer must give, whoever wrote it."""
+"""Checks of what any tokenizer gives."""
 
 from collections.abc import Sequence
 

@@ -48,7 +48,7 @@ NAMES = (
 
 
 class StandIn:
-    """What a file says of an object whose class is not imported: constructor arguments, items and attributes."""
+    """Stand-in for an object whose class is not imported: its constructor arguments, items and attributes."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments

@@ -67,7 +67,7 @@ def without_wrappers(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], in
 
 
 def count_by_part(names: Iterable[str]) -> dict[str, int]:
-    """How many names begin with which part: {"discriminator": 30, "loss": 12}."""
+    """Number of names by their first part: {"discriminator": 30, "loss": 12}."""
     return dict(sorted(Counter(name.split(".", 1)[0] for name in names).items()))
 
 

@@ -78,7 +78,7 @@ KNOWN: dict[str, WeightFile] = {
 
 
 def cache_folder() -> Path:
-    """Where weights are kept: $OPEN_MAGVIT2_CACHE, by default ~/.cache/open_magvit2."""
+    """The folder of downloaded weights: $OPEN_MAGVIT2_CACHE, by default ~/.cache/open_magvit2."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "open_magvit2").expanduser()
 
 

@@ -1,4 +1,4 @@
-"""What is in an image folder, before a long run: every file decoded, broken ones and oddities named and counted."""
+"""Check of an image folder before a long run: every file is decoded, broken ones and oddities are named and counted."""
 
 import os
 from collections import Counter
@@ -40,7 +40,7 @@ class _Facts(NamedTuple):
 
 @dataclass
 class FolderReport:
-    """What a folder holds.
+    """Contents of a folder.
 
     Attributes:
         root: the folder.

@@ -1,4 +1,4 @@
-"""What a source of images provides, and the step from there to samples a network can be fed with."""
+"""Sources of images, and the step from their raw images to samples for a network."""
 
 import argparse
 import operator
@@ -35,7 +35,7 @@ class RawImage(NamedTuple):
 
 
 class Source(ABC):  # noqa: B024 - a class is recognised by its methods
-    """Where images come from. Any class with these methods is a source; it need not name this base class.
+    """A source of images. Any class with these methods is one; it need not name this base class.
 
     With random access: `__len__` and `read(index)`, or `__getitem__` as torchvision's datasets have it. The same index
     always gives the same item. Without: `__iter__`, in the same order every time (see `streaming.py`). An item is what
@@ -65,7 +65,7 @@ def is_stream(source: Any) -> bool:
 
 
 def missing_methods(kind: Any) -> str:
-    """What a class that is no source lacks, for a message."""
+    """The members that a class lacks to be a source, for a message."""
     methods = [name for name in ("__len__", "read", "__getitem__", "__iter__") if hasattr(kind, name)]
     return f"expected __len__ and read(index), or __iter__; got {' and '.join(methods) or 'none of them'}"
 

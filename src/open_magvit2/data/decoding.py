@@ -131,7 +131,7 @@ def _bits(image: Image.Image) -> int | None:
 
 
 def _describe(path: str, error: BaseException, content: bytes | None) -> str:
-    """What is wrong with a file, in a line without its name."""
+    """The fault of a file, in one line without its name."""
     if isinstance(error, FileNotFoundError):
         return "broken link" if os.path.islink(path) else "the file is gone"
     if isinstance(error, OSError) and error.errno is not None:

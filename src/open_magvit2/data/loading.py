@@ -141,7 +141,7 @@ class ImageDataModule(pl.LightningDataModule):
         return self._loader(dataset, batch_size, ValidationSampler(len(dataset), *self._replicas_and_rank()))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next training step begins, counted in steps that are over: workers may have loaded far beyond."""
+        """Position of the next training step, counted in steps that are over: workers may have loaded far beyond."""
         # Lightning's public loops, but no public name for the number of batches that are over.
         num_steps = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
         if self.is_streaming:
@@ -208,7 +208,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def _identity(self) -> dict[str, Any]:
-        """What the order of the images depends on, apart from the epoch; of a stream, its division."""
+        """Arguments of the images' order, apart from the epoch; of a stream, its division."""
         if self.is_streaming:
             num_parts = self._replicas_and_rank()[0] * max(1, self.num_workers)
             division = {"batch_size": self._share_of_batch(), "num_parts": num_parts}

@@ -1,4 +1,4 @@
-"""What becomes of a raw image: resize, crop, flip; uint8 from end to end, with the reference's exact pixels.
+"""Transforms of raw images: resize, crop, flip; uint8 from end to end, with the reference's exact pixels.
 
 A transform is a value that is passed in: (image, random generator) -> uint8 [3, height, width]. One that makes several
 samples of an image has an attribute `views`, their number, and is called with the number of the view as well.

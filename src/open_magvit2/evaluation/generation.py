@@ -188,7 +188,7 @@ def _batches(
 
 
 def _warnings(images: ImageSet, protocol: Protocol, reference: Reference, result: Evaluation) -> list[str]:
-    """What a reader of the figures must know of the images, their order and the reference."""
+    """Warnings for a reader of the figures, about the images, their order and the reference."""
     warnings = []
     if len(images) != protocol.num_images:
         warnings.append(

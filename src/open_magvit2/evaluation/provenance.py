@@ -1,4 +1,4 @@
-"""What a figure was made from: the files, by checksum, and the machine; `common/environment.py` has the program."""
+"""Provenance of a figure: the files, by checksum, and the machine; `common/environment.py` has the program."""
 
 import hashlib
 import platform

@@ -182,7 +182,7 @@ def check_image_size(tokenizer: Tokenizer, image_size: ImageSize | None, allow_c
 
 
 def subset_suffix(number: int) -> str:
-    """What figures over a part of a dataset are named after: _5k, _500."""
+    """Suffix of figures over a part of a dataset: _5k, _500."""
     return f"_{number // 1000}k" if number % 1000 == 0 else f"_{number}"
 
 
@@ -199,7 +199,7 @@ def _transform_in_words(protocol: Protocol, size: ImageSize | None) -> str:
 def _warnings(
     model: dict[str, Any], protocol: Protocol, facts: dict[str, Any], number: int, limit: int | None, result: Evaluation
 ) -> list[str]:
-    """What a reader of the figures must know of the checkpoint, the images, the protocol and the image size."""
+    """Warnings for a reader of the figures, about the checkpoint, the images, the protocol and the image size."""
     warnings = [f"checkpoint: {warning}" for warning in model.get("warnings", [])]
     used = model.get("weights_used", protocol.weights)
     if used not in (None, protocol.weights):

@@ -228,7 +228,7 @@ def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _made_by(images: Path, number: int) -> dict[str, Any]:
-    """What scripts/sample.py says of its images; nothing of files that it did not write."""
+    """The record that scripts/sample.py wrote beside its images; empty for files that it did not write."""
     path = images.parent / _RECORD
     if images.name not in (_ARRAYS, _IMAGES) or not path.is_file():
         return {}

@@ -31,7 +31,7 @@ _FLAGS_OF_ONE_ROW = {"--allow-cross-resolution": "cross_resolution: true", "--im
 
 @dataclass(frozen=True)
 class _Plan:
-    """What will be done for a row, decided once for all ranks."""
+    """The plan for a row, decided once for all ranks."""
 
     state: str  # "reused", "evaluated", "published" or "failed"
     reason: str = ""  # why the published figures stay, or what failed
@@ -133,7 +133,7 @@ def _plan(
 
 
 def _key(row: Row, path: Path | None, setting: Setting | None) -> dict[str, Any]:
-    """What an earlier record must share with a row; what cannot be known here is left out."""
+    """Facts that an earlier record must share with a row; those that cannot be known here are left out."""
     size = sizes.to_plain(row.size)
     key: dict[str, Any] = {"protocol": json.loads(json.dumps(row.protocol.as_dict())), "image_size": size}
     if path is not None:
@@ -280,7 +280,7 @@ def _add_measured(filled: dict[str, Any], record: dict[str, Any], kind: str) -> 
 
 
 def _other_model(file: str | None, model: dict[str, Any]) -> str | None:
-    """What was loaded, where its size is not that of the published file that the row names; else None."""
+    """The loaded model, if its size is not that of the published file that the row names; else None."""
     known, number = published_files.find_published(file) if file else None, model.get("num_params")
     if known is None or known.millions is None or not number or _is_size(number, known.millions):
         return None

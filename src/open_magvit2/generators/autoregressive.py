@@ -121,7 +121,7 @@ class AutoregressiveGenerator(TokenTransformer):
         start: int | Tensor = 0,
         order: Tensor | None = None,
     ) -> Tensor:
-        """What the spatial blocks make of the inputs [B, n, D] of positions start ... start + n - 1.
+        """Output of the spatial blocks for inputs [B, n, D] of positions start ... start + n - 1.
 
         A tensor int64 [1] as start means one position, and work of one shape whatever the position. With an order
         int64 [B, N], input t holds the token at position order[t - 1] and predicts that at order[t].

@@ -1,4 +1,4 @@
-"""What both generators are made of: class table, transformer sizes, rotary positions, one head a sub-token."""
+"""Base of the generators: class table, transformer sizes, rotary positions, one head for each sub-token."""
 
 import math
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ class TokenTransformer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.class_embedding.weight.device
 
     def make_blocks(self, number: int) -> nn.ModuleList:

@@ -160,7 +160,7 @@ class BitwiseGenerator(TokenTransformer):
         return self.head(self.norm(self.context(features)), signs.masked_fill(is_masked, 0))
 
     def context(self, features: Tensor, cache: KeyValueCache | None = None, start: int = 0) -> Tensor:
-        """What the spatial blocks make of the inputs [B, n, D] of positions start ... start + n - 1."""
+        """Output of the spatial blocks for inputs [B, n, D] of positions start ... start + n - 1."""
         rotary = self.rotary(features)[start : start + features.shape[1]]
         for layer, block in enumerate(self.spatial_blocks):
             features = block(features, rotary, True, cache, layer, start)

@@ -48,5 +48,5 @@ class BitwiseTraining(GeneratorTraining):
         return Prediction(pairs.unbind(2), is_masked, is_masked)
 
     def sample(self, labels: Tensor, seeds: Sequence[int]) -> Tensor:
-        """As `sampling` says."""
+        """Sample with the settings `sampling`."""
         return self.generator.generate(labels, seeds, self.sampling)

@@ -61,5 +61,5 @@ class MaskedTraining(GeneratorTraining):
         return Prediction(logits, weight, is_masked)
 
     def sample(self, labels: Tensor, seeds: Sequence[int]) -> Tensor:
-        """As `sampling` says."""
+        """Sample with the settings `sampling`."""
         return sample_masked(self.generator, labels, seeds, self.sampling)

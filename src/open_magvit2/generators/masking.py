@@ -68,7 +68,7 @@ class MaskedSampling:
         return self.guidance * (1.0 - math.cos(math.pi * (step / self.num_steps) ** self.power)) / 2.0
 
     def num_masked(self, total: int, step: int, now: int) -> int:
-        """How many of `total` sub-tokens stay masked after a step before the last one, if `now` are masked in it."""
+        """Number of `total` sub-tokens that stay masked after a step before the last one, if `now` are masked in it."""
         progress = torch.tensor((step + 1) / self.num_steps, dtype=torch.float32)  # the precision decides some floors
         share = float(masked_share(progress, self.schedule))
         return max(min(math.floor(total * share), now - 1), min(1, now))

@@ -1,4 +1,4 @@
-"""What a generator predicts in a training step, and means over it."""
+"""Predictions of a generator in a training step, and means over them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Prediction(NamedTuple):
 
 
 def of_group(values: Tensor | None, group: int) -> Tensor | None:
-    """What [B, N, G] says of one group, [B, N]."""
+    """One group [B, N] of values [B, N, G]."""
     return None if values is None else values[..., group]
 
 

@@ -167,7 +167,7 @@ def sample(
 def prepare(
     generator: AutoregressiveGenerator, labels: Tensor, seeds: Sequence[int], settings: Sampling
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What is known before the first token.
+    """Prepare labels, random numbers and guidance scales before the first token.
 
     Returns:
         labels int64 [B], or [2 B] with the null class where there is guidance; uniform numbers float64 [N, B, G];

@@ -27,7 +27,7 @@ SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 class Exported(NamedTuple):
-    """What an export wrote, and how it compares with the eager model."""
+    """The files of an export, and how they compare with the eager model."""
 
     tokenize: Path  # images float32 [B, 3, H, W] in [-1, 1] -> indices int64 [B, *token_shape]
     detokenize: Path  # indices -> reconstruction float32 [B, 3, H, W], not clamped

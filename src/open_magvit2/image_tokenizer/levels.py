@@ -1,4 +1,4 @@
-"""What the levels of the convolutional encoder and decoder share: residual blocks, and attention between them."""
+"""The levels of the convolutional encoder and decoder: residual blocks, and attention between them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from open_magvit2.layers.residual import ResidualBlock
 
 
 class BlockOptions(NamedTuple):
-    """What is equal in every residual block of a network; see `ResidualBlock`."""
+    """Options that are equal in every residual block of a network; see `ResidualBlock`."""
 
     norm_groups: int = 32
     bias: bool = False

@@ -17,7 +17,7 @@ from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
 
 class TokenizerOutput(NamedTuple):
-    """What one training pass yields."""
+    """Output of one training pass."""
 
     reconstruction: Tensor  # [B, 3, H, W], not clamped
     indices: Tensor  # int64 [B, h, w]

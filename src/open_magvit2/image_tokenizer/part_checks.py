@@ -1,4 +1,4 @@
-"""What a user's encoder, quantizer and decoder must give, tried on one image before a training begins."""
+"""Check of a user's encoder, quantizer and decoder on random images before a training begins."""
 
 from collections.abc import Sequence
 

@@ -243,7 +243,7 @@ def load_named(
 
 
 def _architecture_hint(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """How the file's description differs from the shapes of its own tensors; empty for networks of other classes."""
+    """Differences between the file's description and the shapes of its tensors; empty for networks of other classes."""
     try:
         read = published.read_architecture({published.published_name(n): value for n, value in tensors.items()})
     except (KeyError, ValueError, AttributeError):

@@ -52,7 +52,7 @@ class ResidualBlock(nn.Module):
         return shortcut + self.residual(features)
 
     def residual(self, features: Tensor) -> Tensor:
-        """What the block adds to its shortcut."""
+        """The residual, which the block adds to its shortcut."""
         return self.second(self.first(features))
 
     def first(self, features: Tensor) -> Tensor:

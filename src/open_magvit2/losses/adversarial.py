@@ -95,7 +95,7 @@ class Adversary(nn.Module):
     def generator_term(
         self, fake: Tensor, step: int, reconstruction_loss: Tensor, last_layer: nn.Parameter
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the generator adds to its total. The discriminator's weights get no gradient from it.
+        """The generator's GAN term. The discriminator's weights get no gradient from it.
 
         Args:
             fake: [B, C, *size], the generator's output.
@@ -120,7 +120,7 @@ class Adversary(nn.Module):
     def discriminator_total(
         self, real: Tensor, fake: Tensor, step: int, fraction: float = 1.0
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the discriminator minimises, and its terms. The generator gets no gradient from it.
+        """The discriminator's loss and its terms. The generator gets no gradient from it.
 
         Args:
             real, fake: [B, C, *size].

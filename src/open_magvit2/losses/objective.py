@@ -19,7 +19,7 @@ LFQ_WEIGHTS = {"sample_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.
 
 
 class GeneratorObjective(nn.Module):
-    """What encoder, quantizer and decoder minimise, without the GAN term.
+    """The loss of encoder, quantizer and decoder, without the GAN term.
 
     Args:
         reconstruction_weight: of the mean absolute error.

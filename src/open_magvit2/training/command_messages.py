@@ -1,4 +1,4 @@
-"""What the training command says about a mistake: a few lines instead of the pages that jsonargparse writes."""
+"""Messages of the training command about a mistake: a few lines instead of the pages that jsonargparse writes."""
 
 import importlib
 import inspect
@@ -14,7 +14,7 @@ _NOISE = ("Does not validate against any", "Subtypes:", "Errors:", "<class 'None
 
 
 def message(error: BaseException) -> str:
-    """What an error says, without the stack trace that a loading process puts before it."""
+    """The text of an error, without the stack trace that a loading process puts before it."""
     text = str(error).rpartition(f"\n{type(error).__name__}: ")[2]
     return essential(text) or type(error).__name__
 

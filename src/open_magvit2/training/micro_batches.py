@@ -22,7 +22,7 @@ from open_magvit2.training.sharding import is_sharded
 
 
 class MicroBatchTraining(pl.LightningModule):
-    """What a training step and its log have in common. A subclass calls `step_optimizers` after its backward passes.
+    """Steps the optimizers and logs a step. A subclass calls `step_optimizers` after its backward passes.
 
     Args:
         micro_batch_size: samples that pass the networks at once on a device. A larger share of the global batch must

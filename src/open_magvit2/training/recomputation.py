@@ -56,7 +56,7 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def _methods(part: nn.Module) -> list[Callable[..., Tensor]]:
-    """What replaces the methods of a part."""
+    """Replacements of the methods of a part."""
     if isinstance(part, ResidualBlock):
         return [_again("residual", "blocks"), _half("first", "conv1", "norm1"), _half("second", "conv2", "norm2")]
     if isinstance(part, AdaptiveGroupNorm):

@@ -1,4 +1,4 @@
-"""What a LightningModule may tell the callbacks of this package about its training.
+"""The record by which a LightningModule tells the callbacks of this package about its training.
 
 A module with an attribute `record: TrainingRecord` that it keeps up to date after every training step gets more from
 the progress bar, the health checks and the log. Every field, and the record itself, is optional:

@@ -22,7 +22,7 @@ from open_magvit2.data.transforms import Size, height_and_width, resize_to_cover
 
 
 class Plan(NamedTuple):
-    """What will be written; a run that was interrupted is continued only by one with the same plan."""
+    """The plan of a cache; a run that was interrupted is continued only by one with the same plan."""
 
     image_size: int | list[int]
     images_per_file: int

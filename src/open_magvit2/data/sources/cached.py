@@ -84,7 +84,7 @@ class CachedImages(ImageDataset):
         return zlib.crc32(self._pixels(index)) != self._columns["crc32"][index]
 
     def relative_path(self, index: int) -> str:
-        """Where image `index` lay below the folder that was cached."""
+        """Path of image `index` below the folder that was cached."""
         return self._paths[index]
 
     def identity(self) -> dict[str, str]:

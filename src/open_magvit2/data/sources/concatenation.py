@@ -43,6 +43,6 @@ class Concatenation(ImageDataset):
         return [f"{number}/{path}" for number, source in enumerate(self.sources) for path in source_paths(source)]
 
     def identity(self) -> dict[str, str]:
-        """What a continued training compares: what the sources say."""
+        """Identity that a continued training compares: those of the sources."""
         facts: Sequence[Any] = [source.identity() if hasattr(source, "identity") else {} for source in self.sources]
         return {"sources": sha256(repr(facts).encode())}

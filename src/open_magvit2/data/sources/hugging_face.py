@@ -49,7 +49,7 @@ class HuggingFaceImages(ImageDataset):
         return self._decode(index, self._rows[index])
 
     def identity(self) -> dict[str, str]:
-        """What a continued training compares: the fingerprint that `datasets` gives the data."""
+        """Identity that a continued training compares: the fingerprint that `datasets` gives the data."""
         return {"fingerprint": self._rows._fingerprint}
 
 
@@ -100,7 +100,7 @@ class HuggingFaceStream(Source):
         return self._items(rows, part, num_parts)
 
     def identity(self) -> dict[str, str]:
-        """What a continued training compares: the arguments."""
+        """Identity that a continued training compares: the arguments."""
         return {"stream": sha256(repr(self._facts).encode())}
 
     def _items(self, rows: Any, part: int, num_parts: int) -> Iterator[Callable[[], RawImage]]:

@@ -112,11 +112,11 @@ class ImageFolder(ImageDataset):
         return int(self._labels[index])
 
     def relative_path(self, index: int) -> str:
-        """Where image `index` lies below `root`."""
+        """Path of image `index` below `root`."""
         return self._paths[index]
 
     def identity(self) -> dict[str, str]:
-        """What a continued training compares: names and labels in order, and the sizes of up to 4,096 of the files."""
+        """Identity that a continued training compares: names and labels in order, and sizes of up to 4,096 files."""
 
         def size(index: int) -> int:
             try:

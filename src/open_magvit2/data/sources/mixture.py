@@ -64,7 +64,7 @@ class Mixture(Source):
             yield epoch, index * number + which, item
 
     def identity(self) -> dict[str, str]:
-        """What a continued training compares: what the sources say, and how they are mixed."""
+        """Identity that a continued training compares: those of the sources, and how they are mixed."""
         facts = [source.identity() if hasattr(source, "identity") else {} for source in self.sources]
         return {"mixture": sha256(repr([facts, self._shares.tolist(), self.seed]).encode())}
 

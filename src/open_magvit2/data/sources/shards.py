@@ -107,7 +107,7 @@ class Shards(Source):
             done = 0
 
     def identity(self) -> dict[str, str]:
-        """What a continued training compares: the shards' names and sizes, and what their order depends on."""
+        """Identity that a continued training compares: names and sizes of the shards, and arguments of their order."""
         names = [url.rpartition("/")[2] for url in self.urls]
         return {"shards": sha256(repr([names, self.counts, self.shuffle_window, self.seed]).encode())}
 

@@ -90,7 +90,7 @@ class TokenShards(Dataset[TokenSample]):
         return tokens, torch.tensor(labels, dtype=torch.int64)
 
     def identity(self) -> dict[str, str]:
-        """What a continued training compares: the names of the images, and the checksums of all tokens and labels."""
+        """Identity that a continued training compares: the images' names, and checksums of all tokens and labels."""
         return {"names": self.index.paths_sha256, "tokens": sha256(repr(sorted(self.index.shards.items())).encode())}
 
     def verify(self) -> None:

@@ -1,4 +1,4 @@
-"""What generated images are compared with: moments and features of real ones, from a file of them or from images.
+"""The reference of generated images: moments and features of real ones, from a file of them or from images.
 
 OpenAI's guided-diffusion publishes such a file, VIRTUAL_imagenet256_labeled.npz: moments over the whole training set
 (mu, sigma of pooled features; mu_s, sigma_s of spatial ones) and 10,000 images (arr_0) for precision and recall.

@@ -28,7 +28,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class MetricContext:
-    """What a metric may ask for before the first batch."""
+    """Facts that a metric may ask for before the first batch."""
 
     codebook_size: int | None = None  # of the tokenizer; None where there is none
     num_images: int | None = None  # how many images all ranks will see together; None if unknown

@@ -1,4 +1,4 @@
-"""What an image costs as tokens: log2(codebook size) bits a token, over the pixels of the image."""
+"""Bits per pixel of an image as tokens: log2(codebook size) for each token, divided by the number of pixels."""
 
 import math
 

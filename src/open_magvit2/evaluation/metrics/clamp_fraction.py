@@ -1,4 +1,4 @@
-"""How much of the decoder's output lies outside [-1, 1] before it is clamped: a diagnostic of wrong ranges."""
+"""Share of the decoder's output outside [-1, 1] before it is clamped: a diagnostic of wrong ranges."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""How much of the samples is realistic, and how much of the real images is reached, by nearest neighbours.
+"""Share of the samples that are realistic, and of the real images that are covered, by nearest neighbours.
 
 Precision and recall: Kynkaanniemi et al., arXiv 1904.06991, with 3 neighbours and distances up to the radius, as the
 ADM evaluator has them; it computes in float16. Density and coverage: Naeem et al., arXiv 2002.09797, with 5 neighbours

@@ -53,7 +53,7 @@ def _charts(record: dict[str, Any], rows: dict[str, Tensor], usage: dict[str, Te
 
 
 def histogram(title: str, values: Tensor, unit: str, num_bins: int = 24) -> Chart:
-    """How many images have which value; the mean is marked.
+    """Histogram of a value over images; the mean is marked.
 
     Args:
         title: of the chart.
@@ -74,7 +74,7 @@ def histogram(title: str, values: Tensor, unit: str, num_bins: int = 24) -> Char
 
 
 def code_histogram(counts: Tensor, codebook_size: int) -> Chart:
-    """How many codes occur how often: never, once, 2 or 3 times, 4 to 7 times, and so on.
+    """Number of codes that occur never, once, 2 or 3 times, 4 to 7 times, and so on.
 
     Args:
         counts: int64 [U], how often each used code occurs, in any order.
@@ -201,7 +201,7 @@ def bit_balance(means: Tensor) -> Chart:
 
 
 def mutual_information(information: Tensor) -> Chart:
-    """What pairs of bits tell of each other, float [K, K] in bits, darker for more; the diagonal is left out."""
+    """Mutual information of pairs of bits, float [K, K] in bits, darker for more; the diagonal is left out."""
     off_diagonal = information.clone().fill_diagonal_(0.0)
     highest = off_diagonal.max().item()
     opacity = 0.06 + 0.94 * off_diagonal / max(highest, 1e-12)

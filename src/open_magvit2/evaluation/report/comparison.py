@@ -25,7 +25,7 @@ class Pair(NamedTuple):
 
     @property
     def published(self) -> float | None:
-        """What the authors give."""
+        """The authors' figures."""
         return self.own["published"] if self.own["source"] == "measured" else self.own["value"]
 
     @property

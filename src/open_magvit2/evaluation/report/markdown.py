@@ -109,7 +109,7 @@ def left_out(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def legend(rows: list[dict[str, Any]]) -> str:
-    """How many rows were measured here, and what sets them apart from the published ones."""
+    """Number of rows measured here, and how they differ from the published ones."""
     number = sum("measured" in entry for entry in rows)
     words = (
         f"{number} of {len(rows)} rows measured here. Figures marked published are their authors', and protocols of "
@@ -154,7 +154,7 @@ def checkpoint_cell(entry: dict[str, Any]) -> str:
 
 
 def texts(entry: dict[str, Any]) -> list[str]:
-    """What a reader must know of a row: its error, how it was measured and how far from the published figures."""
+    """Notes on a row: its error, how it was measured and how far it is from the published figures."""
     words = [f"failed: {entry['error']}"] if entry["error"] else []
     if "measured" in entry:
         cells = {name: cell for name, cell in entry["figures"].items() if cell["source"] == "measured"}

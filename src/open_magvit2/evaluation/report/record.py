@@ -93,7 +93,7 @@ def image_count(record: dict[str, Any]) -> str | None:
 
 
 def doubts(record: dict[str, Any]) -> list[str]:
-    """What sets a record apart from those of a named protocol that passed the checks; stands at the method's name."""
+    """Marks at the method's name: how a record differs from those of a named protocol that passed the checks."""
     texts = [] if record["status"] == "ok" else ["check failed"]
     left_out = record.get("dataset", {}).get("left_out", {})
     if number := sum(count for kind, count in left_out.items() if not kind.startswith("hidden")):

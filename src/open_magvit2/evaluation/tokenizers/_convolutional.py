@@ -1,4 +1,4 @@
-"""What the families with the convolutional skeleton share: sizes read off a file's tensors, and taming's names.
+"""Common parts of the convolutional families: sizes read off a file's tensors, and taming's names.
 
 Encoder and decoder are those of `image_tokenizer`, with VQGAN's options.
 """

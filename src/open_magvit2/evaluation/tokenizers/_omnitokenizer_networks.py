@@ -48,7 +48,7 @@ class PositionGenerator(nn.Conv3d):
 
 
 class PositionBias(nn.Sequential):
-    """What is added to the similarity of two patches, by their distance (Swin V2, arXiv 2111.09883): float [H, N, N].
+    """Bias of the similarity of two patches, by their distance (Swin V2, arXiv 2111.09883): float [H, N, N].
 
     An MLP of the signed logarithms of the rows and columns between them, one output a head.
     """
@@ -157,7 +157,7 @@ class Block(nn.Module):
 
 
 class _Part(nn.Module, ABC):
-    """What encoder and decoder share: a stack of blocks over the image, and one over time.
+    """Base of encoder and decoder: a stack of blocks over the image, and one over time.
 
     Args:
         latent_channels: C, of the latent and the codes.

@@ -1,4 +1,4 @@
-"""What the families with a vision transformer share: blocks with layer norms and biases, patches, learned positions."""
+"""Common parts of the transformer families: blocks with layer norms and biases, patches, learned positions."""
 
 import math
 from collections.abc import Mapping, Sequence

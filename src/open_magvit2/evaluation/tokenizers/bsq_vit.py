@@ -38,7 +38,7 @@ _NAMES = (
 
 
 class _Part(transformers.FixedSizePart):
-    """What encoder and decoder share: a position for every patch, a layer norm, blocks, a layer norm.
+    """Base of encoder and decoder: a position for every patch, a layer norm, blocks, a layer norm.
 
     Args:
         mlp_hidden: of the blocks' MLP.

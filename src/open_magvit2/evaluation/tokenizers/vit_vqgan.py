@@ -40,7 +40,7 @@ _NAMES = patterns(
 
 
 class _Part(transformers.FixedSizePart, ABC):
-    """What encoder and decoder share: a position for every patch, blocks with a tanh MLP, and a layer norm.
+    """Base of encoder and decoder: a position for every patch, blocks with a tanh MLP, and a layer norm.
 
     Args:
         num_heads: of 64 channels each, whatever the width.

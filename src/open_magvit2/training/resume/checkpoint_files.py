@@ -104,7 +104,7 @@ def remove_partial_files(folder: Path) -> None:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, or None for a whole one.
+    """The fault of a checkpoint file, or None for a whole one.
 
     A `.ckpt` is a zip archive: its directory is at the end, missing from a file cut short, and holds a CRC-32 of every
     part. All are checked, which reads the file once. PyTorch's own reader checks the directory too.
