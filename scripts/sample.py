@@ -22,11 +22,11 @@ def main() -> None:
         generator = load_generator(args.generator, device=device, grid=args.grid, head_width=args.head_width)
         source = command_line.tokenizer_file(args, generator)
         tokenizer = load_tokenizer(*source, device)
-        generator = command_line.prepared(args, generator)
         settings, classes = command_line.settings(args, generator), command_line.classes(args, generator)
-        what = (generator, tokenizer, settings)
+        what = (command_line.prepared(args, generator), tokenizer, settings)
         if args.num_images is not None:
-            plan, made_by = Plan(args.num_images, tuple(classes), args.seed), command_line.made_by(args, source)
+            plan = Plan(args.num_images, tuple(classes), args.seed)
+            made_by = command_line.made_by(args, generator, source)
             done = write_samples(*what, plan, made_by, args.output, device, args.batch_size, args.num_workers)
             text = f"{args.output}: {done} images made now, {args.num_images} there"
         else:

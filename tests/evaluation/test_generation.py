@@ -395,6 +395,10 @@ def test_the_command_with_a_generator_and_a_sweep(shared, files, pixel_network):
     for name in ("fid", "inception_score", "precision", "recall"):
         assert points[1]["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-9)
     assert "<svg " in (files / "sweep" / "sweep.html").read_text()
+    other = run_here(*command, "--head-width", "64", "--sweep", "guidance=1,2,4", "--output", files / "sweep")
+    assert other.returncode == 0, other.stderr
+    again = json.loads((files / "sweep" / "sweep.json").read_text())["points"]
+    assert not {point["fingerprint"] for point in again} & {point["fingerprint"] for point in points}
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine to look at pages with")

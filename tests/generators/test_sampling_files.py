@@ -9,7 +9,7 @@ from subprocess import DEVNULL, PIPE, Popen
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, run
+from commands import ROOT, run, run_here
 from PIL import Image
 from small_checkpoint import save_small_checkpoint
 from test_autoregressive import small
@@ -169,6 +169,23 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tokenizer, tmp_path, changes, 
 
 def test_sizes_of_images(tokenizer):
     assert image_size(small(bits=(6,), grid=(5, 7)), tokenizer) == (20, 28)
+
+
+def test_a_published_file_read_as_another_model_does_not_continue_a_folder(shared, tmp_path):
+    """The file says neither the grid nor the width of the heads."""
+    flags = ["--generator", shared / "fixtures/published_ar_tiny.ckpt", "--num-images", "10", "--device", "cpu"]
+    flags += ["--output", tmp_path / "out"]
+    first = run_here(SCRIPT, *flags, "--grid", "4", "4", "--head-width", "32")
+    assert first.returncode == 0, first.stderr
+    for name in ("000003.png", "000007.png"):
+        (tmp_path / "out/images" / name).unlink()
+    for model, message in (
+        (("--grid", "4", "4", "--head-width", "64"), "num_heads: 2 here, 1 requested"),
+        (("--grid", "2", "2", "--head-width", "32"), "grid: [4, 4] here, [2, 2] requested"),
+    ):
+        other = run_here(SCRIPT, *flags, *model)
+        assert other.returncode == 1
+        assert message in other.stderr
 
 
 def test_by_command_line_killed_and_resumed_by_two_processes(shared, tmp_path):

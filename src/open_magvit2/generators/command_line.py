@@ -124,10 +124,15 @@ def prepared(args: argparse.Namespace, generator: nn.Module) -> Generator:
     return CompiledSampler(generator, args.batch_size)
 
 
-def made_by(args: argparse.Namespace, tokenizer: tuple[Path, str]) -> dict[str, Any]:
-    """What decides the pixels besides plan and settings, for `writing.write_samples`."""
+def made_by(args: argparse.Namespace, generator: nn.Module, tokenizer: tuple[Path, str]) -> dict[str, Any]:
+    """What decides the pixels besides plan and settings, for `writing.write_samples`.
+
+    Grid and heads are among it: a published file does not hold them.
+    """
     return {
         "generator_sha256": checkpoints.digest(args.generator),
+        "grid": list(generator.grid),
+        "num_heads": generator.num_heads,
         "tokenizer_sha256": checkpoints.digest(tokenizer[0]),
         "tokenizer_weights": tokenizer[1],
         "precision": args.precision,

@@ -46,7 +46,7 @@ class Maker:
         self.tokenizer = load_tokenizer(*source, device)
         image_size(generator, self.tokenizer)  # refuses what does not fit
         self.plan = Plan(args.num_images, tuple(command_line.classes(args, generator)), args.seed)
-        self.made_by = command_line.made_by(args, source)
+        self.made_by = command_line.made_by(args, generator, source)
         self.generator = command_line.prepared(args, generator)
         self.device = device
 
