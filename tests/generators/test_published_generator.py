@@ -71,6 +71,12 @@ def test_caches_that_were_saved_are_dropped(shared, tmp_path):
     assert load_generator(path, grid=(4, 4), head_width=32).num_spatial_blocks == 2
 
 
+@pytest.mark.parametrize("head_width", [48, 96])
+def test_a_head_width_that_does_not_divide_the_width_is_refused(shared, head_width):
+    with pytest.raises(ValueError, match=f"head_width {head_width} does not divide the width 64"):
+        load_generator(shared / FILE, grid=(4, 4), head_width=head_width)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -69,7 +69,8 @@ def read_architecture(state: Mapping[str, Tensor], source: str, head_width: int 
     """Arguments of `AutoregressiveGenerator`, read off the shapes of a published state dict without its prefix.
 
     Raises:
-        ValueError: for the generators of IBQ, which have the same file names, for other files, or a width below 1.
+        ValueError: for the generators of IBQ, which have the same file names, for other files, or a head width that
+            does not divide the model's width.
     """
     integer(1, head_width=head_width)
     if "tok_emb.weight" in state:
@@ -88,6 +89,11 @@ def read_architecture(state: Mapping[str, Tensor], source: str, head_width: int 
         for kind in ("spatial", "factorized")
     ]
     width = state["pre_emb.weight"].shape[1]
+    if width % head_width:
+        raise ValueError(
+            f"head_width {head_width} does not divide the width {width} of {source}: give the width of its attention "
+            f"heads ({HEAD_WIDTH} in the published models)"
+        )
     return {
         "bits": [size.bit_length() - 1 for size in sizes],
         "num_classes": state["class_emb.embedding_table.weight"].shape[0] - 1,
