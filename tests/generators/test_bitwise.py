@@ -96,6 +96,17 @@ def test_guidance_of_one_is_none_and_more_changes_images():
     assert not torch.equal(made.generate(labels, seeds, made.make_settings(guidance=4.0)), plain)
 
 
+@pytest.mark.parametrize("temperature", [1e-44, 1e-300])
+def test_a_tiny_temperature_takes_the_more_probable_bits(temperature):
+    made, labels, cold = generator().float(), torch.arange(4), BitwiseSampling(temperature=temperature)
+    assert torch.equal(
+        made.generate(labels, range(4), cold), made.generate(labels, range(4), BitwiseSampling(greedy=True))
+    )
+    untrained = BitwiseGenerator(**SIZES).eval()  # its logits are 0, which no temperature decides
+    plain = untrained.generate(labels, range(4), BitwiseSampling())
+    assert torch.equal(untrained.generate(labels, range(4), cold), plain)
+
+
 def test_2_to_the_40_codes_need_no_table():
     made = BitwiseGenerator(**{**SIZES, "num_bits": 40})
     assert made.codebook_size == 2**40

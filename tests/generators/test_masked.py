@@ -101,6 +101,15 @@ def test_known_tokens_stay_and_all_known_come_back():
     assert not torch.equal(found[~half], indices[~half])
 
 
+def test_known_tokens_stay_at_a_temperature_whose_noise_overflows():
+    model, labels, indices = small(), torch.tensor([0] * 8), torch.randint(0, 32, (8, 3, 4))
+    known = torch.zeros(8, 3, 4, dtype=torch.bool)
+    known[:, :, 2:] = True
+    settings = MaskedSampling(num_steps=6, temperature=1.7e308)
+    found = sample_masked(model, labels, list(range(8)), settings, (indices, known))
+    assert torch.equal(found[known], indices[known])
+
+
 @pytest.mark.parametrize("steps", [1, 2, 24, 40])
 def test_any_number_of_steps(steps):
     found = sample_masked(small(), torch.tensor([1]), [0], MaskedSampling(num_steps=steps))

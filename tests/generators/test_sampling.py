@@ -108,6 +108,18 @@ def test_top_k_keeps_ties_and_top_p_the_first_that_exceeds():
     assert torch.allclose(hot, root / root.sum(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [1e-5, 1e-38, 1e-44, 1e-300, 5e-324])
+def test_a_tiny_temperature_takes_the_most_probable_value(dtype, temperature):
+    logits = torch.tensor([[-30.0, -2.0, -1.0], [9.0, 500.0, -80.0], [4.0, 4.0, 3.0]], dtype=dtype)
+    for rest in ({}, {"top_k": 2}, {"top_p": 0.9}):
+        found = filtered(logits, SubTokenSampling(temperature=temperature, **rest))
+        assert found.tolist() == [[0, 0, 1], [0, 1, 0], [0.5, 0.5, 0]]
+    cold = Sampling([SubTokenSampling(temperature=temperature)])
+    model, labels = small().to(dtype), torch.tensor([0, 3])
+    assert torch.equal(sample(model, labels, [0, 1], cold), sample(model, labels, [0, 1], Sampling(greedy=True)))
+
+
 def test_draws_follow_the_probabilities_and_never_take_an_excluded_value():
     probabilities = torch.tensor([0.5, 0.0, 0.25, 0.25, 0.0])
     uniform = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from open_magvit2.common.arguments import above, at_least, integer
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.generators.backbone import TokenTransformer, check_labels, initialize
-from open_magvit2.generators.drawing import FiniteLogits, Streams
+from open_magvit2.generators.drawing import FiniteLogits, Streams, divided
 from open_magvit2.generators.packing import packed
 from open_magvit2.generators.sampling import (
     GuidanceSchedule,
@@ -214,7 +214,7 @@ class BitwiseGenerator(TokenTransformer):
                 conditional, null = logits.chunk(2)
                 logits = torch.lerp(null, conditional, scale)
             finite.note(logits)
-            probability = (logits / settings.temperature).sigmoid().to(torch.float64)
+            probability = divided(logits, settings.temperature).sigmoid().to(torch.float64)
             is_one = probability > 0.5 if settings.greedy else uniform[:, 0] < probability
             certainty = torch.where(is_one, probability, 1.0 - probability)
             rank = (certainty if settings.order == "confidence" else uniform[:, 1]).masked_fill(signs != 0, -math.inf)

@@ -41,10 +41,12 @@ class SubTokenSampling:
 
 def filtered(logits: Tensor, setting: SubTokenSampling) -> Tensor:
     """Probabilities float32 (float64 of float64) [B, V] after temperature, top-k and top-p."""
-    logits = at_least_float32(logits) / setting.temperature
+    logits = at_least_float32(logits)
     if 0 < setting.top_k < logits.shape[-1]:
         smallest = logits.topk(setting.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, -math.inf)
+    # A tiny temperature would overflow the largest logit; below it, overflow to -inf is a probability of 0.
+    logits = divided(logits - logits.amax(dim=-1, keepdim=True), setting.temperature)
     probabilities = logits.softmax(dim=-1)
     if setting.top_p < 1.0:
         ordered, order = probabilities.sort(dim=-1, descending=True)
@@ -53,6 +55,11 @@ def filtered(logits: Tensor, setting: SubTokenSampling) -> Tensor:
         probabilities = probabilities.masked_fill(dropped, 0.0)
         probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
     return probabilities
+
+
+def divided(logits: Tensor, temperature: float) -> Tensor:
+    """Logits by a temperature. One that the dtype rounds to 0 counts as its smallest normal number: 0 / 0 is NaN."""
+    return logits / max(temperature, torch.finfo(logits.dtype).tiny)
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:

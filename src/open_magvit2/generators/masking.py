@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from open_magvit2.generators.masked import MaskedGenerator
 
 MaskSchedule = Literal["arccos", "cosine"]
+_FINITE = torch.finfo(torch.float64).min, torch.finfo(torch.float64).max
 
 
 def masked_share(progress: Tensor, schedule: MaskSchedule) -> Tensor:
@@ -139,7 +140,8 @@ def sample_masked(
             break
         gumbel = -torch.log(-torch.log(uniform[:, 1].clamp_min(torch.finfo(torch.float64).tiny)))
         confidence = confidence + settings.temperature * (1.0 - (step + 1) / settings.num_steps) * gumbel
-        confidence = confidence.masked_fill(~is_masked, math.inf)
+        # Finite whatever the temperature: sub-tokens that are not masked must stay above all others.
+        confidence = confidence.clamp(*_FINITE).masked_fill(~is_masked, math.inf)
         counts = [settings.num_masked(total, step, now) for total, now in zip(totals, counts, strict=True)]
         rank = confidence.flatten(1).argsort(dim=1).argsort(dim=1)
         is_masked = (rank < torch.tensor(counts, device=device)[:, None]).view_as(is_masked)
