@@ -1,6 +1,7 @@
 """The flags of scripts/sample.py, and what they mean for a generator."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from open_magvit2.common.files import check_writable
 from open_magvit2.generators.class_names import class_names, find_class
 from open_magvit2.generators.compiled import CompiledSampler
 from open_magvit2.protocols import Generator
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _OPTIONS = ("guidance", "temperature", "top_k", "top_p", "schedule", "power", "num_steps")
@@ -72,7 +75,7 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
 
 
 def tokenizer_file(args: argparse.Namespace, generator: nn.Module) -> tuple[Path, str]:
-    """The file and the weights of the tokenizer.
+    """The file and the weights of the tokenizer. One named by the user that is not the training's is logged.
 
     Raises:
         FileNotFoundError: if the file of the generator's tokenizer is no longer where it was in its training.
@@ -80,6 +83,11 @@ def tokenizer_file(args: argparse.Namespace, generator: nn.Module) -> tuple[Path
     """
     made_by: dict[str, Any] = getattr(generator, "made_by", None) or {}
     if args.tokenizer is not None:
+        if made_by.get("sha256") and made_by["sha256"] != (found := checkpoints.digest(args.tokenizer)):
+            logger.warning(
+                "%s was trained with the tokenizer %s of SHA-256 %s, its images are decoded by %s of %s",
+                *(args.generator, made_by.get("path"), made_by["sha256"], args.tokenizer, found),
+            )
         return args.tokenizer, args.weights or made_by.get("weights") or "ema"
     if not made_by.get("path"):
         return args.generator, args.weights or "raw"  # published: raw weights inside the same file
