@@ -365,7 +365,14 @@ def test_the_command(files, pixel_network):
     assert "stored: generation" in page
     for flags, message in [
         (["--samples", files / "stored.npz"], "expected at least 2,049 generated images, got 20"),
-        (["--samples", files / "stored.npz", "--sweep", "guidance=1"], "are for --generator alone"),
+        *(
+            (["--samples", files / "stored.npz", *words], f"{words[0]}: for --generator alone")
+            for words in (
+                *(["--sweep", "guidance=1"], ["--sampling", "guidance=1"], ["--num-images", "5"], ["--seed", "1"]),
+                *(["--classes", "3"], ["--class-names", "x"], ["--tokenizer", "x"], ["--weights", "raw"]),
+                *(["--precision", "bf16"], ["--compile"], ["--grid", "4"], ["--head-width", "32"]),
+            )
+        ),
         (["--samples", files / "gone.npz"], "is not there"),
         (["--sweep", "guidance=1"], "needs --generator"),
         *((["--generator", "x", "--sampling", word], "got " + repr(word)) for word in ("guidance=", "guidance=: :")),

@@ -20,6 +20,10 @@ from open_magvit2.evaluation.generation import GenerationSetting, evaluate_image
 from open_magvit2.evaluation.report import write
 from open_magvit2.evaluation.samples import open_images
 
+# flags that would do nothing: the images of --samples are made already
+_OF_MAKING = ("sweep", "sampling", "num_images", "seed", "classes", "class_names", "tokenizer", "weights", "precision")
+_OF_MAKING += ("compile", "grid", "head_width")
+
 
 def is_meant(arguments: Sequence[str]) -> bool:
     """Whether a command line is about generated images."""
@@ -77,8 +81,10 @@ def parse(description: str, protocols: Path, arguments: list[str] | None = None)
         parser.error("generated images need --reference and --output")
     if args.samples is None and args.generator is None:
         parser.error("--sweep needs --generator")
-    if args.samples and (args.sweep or args.sampling):
-        parser.error("--sweep and --sampling are for --generator alone: the images of --samples are made already")
+    given = [name for name in _OF_MAKING if getattr(args, name) != parser.get_default(name)]
+    if args.samples and given:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        parser.error(f"{names}: for --generator alone, the images of --samples are made already")
     with short_errors(2):
         integer(1, num_images=args.num_images, batch_size=args.batch_size)
         args.device = choose_device(args.device)
