@@ -375,6 +375,10 @@ def test_the_command(files, pixel_network):
         ),
         (["--samples", files / "gone.npz"], "is not there"),
         (["--sweep", "guidance=1"], "needs --generator"),
+        (
+            ["--generator", "x", "--sweep", "top_k=1", "guidance=2", "--sampling", "guidance=7"],
+            "guidance is in --sweep and in --sampling",
+        ),
         *((["--generator", "x", "--sampling", word], "got " + repr(word)) for word in ("guidance=", "guidance=: :")),
     ]:
         result = run_here(*command, *flags, "--output", files / "bad")
