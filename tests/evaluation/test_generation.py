@@ -337,6 +337,22 @@ def test_a_sweep_does_not_sample_a_finished_point_again(files, pixel_network):
     assert shades.number == 7 * 24
 
 
+def test_a_point_that_cannot_be_sampled_ends_a_sweep_before_the_first(files, pixel_network):
+    shades = Shades()
+
+    def images(options):
+        if options["guidance"] < 0:
+            raise ValueError(f"guidance must be at least 0, got {options['guidance']}")
+        return shades.images(options)
+
+    model = {"method": "shades", "checkpoint_path": "g.ckpt", "checkpoint_sha256": "0", "weights_used": None}
+    rest = ({**model, "num_params": None}, ADM, setting(files / "real.npz"), files / "sweep")
+    with pytest.raises(ValueError, match=r"at least 0, got -1"):
+        sweep.run(sweep.points(["guidance=2,-1"]), images, *rest)
+    assert shades.number == 0
+    assert not (files / "sweep").exists()
+
+
 def test_the_words_of_a_sweep():
     assert sweep.points(["guidance=1.9/2.0,3"]) == [{"guidance": [1.9, 2.0]}, {"guidance": 3.0}]
     whole = [point["top_k"] for point in sweep.points(["top_k=0,600"])]
@@ -377,7 +393,7 @@ def test_the_command(files, pixel_network):
         (["--sweep", "guidance=1"], "needs --generator"),
         (
             ["--generator", "x", "--sweep", "top_k=1", "guidance=2", "--sampling", "guidance=7"],
-            "guidance is in --sweep and in --sampling",
+            "guidance in --sweep and in --sampling",
         ),
         *((["--generator", "x", "--sampling", word], "got " + repr(word)) for word in ("guidance=", "guidance=: :")),
     ]:

@@ -151,6 +151,8 @@ def test_settings_from_named_options():
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="num_steps must be at most 6"):
         generator().generate(torch.tensor([0]), [0], BitwiseSampling(num_steps=7))
+    with pytest.raises(ValueError, match="num_steps must be at most 6"):
+        generator().make_settings(num_steps=7)
     with pytest.raises(ValueError, match="order"):
         BitwiseSampling(order="raster")
     with pytest.raises(ValueError, match="greedy must be true or false, got 3"):

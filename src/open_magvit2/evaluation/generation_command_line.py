@@ -91,8 +91,8 @@ def parse(description: str, protocols: Path, arguments: list[str] | None = None)
         check_writable(args.output)
         args.options = options(args.sampling)
         args.points = sweep.points(args.sweep) if args.sweep else []
-        for name in (name for name in (args.points or [{}])[0] if name in args.options):
-            raise ValueError(f"{name} is in --sweep and in --sampling: leave it out of one of them")
+        if args.points and (both := [name for name in args.options if name in args.points[0]]):
+            raise ValueError(f"{', '.join(both)} in --sweep and in --sampling: leave it out of one of them")
         args.chosen = protocol.load(args.protocol, protocols).configured([], args.metrics)
         if args.generator:
             hub.local_path(args.generator)

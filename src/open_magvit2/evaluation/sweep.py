@@ -58,12 +58,12 @@ def run(
 ) -> dict[str, Any]:
     """Evaluate the points that have no results yet, and write sweep.json and sweep.html; a collective call under DDP.
 
-    A point's own files are in points/<name>. It is not sampled again while generator, settings, seeds, protocol and
-    reference are the same.
+    All points' settings are checked before the first is sampled. A point's own files are in points/<name>. It is not
+    sampled again while generator, settings, seeds, protocol and reference are the same.
 
     Args:
         points: the settings, by name.
-        images: of a point; nothing is sampled before their batches are read.
+        images: of a point, an error for bad settings; nothing is sampled before their batches are read.
         model, protocol, setting: see `generation.evaluate_images`.
         folder: to write to.
 
@@ -71,9 +71,10 @@ def run(
         the content of sweep.json; empty on other ranks.
     """
     entries = []
+    every_made = [images(options) for options in points]
     reference = fingerprint(setting.reference)
-    for number, options in enumerate(points):
-        made, name = images(options), "-".join(f"{key}_{_text(value)}" for key, value in options.items())
+    for number, (options, made) in enumerate(zip(points, every_made, strict=True)):
+        name = "-".join(f"{key}_{_text(value)}" for key, value in options.items())
         digest = sha256(json.dumps([made.facts["fingerprint"], reference]).encode())[:8]
         path = folder / "points" / f"{name}-{digest}" / "results.json"
         kept = _kept(path, made, protocol, reference) if rank() == 0 else None

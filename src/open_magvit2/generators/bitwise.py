@@ -169,17 +169,16 @@ class BitwiseGenerator(TokenTransformer):
     def make_settings(self, **options: Any) -> BitwiseSampling:
         """See `protocols.Generator`; the options are the attributes of `BitwiseSampling`, a value or a list of one."""
         check_options(options, [item.name for item in fields(BitwiseSampling)])
-        return BitwiseSampling(**single_values(options))
+        settings = BitwiseSampling(**single_values(options))
+        self._check_steps(settings)
+        return settings
 
     @torch.no_grad()
     def generate(self, labels: Tensor, seeds: Sequence[int], settings: BitwiseSampling | None = None) -> Tensor:
         """See `protocols.Generator`."""
         settings = BitwiseSampling() if settings is None else settings
         check_requests(self, labels, seeds)
-        if settings.num_steps > self.num_bits:
-            raise ValueError(
-                f"num_steps must be at most {self.num_bits}, the bits of a token, got {settings.num_steps}"
-            )
+        self._check_steps(settings)
         batch, device, dtype = len(labels), self.device, self.class_embedding.weight.dtype
         rows = labels.to(device)
         if settings.guidance != 1.0:
@@ -199,6 +198,12 @@ class BitwiseGenerator(TokenTransformer):
                 features = self.embed_token(signs.to(dtype).repeat(len(rows) // batch, 1))[:, None]
         finite.check()
         return self.factorization.join(tokens).unflatten(1, self.grid)
+
+    def _check_steps(self, settings: BitwiseSampling) -> None:
+        if settings.num_steps > self.num_bits:
+            raise ValueError(
+                f"num_steps must be at most {self.num_bits}, the bits of a token, got {settings.num_steps}"
+            )
 
     def _draw_bits(
         self, context: Tensor, uniform: Tensor, scale: float, settings: BitwiseSampling, finite: FiniteLogits
