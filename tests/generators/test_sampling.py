@@ -155,11 +155,28 @@ def test_both_models_are_generators(make):
 
 
 def test_settings_from_named_options():
-    made = make_settings(2, guidance=[1.9, 2.0], temperature=1.1, schedule="linear", greedy=True)
+    made = make_settings(2, guidance=[1.9, 2.0], temperature=1.1, schedule="linear")
     groups = [SubTokenSampling(guidance=1.9, temperature=1.1), SubTokenSampling(guidance=2.0, temperature=1.1)]
-    assert made == Sampling(tuple(groups), "linear", greedy=True)
+    assert made == Sampling(tuple(groups), "linear")
+    assert make_settings(2, greedy=True) == Sampling((SubTokenSampling(),) * 2, greedy=True)
     with pytest.raises(ValueError, match="top_k must be one number, or 2, one a sub-token"):
         make_settings(2, top_k=[1, 2, 3])
+
+
+@pytest.mark.parametrize("make", [small, bitwise])
+def test_options_without_effect_are_refused(make):
+    settings = make().make_settings
+    for options, message in (
+        ({"power": 2.0}, "power is of the schedule power_cosine, got schedule constant"),
+        ({"power": 2.0, "schedule": "cosine"}, "got schedule cosine"),
+        ({"greedy": True, "temperature": 0.5}, "greedy takes the most probable value, got temperature"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            settings(**options)
+    with pytest.raises(ValueError, match="got top_k, top_p too"):
+        make_settings(2, greedy=True, top_k=[2], top_p=0.5)
+    assert settings(power=2.0, schedule="power_cosine", greedy=True).power == 2.0
+    assert settings(greedy=False, temperature=[0.5]) == settings(temperature=0.5)
 
 
 def _share(rank, world, folder, expected):

@@ -21,6 +21,7 @@ from open_magvit2.generators.packing import packed
 from open_magvit2.generators.sampling import (
     GuidanceSchedule,
     Sampling,
+    check_effects,
     check_options,
     check_requests,
     single_values,
@@ -169,7 +170,9 @@ class BitwiseGenerator(TokenTransformer):
     def make_settings(self, **options: Any) -> BitwiseSampling:
         """See `protocols.Generator`; the options are the attributes of `BitwiseSampling`, a value or a list of one."""
         check_options(options, [item.name for item in fields(BitwiseSampling)])
-        settings = BitwiseSampling(**single_values(options))
+        options = single_values(options)
+        check_effects(options)
+        settings = BitwiseSampling(**options)
         self._check_steps(settings)
         return settings
 

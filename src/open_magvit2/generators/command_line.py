@@ -49,7 +49,7 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
     add("--top-k", type=int, nargs="+")
     add("--top-p", type=float, nargs="+")
     add("--schedule", help="of guidance: constant, linear, cosine, power_cosine; masked: arccos, cosine")
-    add("--power", type=float, help="of the guidance schedule")
+    add("--power", type=float, help="of the schedule power_cosine; masked: of guidance, which grows with the step")
     add("--num-steps", type=int, help="of a masked generator")
     add("--greedy", action="store_true", help="the most probable value instead of a draw")
     add("--precision", choices=list(DTYPES), default="fp32", help="of the generator's weights")
@@ -57,7 +57,7 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
     add("--grid", type=int, nargs="+", help="of tokens, for published files (default: 16 16)")
     add("--head-width", type=int, help="of attention, for published files (default: 64)")
     add("--batch-size", type=int, default=50)
-    add("--num-workers", type=int, default=4, help="threads of each process that write PNG files")
+    add("--num-workers", type=int, help="of --num-images: threads of each process that write PNG files (default: 4)")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     args = parser.parse_args(arguments)
     if args.num_images is None and not args.classes:
@@ -66,9 +66,12 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
         parser.error("--edit needs --mask or --box, and --classes")
     if not args.edit and (args.mask or args.box or args.outside or args.keep_pixels):
         parser.error("--mask, --box, --outside and --keep-pixels are for --edit")
-    if args.num_images and args.per_class:
+    if args.num_images is not None and args.per_class is not None:
         parser.error("--per-class is for pictures: --num-images are shared equally by the classes")
+    if args.num_images is None and args.num_workers is not None:
+        parser.error("--num-workers is for --num-images")
     args.per_class = 4 if args.per_class is None else args.per_class
+    args.num_workers = 4 if args.num_workers is None else args.num_workers
     with short_errors(2):
         check_writable(args.output)
     return args
@@ -111,10 +114,13 @@ def classes(args: argparse.Namespace, generator: Generator) -> dict[int, str]:
     """The chosen classes, by number, with their names; all if none was chosen.
 
     Raises:
-        ValueError: for a class that does not exist.
+        ValueError: for a class that does not exist, or one named twice.
     """
     names = class_names(generator.num_classes, args.class_names)
     chosen = range(len(names)) if args.classes is None else [find_class(text, names) for text in args.classes]
+    if len(set(chosen)) < len(chosen):
+        numbers = " ".join(map(str, chosen))
+        raise ValueError(f"--classes {' '.join(args.classes)} are the classes {numbers}: give every class once")
     return {number: names[number] for number in chosen}
 
 

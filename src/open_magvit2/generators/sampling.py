@@ -80,10 +80,11 @@ def make_settings(num_groups: int, **options: Any) -> Sampling:
         options: guidance, temperature, top_k, top_p: a number, or one for each sub-token; schedule, power, greedy.
 
     Raises:
-        ValueError: for another option, or another number of values.
+        ValueError: for another option, one without effect, or another number of values.
     """
     names = [item.name for item in fields(SubTokenSampling)]
     check_options(options, [*names, *(item.name for item in fields(Sampling) if item.name != "groups")])
+    check_effects(options)
     of_groups: list[dict[str, float]] = [{} for _ in range(num_groups)]
     for name in names:
         value = options.pop(name, None)
@@ -103,6 +104,20 @@ def check_options(options: dict[str, Any], known: Sequence[str]) -> None:
     """
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"this generator's sampling has no {', '.join(unknown)}; it has {', '.join(known)}")
+
+
+def check_effects(options: dict[str, Any]) -> None:
+    """Refuse options of a next-token sampling that another one leaves without effect.
+
+    Raises:
+        ValueError: naming both.
+    """
+    schedule = options.get("schedule", "constant")
+    if "power" in options and schedule != "power_cosine":
+        raise ValueError(f"power is of the schedule power_cosine, got schedule {schedule}: leave one out")
+    of_draws = [name for name in ("temperature", "top_k", "top_p") if name in options]
+    if options.get("greedy") and of_draws:
+        raise ValueError(f"greedy takes the most probable value, got {', '.join(of_draws)} too: leave one out")
 
 
 def single_values(options: dict[str, Any]) -> dict[str, Any]:
