@@ -33,7 +33,8 @@ def main() -> None:
             chosen = (classes, args.per_class, args.seed)
             if args.edit:
                 area = args.mask or args.box
-                rows = pictures.edited_rows(*what, *chosen, args.edit, area, args.outside, args.keep_pixels)
+                how = (args.outside, args.keep_pixels, args.batch_size)
+                rows = pictures.edited_rows(*what, *chosen, args.edit, area, *how)
             else:
                 rows = pictures.class_rows(*what, *chosen, device, args.batch_size)
             text = f"written: {pictures.write_rows(args.output, rows)}" if rank() == 0 else ""

@@ -147,6 +147,25 @@ def test_edits_of_a_photo_by_box_and_by_mask(generator, tokenizer, tmp_path):
     assert torch.equal(shown[1, :, 4:], shown[0, :, 4:])
 
 
+def test_edits_are_made_in_batches(generator, tokenizer, tmp_path, monkeypatch):
+    photo, sizes = tmp_path / "photo.png", []
+    Image.fromarray(picture().permute(1, 2, 0).numpy()).save(photo)
+    rest = (generator, tokenizer, None, {4: "four", 1: "one"}, 3, 0, photo, (0, 0, 4, 4))
+    together = edited_rows(*rest)
+
+    def counted(*arguments):
+        sizes.append(len(arguments[4]))
+        return edit(*arguments)
+
+    monkeypatch.setattr("open_magvit2.generators.pictures.edit", counted)
+    apart = edited_rows(*rest, batch_size=4)
+    assert sizes == [4, 2]
+    assert [caption for caption, _ in apart] == [caption for caption, _ in together]
+    assert all((a.int() - b.int()).abs().max() <= 1 for (_, a), (_, b) in zip(apart, together, strict=True))
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        edited_rows(*rest, batch_size=0)
+
+
 def sample(shared, *flags):
     options = ["--generator", shared / "fixtures/published_ar_tiny.ckpt", "--grid", "4", "4", "--head-width", "32"]
     return run_here(ROOT / "scripts/sample.py", *options, "--device", "cpu", *flags)
@@ -169,6 +188,12 @@ def test_the_command_draws_named_classes(shared, tmp_path):
         (["--classes", "1", "--num-steps", "8"], 1, "has no num_steps; it has guidance"),
         (["--classes", "1", "--edit", "PHOTO", "--box", "0", "0", "4", "4"], 1, "needs a masked generator"),
         (["--num-images", "7"], 1, "7 images cannot hold 10 classes equally often"),
+        (
+            ["--edit", "PHOTO", "--box", "0", "0", "4", "4", "--num-images", "20"],
+            2,
+            "--edit makes pictures of --classes: not with --num-images",
+        ),
+        (["--edit", "PHOTO", "--classes", "1"], 2, "--edit needs either --mask or --box"),
         (["--classes", "1", "--outside"], 2, "are for --edit"),
         (["--per-class", "1"], 2, "give --classes"),
         (["--num-images", "10", "--per-class", "1"], 2, "--per-class is for pictures"),

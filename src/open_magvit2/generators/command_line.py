@@ -62,8 +62,10 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
     args = parser.parse_args(arguments)
     if args.num_images is None and not args.classes:
         parser.error("give --classes for a picture, or --num-images")
-    if args.edit and (args.num_images or (args.mask is None) == (args.box is None)):
-        parser.error("--edit needs --mask or --box, and --classes")
+    if args.edit and args.num_images is not None:
+        parser.error("--edit makes pictures of --classes: not with --num-images")
+    if args.edit and (args.mask is None) == (args.box is None):
+        parser.error("--edit needs either --mask or --box")
     if not args.edit and (args.mask or args.box or args.outside or args.keep_pixels):
         parser.error("--mask, --box, --outside and --keep-pixels are for --edit")
     if args.num_images is not None and args.per_class is not None:

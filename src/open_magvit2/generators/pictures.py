@@ -75,9 +75,8 @@ def class_rows(
     """
     integer(1, per_class=per_class, batch_size=batch_size)
     image_size(generator, tokenizer)
-    labels, seeds = _labels_and_seeds(classes, per_class, seed)
-    parts = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
-    made = [generate_images(generator, tokenizer, labels[p], seeds[p], settings, device).cpu() for p in parts]
+    parts = _batches(classes, per_class, seed, batch_size)
+    made = [generate_images(generator, tokenizer, *part, settings, device).cpu() for part in parts]
     rows = torch.cat(made).split(per_class)
     return [(_caption(*item), images) for item, images in zip(classes.items(), rows, strict=True)]
 
@@ -93,6 +92,7 @@ def edited_rows(
     area: Path | Sequence[int],
     outside: bool = False,
     keep_pixels: bool = False,
+    batch_size: int = 50,
 ) -> list[Row]:
     """A photo and its area, then a row of edits for each class.
 
@@ -103,11 +103,12 @@ def edited_rows(
             left, bottom, right) in pixels of the cropped photo.
         outside: make what is outside of the area instead.
         keep_pixels: see `editing.edit`.
+        batch_size: images at once.
 
     Raises:
         ValueError: for files that cannot be read, a box out of the image, or a generator that cannot keep tokens.
     """
-    integer(1, per_class=per_class)
+    integer(1, per_class=per_class, batch_size=batch_size)
     size = image_size(generator, tokenizer)
     crop = ResizeCenterCrop(size)
     image = crop(read_rgb(photo), None)
@@ -116,8 +117,9 @@ def edited_rows(
         chosen = ~chosen if outside else chosen
     else:
         chosen = box_area(size, area, outside)
-    labels, seeds = _labels_and_seeds(classes, per_class, seed)
-    made = edit(generator, tokenizer, image, chosen, labels, seeds, settings, keep_pixels).split(per_class)
+    parts = _batches(classes, per_class, seed, batch_size)
+    edits = [edit(generator, tokenizer, image, chosen, *part, settings, keep_pixels) for part in parts]
+    made = torch.cat(edits).split(per_class)
     shown = torch.where(chosen, torch.full_like(image, _GREY), image)
     rows = [(_caption(*item), images) for item, images in zip(classes.items(), made, strict=True)]
     return [(f"{photo.name}; grey is made anew", torch.stack([image, shown])), *rows]
@@ -134,9 +136,12 @@ def write_rows(folder: Path, rows: Sequence[Row]) -> Path:
     return folder / "grid.png"
 
 
-def _labels_and_seeds(classes: Mapping[int, str], per_class: int, seed: int) -> tuple[Tensor, list[int]]:
+def _batches(classes: Mapping[int, str], per_class: int, seed: int, batch_size: int) -> list[tuple[Tensor, list[int]]]:
+    """Labels int64 [B] and a seed each of the images of all classes, B at most `batch_size`."""
     labels = torch.tensor(list(classes)).repeat_interleave(per_class)
-    return labels, [image_seed(seed, number) for _ in classes for number in range(per_class)]
+    seeds = [image_seed(seed, number) for _ in classes for number in range(per_class)]
+    parts = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
+    return [(labels[part], seeds[part]) for part in parts]
 
 
 def _caption(number: int, name: str) -> str:
