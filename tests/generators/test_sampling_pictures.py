@@ -147,6 +147,30 @@ def test_edits_of_a_photo_by_box_and_by_mask(generator, tokenizer, tmp_path):
     assert torch.equal(shown[1, :, 4:], shown[0, :, 4:])
 
 
+def test_a_mask_or_box_that_makes_an_edit_meaningless_is_refused(generator, tokenizer, tmp_path):
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    Image.new("RGB", (24, 16)).save(photo)
+    part = np.zeros((16, 24), dtype=np.uint8)
+    part[:8, :8] = 255
+    rest = (generator, tokenizer, None, {4: "four"}, 1, 0, photo)
+    white = np.full((16, 24), 255, dtype=np.uint8)
+    for values, message in (
+        (part[:, :20], r"mask\.png has width x height 20 x 16, the photo .*photo\.png 24 x 16"),
+        (part // 255, r"got 0 of 6 to make, of 0 of the 8 x 12 pixels"),
+        (white, "got 6 of 6 to make"),
+        (np.stack([white, part], axis=-1), r"mask\.png is transparent in parts"),
+        (np.stack([white, white, white, part], axis=-1), r"mask\.png is transparent in parts"),
+    ):
+        Image.fromarray(values).save(mask)
+        with pytest.raises(ValueError, match=message):
+            edited_rows(*rest, mask)
+    for box, outside in (((0, 0, 8, 12), True), ((0, 0, 8, 12), False), ((3, 3, 5, 9), False)):
+        with pytest.raises(ValueError, match=f"got {0 if outside else 6} of 6 to make"):
+            edited_rows(*rest, box, outside)
+    Image.fromarray(np.stack([part, white], axis=-1)).save(mask)
+    assert len(edited_rows(*rest, mask)) == 2
+
+
 def test_edits_are_made_in_batches(generator, tokenizer, tmp_path, monkeypatch):
     photo, sizes = tmp_path / "photo.png", []
     Image.fromarray(picture().permute(1, 2, 0).numpy()).save(photo)

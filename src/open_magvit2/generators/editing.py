@@ -34,6 +34,11 @@ def box_area(size: Sequence[int], box: Sequence[int], outside: bool = False) -> 
     return ~area if outside else area
 
 
+def new_tokens(area: Tensor, grid: Sequence[int]) -> Tensor:
+    """The tokens bool [*grid] that an area bool [H, W] touches: those that are made anew."""
+    return F.adaptive_max_pool2d(area[None].float(), tuple(grid))[0] > 0
+
+
 def edit(
     generator: MaskedGenerator,
     tokenizer: Tokenizer,
@@ -67,7 +72,7 @@ def edit(
     if tuple(image.shape) != (3, *size) or tuple(area.shape) != size:
         raise ValueError(f"expected an image and an area of {size}, got {tuple(image.shape)} and {tuple(area.shape)}")
     number, device = len(labels), generator.device
-    is_new = F.adaptive_max_pool2d(area[None].float(), generator.grid)[0] > 0
+    is_new = new_tokens(area, generator.grid)
     with inference(device):
         indices = tokenizer.tokenize(to_float(image[None].to(device))).expand(number, *generator.grid)
         known = indices, ~is_new.to(device).expand(number, *generator.grid)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from open_magvit2.common.arguments import integer
 from open_magvit2.common.images import to_image
-from open_magvit2.data.decoding import read_rgb
+from open_magvit2.data.decoding import opened, read_rgb, to_rgb
 from open_magvit2.data.transforms import ResizeCenterCrop
 from open_magvit2.generators.decoding import generate_images, image_seed, image_size
-from open_magvit2.generators.editing import box_area, edit
+from open_magvit2.generators.editing import box_area, edit, new_tokens
 from open_magvit2.generators.masked import MaskedGenerator
 from open_magvit2.protocols import Generator, Tokenizer
 
@@ -106,23 +106,46 @@ def edited_rows(
         batch_size: images at once.
 
     Raises:
-        ValueError: for files that cannot be read, a box out of the image, or a generator that cannot keep tokens.
+        ValueError: for files that cannot be read, a mask of another size than the photo's or with transparency, a box
+            out of the image, an area of no or of all tokens, or a generator that cannot keep tokens.
     """
     integer(1, per_class=per_class, batch_size=batch_size)
     size = image_size(generator, tokenizer)
     crop = ResizeCenterCrop(size)
-    image = crop(read_rgb(photo), None)
+    whole = read_rgb(photo)
+    image = crop(whole, None)
     if isinstance(area, Path):
-        chosen = crop(read_rgb(area), None).float().mean(dim=0) >= _GREY
+        chosen = crop(_read_mask(area, photo, whole.size), None).float().mean(dim=0) >= _GREY
         chosen = ~chosen if outside else chosen
     else:
         chosen = box_area(size, area, outside)
+    is_new = new_tokens(chosen, generator.grid)
+    if is_new.all() or not is_new.any():
+        raise ValueError(
+            f"expected an area that makes some tokens anew and keeps some, got {int(is_new.sum())} of {is_new.numel()} "
+            f"to make, of {int(chosen.sum())} of the {size[0]} x {size[1]} pixels: change the box, or the mask, which "
+            f"is white ({_GREY} to 255) where the photo is made anew"
+        )
     parts = _batches(classes, per_class, seed, batch_size)
     edits = [edit(generator, tokenizer, image, chosen, *part, settings, keep_pixels) for part in parts]
     made = torch.cat(edits).split(per_class)
     shown = torch.where(chosen, torch.full_like(image, _GREY), image)
     rows = [(_caption(*item), images) for item, images in zip(classes.items(), made, strict=True)]
     return [(f"{photo.name}; grey is made anew", torch.stack([image, shown])), *rows]
+
+
+def _read_mask(path: Path, photo: Path, size: tuple[int, int]) -> Image.Image:
+    """A mask for a photo of a size (width, height), as RGB."""
+    with opened(path) as image:
+        image.load()
+        is_opaque = not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema()[0] == 255
+        mask = to_rgb(image)
+    if not is_opaque:
+        raise ValueError(f"{path} is transparent in parts, which a mask does not use: save it in white on black")
+    if mask.size != size:
+        sizes = "{} x {}, the photo {} {} x {}".format(*mask.size, photo, *size)
+        raise ValueError(f"the mask {path} has width x height {sizes}: expected one size")
+    return mask
 
 
 def write_rows(folder: Path, rows: Sequence[Row]) -> Path:
