@@ -3,9 +3,28 @@
 import argparse
 
 import torch
+from test_bitwise import generator as bitwise
 
 from open_magvit2.common.files import sha256
 from open_magvit2.generators import command_line
+from open_magvit2.generators.bitwise import BitwiseSampling
+
+
+def test_every_setting_of_bitwise_sampling_has_a_flag(tmp_path):
+    flags = [
+        "--generator",
+        "x",
+        "--classes",
+        "1",
+        "--output",
+        str(tmp_path),
+        "--num-steps",
+        "3",
+        "--order",
+        "confidence",
+    ]
+    made = command_line.settings(command_line.parse(None, [*flags, "--guidance", "2", "--greedy"]), bitwise())
+    assert made == BitwiseSampling(num_steps=3, order="confidence", guidance=2.0, greedy=True)
 
 
 def test_another_tokenizer_than_the_training_s_is_named_in_the_log(tmp_path, caplog):

@@ -18,7 +18,7 @@ from open_magvit2.protocols import Generator
 logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_OPTIONS = ("guidance", "temperature", "top_k", "top_p", "schedule", "power", "num_steps")
+_OPTIONS = ("guidance", "temperature", "top_k", "top_p", "schedule", "power", "num_steps", "order")
 
 
 def parse(description: str | None, arguments: list[str] | None = None) -> argparse.Namespace:
@@ -50,7 +50,8 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
     add("--top-p", type=float, nargs="+")
     add("--schedule", help="of guidance: constant, linear, cosine, power_cosine; masked: arccos, cosine")
     add("--power", type=float, help="of the schedule power_cosine; masked: of guidance, which grows with the step")
-    add("--num-steps", type=int, help="of a masked generator")
+    add("--num-steps", type=int, help="of a masked generator: an image; of a bit-wise one: a token")
+    add("--order", help="of a bit-wise generator: random, confidence; which bits of a token are drawn first")
     add("--greedy", action="store_true", help="the most probable value instead of a draw")
     add("--precision", choices=list(DTYPES), default="fp32", help="of the generator's weights")
     add("--compile", action="store_true", help="compile the one-token step; on a GPU a CUDA graph")
