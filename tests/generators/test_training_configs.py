@@ -12,6 +12,7 @@ from small_checkpoint import save_small_checkpoint
 from small_generator_training import write_shards
 
 from open_magvit2.data.sources.synthetic.scenes import SCENES
+from open_magvit2.generators.bitwise import BitwiseGenerator
 from open_magvit2.generators.masked import MaskedGenerator
 from open_magvit2.generators.pretrained import load_generator
 from open_magvit2.training.cli import main
@@ -112,7 +113,7 @@ def tokenizer_of(name: str):
     return main(words, run=False).model.tokenizer
 
 
-@pytest.mark.parametrize("name", ["debug", "masked_debug"])
+@pytest.mark.parametrize("name", ["debug", "masked_debug", "bitwise_debug"])
 def test_small_configs_fit_their_tokenizers(tmp_path, name):
     checkpoint = save_small_checkpoint(tmp_path / "tokenizer.ckpt")
     cli = build(name, "--model.init_args.tokenizer.init_args.path", str(checkpoint))
@@ -142,7 +143,9 @@ def train(folder: Path, checkpoint: Path, *flags: object, name: str = "debug"):
     """scripts/train.py with a debug configuration, for a tokenizer of 64 codes that downsamples 4x."""
     words = [sys.executable, ROOT / "scripts/train.py", "fit", "--config", CONFIGS / "base.yaml"]
     words += ["--config", CONFIGS / f"{name}.yaml", "--model.init_args.tokenizer.init_args.path", checkpoint]
-    return run(*words, "--model.init_args.generator.init_args.bits", "[2,4]", *flags, folder=folder, check=False)
+    bits = ("num_bits", "6") if name == "bitwise_debug" else ("bits", "[2,4]")
+    words += [f"--model.init_args.generator.init_args.{bits[0]}", bits[1]]
+    return run(*words, *flags, folder=folder, check=False)
 
 
 def test_the_debug_config_trains_on_images_from_the_command_line_and_continues(tmp_path):
@@ -159,15 +162,19 @@ def test_the_debug_config_trains_on_images_from_the_command_line_and_continues(t
     assert "continuing from" in again.stderr
 
 
-def test_the_masked_debug_config_trains_from_the_command_line(tmp_path):
-    result = train(tmp_path, save_small_checkpoint(tmp_path / "tokenizer.ckpt"), name="masked_debug")
+@pytest.mark.parametrize(
+    ("name", "kind", "bits"),
+    [("masked_debug", MaskedGenerator, (2, 4)), ("bitwise_debug", BitwiseGenerator, (1,) * 6)],
+)
+def test_the_debug_configs_of_other_generators_train_from_the_command_line(tmp_path, name, kind, bits):
+    result = train(tmp_path, save_small_checkpoint(tmp_path / "tokenizer.ckpt"), name=name)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "validation at step 8: loss_0" in result.stderr
     assert "have overridden" not in result.stderr
-    path = tmp_path / "outputs/masked_debug/version_0/checkpoints/last.ckpt"
+    path = tmp_path / f"outputs/{name}/version_0/checkpoints/last.ckpt"
     generator = load_generator(path, "ema")
-    assert isinstance(generator, MaskedGenerator)
-    assert generator.bits == (2, 4)
+    assert isinstance(generator, kind)
+    assert generator.bits == bits
 
 
 def test_the_debug_config_trains_on_tokens_from_the_command_line(tmp_path):
