@@ -38,10 +38,16 @@ def tokens(number: int, seed: int = 0, grid: Sequence[int] = GRID) -> Tensor:
     return torch.randint(0, 2 ** sum(BITS), (number, *grid), generator=torch.Generator().manual_seed(seed))
 
 
-def write_shards(folder: Path, number: int, seed: int = 0, classes: int = CLASSES, **index: Any) -> Path:
-    """A folder as scripts/tokenize_images.py leaves it, of random tokens; image k has class k mod `classes`."""
+def write_shards(
+    folder: Path, number: int, seed: int = 0, classes: int = CLASSES, names: Sequence[str] | None = None, **index: Any
+) -> Path:
+    """A folder as scripts/tokenize_images.py leaves it, of random tokens; image k has class k mod `classes`.
+
+    With `names` of that many classes, the images lie in class folders.
+    """
     folder.mkdir(parents=True)
-    paths = token_index.paths_text([f"{item}.png" for item in range(number)])
+    inside = [""] * classes if names is None else [f"{name}/" for name in names]
+    paths = token_index.paths_text([f"{inside[item % classes]}{item}.png" for item in range(number)])
     fields = {"token_shape": GRID, "codebook_size": 64, "image_size": (16, 16), "checkpoint_sha256": "a" * 64}
     fields |= {"weights": "ema", "precision": "fp32", "shard_size": 1000, **index}
     written = Index(num_images=number, paths_sha256=sha256(paths), **fields)

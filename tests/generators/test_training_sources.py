@@ -2,10 +2,12 @@
 
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from small_generator_training import data, module, trainer, write_shards
 
 from open_magvit2 import load_tokenizer
@@ -13,11 +15,12 @@ from open_magvit2.common import checkpoints
 from open_magvit2.common.files import sha256_of
 from open_magvit2.common.images import to_float
 from open_magvit2.data.loading import ImageDataModule
+from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.data.sources.token_shards import TokenShards
 from open_magvit2.data.token_loading import TokenDataModule
 from open_magvit2.evaluation.tokenizers import PretrainedTokenizer, which_weights
-from open_magvit2.generators.checks import check_classes
+from open_magvit2.generators.checks import check_class_numbers, check_classes, check_source
 from open_magvit2.generators.pretrained import MADE_BY_KEY
 from open_magvit2.training.image_grid import ImageGrid
 
@@ -161,6 +164,57 @@ def test_a_run_is_not_continued_with_another_tokenizer(tmp_path, checkpoint):
     other = module(sizes=TEN, tokenizer=PretrainedTokenizer(str(checkpoint), "raw"))
     with pytest.raises(ValueError, match=r"the run that is continued: .*ema weights\) than this one .*raw weights\)"):
         trainer(tmp_path, max_steps=5).fit(other, image_data(), ckpt_path=path)
+
+
+def test_the_precision_in_a_checkpoint_is_that_of_the_training_tokens(tmp_path):
+    write_shards(tmp_path / "train", 35)
+    write_shards(tmp_path / "validation", 7, precision="bf16")
+    assert check_source(module().generator, None, data(tmp_path))["precision"] == "fp32"
+
+
+def class_folders(root: Path, names: str) -> ImageFolder:
+    for name in names:
+        (root / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(root / name / "0.png")
+    return ImageFolder(root)
+
+
+@pytest.mark.parametrize("kind", ["images", "tokens"])
+def test_validation_on_some_of_the_class_folders_is_refused(tmp_path, tokenizer, kind):
+    if kind == "images":
+        sources = class_folders(tmp_path / "train", "abcd"), class_folders(tmp_path / "validation", "bd")
+        source = ImageDataModule(*sources, image_size=16, global_batch_size=4, num_workers=0)
+    else:
+        write_shards(tmp_path / "train", 35, classes=4, names="abcd")
+        write_shards(tmp_path / "validation", 7, classes=2, names="bd")
+        source = data(tmp_path)
+    training = module(tokenizer=tokenizer if kind == "images" else None)
+    with pytest.raises(ValueError, match=r"2 of the 2 class folders .* 'b' is class 0 in validation and class 1 in"):
+        fit(tmp_path, training, source)
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "is_refused"),
+    [
+        ("abcd", "abcd", False),
+        ("abcd", "abc", False),  # the same numbers
+        ("abc", "abd", True),  # d would be c
+        ("ab", "cd", True),
+        ("ab", "abc", False),  # c is a class of its own, which the table may have
+    ],
+)
+def test_class_folders_are_compared_by_name(tmp_path, train, validation, is_refused):
+    folders = class_folders(tmp_path / "train", train), class_folders(tmp_path / "validation", validation)
+    with pytest.raises(ValueError, match="class folders of validation") if is_refused else nullcontext():
+        check_class_numbers(*folders)
+    check_class_numbers(folders[0], SyntheticImages(4, 16))  # without names
+
+
+def test_token_shards_name_classes_only_where_each_has_one_folder(tmp_path):
+    named = write_shards(tmp_path / "named", 9, classes=3, names=("x", "y", "z"))
+    assert TokenShards(named).class_numbers == {"x": 0, "y": 1, "z": 2}
+    for name, inside in (("flat", None), ("mixed", ("x", "x", "z")), ("deeper", ("a/x", "a/y", "a/z"))):
+        assert TokenShards(write_shards(tmp_path / name, 9, classes=3, names=inside)).class_numbers == {}
 
 
 def test_which_weights_of_a_file_a_tokenizer_has(tmp_path, checkpoint):

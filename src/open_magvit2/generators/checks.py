@@ -26,7 +26,8 @@ def check_source(
 
     Raises:
         ValueError: naming the two that do not fit: tokens and generator, tokenizer and generator, tokens and the
-            tokenizer of pictures, the tokenizer and that of the run that is continued.
+            tokenizer of pictures, the tokenizer and that of the run that is continued; or class folders of validation
+            whose numbers mean other classes in training.
     """
     shards = getattr(data, "shards", None)
     size = getattr(data, "image_size", None)
@@ -43,9 +44,46 @@ def check_source(
         _check_codes(generator, f"the tokens in {source.folder}", index.codebook_size, index.token_shape)
         of_tokens = {"sha256": index.checkpoint_sha256, "weights": index.weights}
         _check_same(f"the tokens in {source.folder}", of_tokens, "the tokenizer of the configuration", made_by)
-        made_by |= of_tokens | {"precision": index.precision}
+        made_by |= of_tokens
+    if shards:
+        made_by["precision"] = shards[0].index.precision  # of the training tokens; validation's may have another
     _check_same("the run that is continued", before or {}, "this one", made_by)
+    check_class_numbers(getattr(data, "train", None), getattr(data, "validation", None))
     return made_by
+
+
+def check_class_numbers(train: Any, validation: Any) -> None:
+    """Refuse class folders of validation that have another number in training, or the number of another folder there.
+
+    Sources number their folders by themselves: five of ten folders would be classes 0 to 4. A source without names of
+    classes, e.g. a file list, is taken as it is.
+    """
+    in_training, in_validation = _class_numbers(train), _class_numbers(validation)
+    if not in_training or not in_validation:
+        return
+    names = {number: name for name, number in in_training.items()}
+    wrong = {
+        name: number
+        for name, number in in_validation.items()
+        if in_training.get(name, number) != number or names.get(number, name) != name
+    }
+    if wrong:
+        name, number = next(iter(wrong.items()))
+        there = f"class {in_training[name]}" if name in in_training else "no class"
+        raise ValueError(
+            f"{len(wrong)} of the {len(in_validation)} class folders of validation have other numbers than in "
+            f"training, e.g. {name!r} is class {number} in validation and {there} in training: expected the same "
+            "folders in both. Add the missing ones, or name the validation images in a file list with training's "
+            "numbers (path, tab, number)"
+        )
+
+
+def _class_numbers(source: Any) -> dict[str, int]:
+    """Name -> number of a source's classes; empty where it does not know them."""
+    if numbers := getattr(source, "class_numbers", None):
+        return dict(numbers)
+    names = getattr(source, "classes", None)
+    return {name: number for number, name in enumerate(names)} if isinstance(names, list | tuple) else {}
 
 
 def check_classes(labels: Tensor, num_classes: int) -> None:

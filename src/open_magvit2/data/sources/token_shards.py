@@ -93,6 +93,24 @@ class TokenShards(Dataset[TokenSample]):
         """Identity that a continued training compares: the images' names, and checksums of all tokens and labels."""
         return {"names": self.index.paths_sha256, "tokens": sha256(repr(sorted(self.index.shards.items())).encode())}
 
+    @property
+    def class_numbers(self) -> dict[str, int]:
+        """Class folder -> class; empty where the images do not lie in folders of one class each. Reads all labels.
+
+        Raises:
+            ValueError: if a file of labels is damaged.
+        """
+        numbers: dict[str, int] = {}
+        if not self.index.has_labels:
+            return numbers
+        shards = range(self.index.num_shards)
+        labels = np.concatenate([self._array(token_index.labels_file(shard)) for shard in shards])
+        for path, label in zip(self.paths, labels[:: self.index.views].tolist(), strict=True):
+            folder, _, name = path.partition("/")
+            if not name or "/" in name or label < 0 or numbers.setdefault(folder, label) != label:
+                return {}
+        return numbers if len(set(numbers.values())) == len(numbers) else {}
+
     def verify(self) -> None:
         """Compare the SHA-256 of every file, which reads all of them.
 
