@@ -11,6 +11,7 @@ from test_masked import small as small_masked
 
 import open_magvit2
 from open_magvit2.common.images import to_uint8
+from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.generators.class_names import class_names, find_class, imagenet_names
 from open_magvit2.generators.editing import box_area, edit
 from open_magvit2.generators.pictures import captioned_rows, class_rows, edited_rows, write_rows
@@ -42,8 +43,11 @@ def test_imagenet_names():
 
 
 def test_names_of_folders_and_lists(tmp_path):
-    for name in ("b two", "a", "c", ".hidden"):
+    for name in ("b two", "a", "c", ".hidden", "aa without images"):
         (tmp_path / name).mkdir()
+        if "without" not in name:
+            (tmp_path / name / "0.jpg").touch()  # its name is enough, nothing is decoded
+    assert ImageFolder(tmp_path).classes == ["a", "b two", "c"]
     (tmp_path / "list.txt").write_text("red\ngreen\n\n")
     assert class_names(3, tmp_path) == ["a", "b two", "c"]
     assert class_names(2, tmp_path / "list.txt") == ["red", "green"]

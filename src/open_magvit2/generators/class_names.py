@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
+from open_magvit2.data.sources.image_folder import ImageFolder
+
 _IMAGENET_CLASSES = 1000
 
 
@@ -12,18 +14,19 @@ def class_names(num_classes: int, source: str | Path | None = None) -> list[str]
 
     Args:
         num_classes: of the generator.
-        source: a folder of class folders, which are numbered in sorted order as in training; or a text file, one name a
-            line; None for ImageNet's names of 1000 classes, and for numbers otherwise.
+        source: a folder of class folders, those that hold images numbered in sorted order as in training; or a text
+            file, one name a line; None for ImageNet's names of 1000 classes, and for numbers otherwise.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
-        ValueError: for another number of names than of classes, or a file that is no text.
+        ValueError: for another number of names than of classes, a folder that training would refuse, or a file that is
+            no text.
     """
     if source is None:
         return imagenet_names() if num_classes == _IMAGENET_CLASSES else [str(number) for number in range(num_classes)]
     path = Path(source).expanduser()
     if path.is_dir():
-        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        names = ImageFolder(path).classes
     elif path.is_file():
         try:
             names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
