@@ -282,13 +282,13 @@ def test_any_name_goes_through_paths_and_pictures(tokenizer, checkpoint, tmp_pat
     shards = TokenShards(tmp_path / "tokens")
     assert set(shards.paths) == set(names)
     assert detokenize(tokenizer, shards, tmp_path / "out", CPU, progress=False) == 3
-    assert set(os.listdir(tmp_path / "out")) == {f"{name}.png" for name in names}
+    assert set(os.listdir(tmp_path / "out")) == {f"{name}.png" for name in names} | {"detokenized.json"}
     views = make_index(tokenizer, images.relative_paths(), SIZE, checkpoint, views=10)
     dataset = TransformedDataset(images, TenCrop(SIZE))
     tokenize(tokenizer, dataset, images.relative_paths(), views, tmp_path / "views", CPU, progress=False)
     shards = TokenShards(tmp_path / "views")
     assert detokenize(tokenizer, shards, tmp_path / "crops", CPU, progress=False) == 30
-    assert len(os.listdir(tmp_path / "crops")) == 30  # also of the name that is too long with a number after it
+    assert len(os.listdir(tmp_path / "crops")) == 30 + 1  # also of the name that is too long with a number after it
     assert detokenize(tokenizer, shards, tmp_path / "crops", CPU, progress=False) == 0
 
 
@@ -328,7 +328,7 @@ def test_paths_stay_in_the_folder(write, tokenizer, tmp_path):
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "detokenized.json")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -376,6 +376,38 @@ def test_an_image_that_a_list_names_twice_is_written_once(write, tokenizer, tmp_
     assert sorted(pictures(tmp_path / "out")) == sorted(f"{path}.png" for path in set(shards.paths))
     with pytest.raises(ValueError, match="num_workers must be at least 0, got -1"):
         detokenize(tokenizer, shards, tmp_path / "out", CPU, num_workers=-1, progress=False)
+
+
+def test_pictures_of_other_tokens_or_settings_are_not_kept_as_these(write, tokenizer, tmp_path):
+    write(tmp_path / "tokens")
+    write(tmp_path / "same")
+    write(tmp_path / "raw", weights="raw")
+    write(
+        tmp_path / "other",
+        dataset=TransformedDataset(
+            write.dataset.dataset, lambda image, _: torch.zeros(3, SIZE, SIZE, dtype=torch.uint8)
+        ),
+    )
+
+    def back(name, **options):
+        return detokenize(tokenizer, TokenShards(tmp_path / name), tmp_path / "out", CPU, progress=False, **options)
+
+    assert back("tokens") == 11
+    assert back("same") == 0
+    for name, message in (
+        ("raw", "weights: ema here, raw requested"),
+        ("other", "tokens_sha256: .* here, .* requested"),
+    ):
+        with pytest.raises(ValueError, match=f"holds pictures made otherwise .*{message}.*another folder"):
+            back(name)
+    with pytest.raises(ValueError, match="precision: fp32 here, bf16 requested"):
+        back("tokens", precision="bf16")
+    (tmp_path / "out" / "detokenized.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"detokenized\.json is damaged"):
+        back("tokens")
+    (tmp_path / "out" / "detokenized.json").unlink()
+    with pytest.raises(ValueError, match=r"00\.png\.png is there and no detokenized\.json says"):
+        back("tokens")
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])

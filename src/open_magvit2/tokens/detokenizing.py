@@ -1,6 +1,11 @@
-"""Shards of tokens back to pictures: resumable, shared by ranks."""
+"""Shards of tokens back to pictures: resumable, shared by ranks.
+
+detokenized.json beside them says which tokens, tokenizer and precision made them.
+"""
 
 import io
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +14,7 @@ from torch import Tensor
 
 from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
-from open_magvit2.common.files import with_ending, write_atomically
+from open_magvit2.common.files import sha256, with_ending, write_atomically
 from open_magvit2.common.images import to_uint8
 from open_magvit2.common.precision import Precision, inference
 from open_magvit2.common.progress_bar import progress_bar
@@ -17,6 +22,7 @@ from open_magvit2.data.sources.token_shards import TokenShards
 from open_magvit2.protocols import Tokenizer
 from open_magvit2.tokens.overlap import in_threads, to_host
 
+RECORD = "detokenized.json"
 # Two fifths of the time of Pillow's default, 6, for pictures a hundredth to a tenth larger (docs/performance.md).
 _COMPRESS_LEVEL = 1
 
@@ -50,7 +56,7 @@ def detokenize(
 
     Raises:
         ValueError: for a tokenizer with another codebook or token shape, tokens of clips, a path that leads out of the
-            folder, or a negative num_workers.
+            folder, a negative num_workers, or a folder with pictures made otherwise, by what differs.
         OSError: if a picture cannot be written, naming it.
     """
     index = shards.index
@@ -62,6 +68,7 @@ def detokenize(
         raise ValueError(f"{len(outside)} paths lead out of the folder, e.g. {outside[0]!r}")
     endings = [".png"] if index.views == 1 else [f".{view}.png" for view in range(index.views)]
     files = [with_ending(folder / path, ending) for path in shards.paths for ending in endings]
+    _begin(folder, files, shards, precision)
     first = {file: item for item, file in reversed(list(enumerate(files)))}  # a list may name an image twice
     todo = sorted(item for file, item in first.items() if not file.is_file())
     todo = all_gather_object(todo)[0][rank() :: world_size()]
@@ -89,6 +96,33 @@ def _check_tokenizer(tokenizer: Tokenizer, shards: TokenShards) -> None:
     if expected != index.token_shape:
         raise ValueError(
             f"tokens of shape {index.token_shape}, a tokenizer of {expected} for images {index.image_size}"
+        )
+
+
+def _begin(folder: Path, files: Sequence[Path], shards: TokenShards, precision: Precision) -> None:
+    """Write down what makes the pictures, or check that an earlier run made them in the same way."""
+    index, path = shards.index, folder / RECORD
+    expected = {
+        "checkpoint_sha256": index.checkpoint_sha256,
+        "weights": index.weights,
+        "precision": precision,
+        "tokens_sha256": sha256(repr([index.paths_sha256, index.views, sorted(index.shards.items())]).encode()),
+    }
+    if rank() == 0 and not path.is_file():
+        if there := [file for file in files if file.is_file()]:
+            raise ValueError(f"{there[0]} is there and no {RECORD} says what made it: choose another folder")
+        write_atomically(path, json.dumps(expected, indent=1) + "\n")
+    all_gather_object(None)  # the others wait until it is there
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        different = [name for name, value in expected.items() if found[name] != value]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): choose another folder") from error
+    if different:
+        texts = [f"{name}: {found[name]} here, {expected[name]} requested" for name in different]
+        raise ValueError(
+            f"{folder} holds pictures made otherwise ({'; '.join(texts)}): continue with the settings they were made "
+            "with, or choose another folder"
         )
 
 
