@@ -20,11 +20,12 @@ import open_magvit2
 from open_magvit2.common.files import sha256_of
 from open_magvit2.common.images import to_float, to_uint8
 from open_magvit2.data.dataset import TransformedDataset
+from open_magvit2.data.decoding import MAX_PIXELS
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.sources.token_shards import TokenShards
 from open_magvit2.data.transforms import ResizeCenterCrop, TenCrop
 from open_magvit2.protocols import SizeRule
-from open_magvit2.tokens import detokenizing
+from open_magvit2.tokens import command_line, detokenizing
 from open_magvit2.tokens.detokenizing import detokenize
 from open_magvit2.tokens.writing import make_index, tokenize
 
@@ -419,6 +420,33 @@ def test_a_picture_that_cannot_be_written_is_named(write, tokenizer, tmp_path, n
         detokenize(
             tokenizer, TokenShards(tmp_path / "tokens"), tmp_path / "out", CPU, num_workers=num_workers, progress=False
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ("--tokens", ("--image-size", "256"), "--image-size is for --images and --source, got --tokens"),
+        ("--tokens", ("--ten-crops",), "--ten-crops is for"),
+        ("--tokens", ("--file-list", "list.txt"), "--file-list is for --images, got --tokens"),
+        ("--tokens", ("--exclude", "list.txt"), "--exclude is for"),
+        ("--tokens", ("--max-pixels", "0"), "--max-pixels is for"),
+        ("--tokens", ("--shard-size", "10000"), "--shard-size is for"),
+        ("--tokens", ("--source-args", "a=1"), "--source-args is for --source, got --tokens"),
+        ("--source", ("--image-size", "32", "--file-list", "list.txt"), "--file-list is for --images, got --source"),
+        ("--images", ("--image-size", "32", "--source-args", "a=1"), "--source-args is for --source, got --images"),
+        ("--images", (), "need --image-size"),
+    ],
+)
+def test_options_of_another_source_or_direction_are_refused_by_name(capsys, given, options, message):
+    with pytest.raises(SystemExit) as ended:
+        command_line.parse(None, ["--checkpoint", "x.ckpt", "--output", "out", given, "there", *options])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_options_that_are_not_named_have_their_defaults():
+    args = command_line.parse(None, ["--checkpoint", "x", "--output", "out", "--images", "there", "--image-size", "8"])
+    assert (args.shard_size, args.max_pixels) == (10_000, MAX_PIXELS)
 
 
 def test_by_command_line_killed_resumed_with_two_processes_and_back(write, tokenizer, checkpoint, photos, tmp_path):
