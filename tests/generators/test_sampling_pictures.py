@@ -13,6 +13,7 @@ import open_magvit2
 from open_magvit2.common.images import to_uint8
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.generators.class_names import class_names, find_class, imagenet_names
+from open_magvit2.generators.command_line import parse, tokenizer_file
 from open_magvit2.generators.editing import box_area, edit
 from open_magvit2.generators.pictures import captioned_rows, class_rows, edited_rows, write_rows
 
@@ -207,6 +208,19 @@ def test_the_command_draws_named_classes(shared, tmp_path):
     assert result.returncode == 0, result.stderr
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert found == ["3_animal_d_0.png", "3_animal_d_1.png", "7_animal_h_0.png", "7_animal_h_1.png", "grid.png"]
+
+
+def test_a_generator_that_was_trained_on_tokens_asks_for_the_file_of_their_tokenizer(tmp_path):
+    """Token shards know their tokenizer by its SHA-256 alone."""
+    args = parse(None, ["--generator", "last.ckpt", "--classes", "1", "--output", str(tmp_path)])
+    model = small()
+    model.made_by = {"path": None, "sha256": "a" * 64, "weights": "ema", "precision": "fp32"}
+    with pytest.raises(ValueError, match=f"trained on tokens.* ema weights .* SHA-256 {'a' * 64}: .*--tokenizer"):
+        tokenizer_file(args, model)
+    args.tokenizer = tmp_path / "tokenizer.ckpt"
+    assert tokenizer_file(args, model) == (args.tokenizer, "ema")
+    args.tokenizer, model.made_by = None, {}  # published: inside the same file
+    assert tokenizer_file(args, model) == (args.generator, "raw")
 
 
 @pytest.mark.parametrize(

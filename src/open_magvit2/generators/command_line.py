@@ -85,7 +85,7 @@ def tokenizer_file(args: argparse.Namespace, generator: nn.Module) -> tuple[Path
 
     Raises:
         FileNotFoundError: if the file of the generator's tokenizer is no longer where it was in its training.
-        ValueError: if it has another content than then.
+        ValueError: if it has another content than then, or the training saw tokens alone and knows no file.
     """
     made_by: dict[str, Any] = getattr(generator, "made_by", None) or {}
     if args.tokenizer is not None:
@@ -95,7 +95,12 @@ def tokenizer_file(args: argparse.Namespace, generator: nn.Module) -> tuple[Path
                 *(args.generator, made_by.get("path"), made_by["sha256"], args.tokenizer, found),
             )
         return args.tokenizer, args.weights or made_by.get("weights") or "ema"
-    if not made_by.get("path"):
+    if made_by and not made_by.get("path"):
+        raise ValueError(
+            f"{args.generator} was trained on tokens of the {made_by.get('weights')} weights of the tokenizer with "
+            f"SHA-256 {made_by.get('sha256')}: name its file by --tokenizer"
+        )
+    if not made_by:
         return args.generator, args.weights or "raw"  # published: raw weights inside the same file
     path = Path(made_by["path"])
     if made_by.get("sha256") not in (None, checkpoints.digest(path)):
