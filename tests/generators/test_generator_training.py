@@ -55,6 +55,18 @@ def test_matrices_decay_and_vectors_do_not():
         assert torch.allclose(parameter, before[name] * factor, rtol=1e-6, atol=0), name
 
 
+@pytest.mark.parametrize("classes", [[-1, 3], [50, 3], [CLASSES], [1.5]])
+def test_pictured_classes_outside_the_table_are_refused(classes):
+    with pytest.raises(ValueError, match=r"pictured_classes must be (in \[0, 31\]|an integer), got \["):
+        module(pictured_classes=classes)
+
+
+def test_the_first_eight_classes_are_pictured_where_none_are_named():
+    assert module().pictured_classes == list(range(8))
+    assert module(sizes={"num_classes": 3}).pictured_classes == [0, 1, 2]
+    assert module(pictured_classes=[]).pictured_classes == []
+
+
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_the_autoregressive_loss_is_the_sum_of_mean_cross_entropies(label_smoothing):
     training = module(sizes={"dropout": 0.0}, label_smoothing=label_smoothing, class_dropout=0.0).double()

@@ -48,7 +48,7 @@ class GeneratorTraining(MicroBatchTraining, ABC):
         recompute: none, activations or blocks (`training.transformer_recomputation`): less memory from one to the next;
             blocks take a third more time.
         seed: of dropped classes and masks.
-        pictured_classes: one picture each at validation.
+        pictured_classes: one picture each at validation; None for the first eight.
 
     Raises:
         ValueError: for a number out of range, or a class outside the generator's table.
@@ -68,7 +68,7 @@ class GeneratorTraining(MicroBatchTraining, ABC):
         label_smoothing: float = 0.0,
         recompute: TransformerRecomputation = "activations",
         seed: int = 0,
-        pictured_classes: Sequence[int] = (0, 1, 2, 3, 4, 5, 6, 7),
+        pictured_classes: Sequence[int] | None = None,
     ) -> None:
         super().__init__(micro_batch_size, learning_rate, betas, schedule, gradient_clip_norm)
         at_least(0, weight_decay=weight_decay)
@@ -81,7 +81,10 @@ class GeneratorTraining(MicroBatchTraining, ABC):
         self.class_dropout = class_dropout
         self.label_smoothing = label_smoothing
         self.seed = seed
-        self.pictured_classes = [c for c in pictured_classes if c < generator.num_classes]
+        first_eight = range(min(8, generator.num_classes))
+        self.pictured_classes = list(first_eight if pictured_classes is None else pictured_classes)
+        if self.pictured_classes:
+            integer(0, generator.num_classes - 1, pictured_classes=self.pictured_classes)
         set_transformer_recomputation(generator, recompute)
         shown = {"loss": "loss", "accuracy": f"accuracy_{len(generator.bits) - 1}"}
         self.record = TrainingRecord(unit="tokens", units_per_sample=generator.num_tokens, shown=shown)
