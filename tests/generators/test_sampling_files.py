@@ -128,12 +128,51 @@ def test_two_runs_do_not_write_to_one_folder(generator, tokenizer, tmp_path):
     assert write(generator, tokenizer, tmp_path) == 10
 
 
-@pytest.mark.parametrize("size", [0, 8, 60])
-def test_a_damaged_picture_is_named(generator, tokenizer, tmp_path, size):
+@pytest.mark.parametrize("damage", [0, 8, 60, "other"])
+def test_a_damaged_picture_in_a_finished_folder_is_made_again(generator, tokenizer, tmp_path, caplog, damage):
+    write(generator, tokenizer, tmp_path)
+    expected = contents(tmp_path)
+    picture = tmp_path / "images" / "000003.png"
+    if damage == "other":
+        Image.new("RGB", (30, 30)).save(picture)
+    else:
+        picture.write_bytes(picture.read_bytes()[:damage])
+    assert write(generator, tokenizer, tmp_path) == 1
+    assert "1 files are no whole images" in caplog.text
+    assert "000003.png" in caplog.text
+    assert contents(tmp_path) == expected
+    caplog.clear()
+    assert write(generator, tokenizer, tmp_path) == 0
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("damage", ["cut off", "emptied", "other size", "other labels", "other file"])
+def test_a_damaged_npz_file_is_written_again(generator, tokenizer, tmp_path, caplog, damage):
+    write(generator, tokenizer, tmp_path)
+    expected, file = contents(tmp_path), tmp_path / "samples.npz"
+    with np.load(file) as arrays:
+        pixels, labels = arrays["arr_0"], arrays["arr_1"]
+    if damage == "cut off":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "emptied":
+        file.write_bytes(b"")
+    elif damage == "other size":
+        np.savez(file, pixels[:, :4], labels)
+    elif damage == "other labels":
+        np.savez(file, pixels, labels[::-1])
+    else:
+        np.savez(file, labels=labels)
+    assert write(generator, tokenizer, tmp_path) == 0
+    assert "samples.npz is damaged: written again" in caplog.text
+    assert contents(tmp_path) == expected
+
+
+def test_a_picture_damaged_inside_is_named_when_it_is_joined(generator, tokenizer, tmp_path):
     write(generator, tokenizer, tmp_path)
     (tmp_path / "samples.npz").unlink()
     picture = tmp_path / "images" / "000003.png"
-    picture.write_bytes(picture.read_bytes()[:size])
+    content = picture.read_bytes()
+    picture.write_bytes(content[:60] + bytes(len(content) - 72) + content[-12:])
     with pytest.raises(ValueError, match=r"000003\.png is no whole picture .*: delete it, run again"):
         write(generator, tokenizer, tmp_path)
     picture.unlink()

@@ -10,9 +10,9 @@ Images come in shuffled order of classes: the Inception Score is a mean over con
 import contextlib
 import io
 import json
+import logging
 import time
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,21 +20,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from open_magvit2.common import environment
 from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import all_gather_object, rank, world_size
-from open_magvit2.common.files import PARTIAL, atomic_writer, claim, write_atomically
+from open_magvit2.common.files import PARTIAL, claim, write_atomically
 from open_magvit2.common.images import to_image
 from open_magvit2.common.progress_bar import progress_bar
+from open_magvit2.generators.arrays import are_whole_arrays, is_whole_png, write_arrays
 from open_magvit2.generators.decoding import generate_images, image_seed, image_size
 from open_magvit2.protocols import Generator, Tokenizer
 
+logger = logging.getLogger(__name__)
+
 IMAGES, ARRAYS, RECORD = "images", "samples.npz", "samples.json"
 _COMPRESS_LEVEL = 1  # of PNG: a quarter of the time of Pillow's default for a tenth more bytes
-_READ_AHEAD = 64  # images in memory while the arrays are written
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def write_samples(
 ) -> int:
     """Write the images of a plan and join them; a collective call under DDP. Images that are there are kept.
 
+    Files that are cut off or of another size are made again, with a warning.
+
     Args:
         generator, tokenizer: on `device`.
         settings: of the generator, a dataclass; None for its defaults.
@@ -122,18 +125,37 @@ def write_samples(
     with claim(folder, "wait for it or end it") if rank() == 0 else contextlib.nullcontext():
         _begin(folder, record)
         files = [folder / IMAGES / f"{number:06d}.png" for number in range(plan.num_images)]
-        missing = [number for number, file in enumerate(files) if not file.is_file()]
-        missing = all_gather_object(missing)[0]  # all ranks must have looked before the first of them writes
+        missing = _not_whole(files, (height, width), num_workers) if rank() == 0 else []
+        missing = all_gather_object(missing)[0]
         begin = time.monotonic()
         _write_missing(make, files, missing, min(batch_size, plan.num_images), num_workers, progress)
         all_gather_object(None)
         seconds = time.monotonic() - begin
-        if rank() == 0 and (missing or not (folder / ARRAYS).is_file() or not _read(folder)["complete"]):
-            _write_arrays(folder / ARRAYS, files, labels.numpy(), (height, width), num_workers, progress)
+        if rank() == 0 and (missing or not _is_finished(folder, labels.numpy(), (height, width))):
+            write_arrays(folder / ARRAYS, files, labels.numpy(), (height, width), num_workers, progress)
             speed = {"images_made_last": len(missing), "seconds_last": seconds, "processes": world_size()}
             _write_record(folder, record, complete=True, **speed)
         all_gather_object(None)
     return len(missing)
+
+
+def _not_whole(files: Sequence[Path], size: tuple[int, int], num_workers: int) -> list[int]:
+    """The numbers of the images to be made: of files that are not there, or not whole."""
+    with ThreadPoolExecutor(num_workers) as threads:
+        are_whole = list(threads.map(lambda file: is_whole_png(file, size), files))
+    numbers = [number for number, is_whole in enumerate(are_whole) if not is_whole]
+    if damaged := [files[number] for number in numbers if files[number].exists()]:
+        logger.warning("%d files are no whole images of %s, e.g. %s: made again", len(damaged), size, damaged[0])
+    return numbers
+
+
+def _is_finished(folder: Path, labels: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether an earlier run joined all images, and its npz file is whole."""
+    arrays = folder / ARRAYS
+    is_whole = are_whole_arrays(arrays, labels, size)
+    if arrays.exists() and not is_whole:
+        logger.warning("%s is damaged: written again", arrays)
+    return is_whole and _read(folder)["complete"]
 
 
 def _write_missing(
@@ -203,39 +225,3 @@ def _write_png(file: Path, pixels: Tensor) -> None:
     content = io.BytesIO()
     to_image(pixels).save(content, format="PNG", compress_level=_COMPRESS_LEVEL)
     write_atomically(file, content.getvalue())
-
-
-def _write_arrays(
-    path: Path, files: Sequence[Path], labels: np.ndarray, size: tuple[int, int], num_workers: int, progress: bool
-) -> None:
-    """Join PNG files to an npz file, a few in memory at a time; its bytes hold no time."""
-    bar = progress_bar(desc="join", unit="image", total=len(files), disable=not progress)
-    with (
-        bar,
-        atomic_writer(path) as file,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
-        ThreadPoolExecutor(num_workers) as threads,
-    ):
-        with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as array:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *size, 3)}
-            np.lib.format.write_array_header_1_0(array, header)
-            for pixels in _read_ahead(threads, files):
-                if pixels.shape != (*size, 3):
-                    raise ValueError(f"{files[bar.n]} has {pixels.shape}, expected {(*size, 3)}: delete it, run again")
-                array.write(pixels.tobytes())
-                bar.update()
-        with archive.open(zipfile.ZipInfo("arr_1.npy"), "w") as array:
-            np.lib.format.write_array(array, labels, allow_pickle=False)
-
-
-def _read_ahead(threads: ThreadPoolExecutor, files: Sequence[Path]) -> Iterator[np.ndarray]:
-    for start in range(0, len(files), _READ_AHEAD):
-        yield from threads.map(_read_png, files[start : start + _READ_AHEAD])
-
-
-def _read_png(file: Path) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # Pillow's for a damaged PNG file
-        raise ValueError(f"{file} is no whole picture ({error}): delete it, run again") from error
