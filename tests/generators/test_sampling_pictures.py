@@ -128,6 +128,24 @@ def test_rows_are_drawn_below_their_captions(tmp_path):
     ]
 
 
+def test_names_in_any_alphabet_are_kept_in_files_and_drawn(tmp_path):
+    black = torch.zeros(1, 3, 8, 12, dtype=torch.uint8)
+    names = {
+        "4 über/Grün": "4_über_Grün_0.png",
+        "5 кошка": "5_кошка_0.png",
+        "6 हिन्दी 猫": "6_हिन्दी_猫_0.png",
+        "7 u\u0308": "7_ü_0.png",
+    }
+    names["8 " + "я" * 200] = ""  # cut, since file systems take 255 bytes
+    write_rows(tmp_path, [(caption, black) for caption in names])
+    found = {path.name for path in tmp_path.glob("*_0.png")}
+    assert found >= set(names.values()) - {""}
+    assert len(found) == len(names)
+    for first, second in ("üä", "жя", "δε"):  # letters that a font has not are all the same box
+        pictures = [np.asarray(captioned_rows([(letter, black)])) for letter in (first, second)]
+        assert pictures[0].shape != pictures[1].shape or (pictures[0] != pictures[1]).any()
+
+
 def test_a_class_has_the_same_images_whatever_the_others_are(tokenizer):
     model, device = small(bits=(3, 3), grid=(2, 3)), torch.device("cpu")
     both = class_rows(model, tokenizer, None, {1: "one", 3: "three"}, 2, 7, device, batch_size=3)

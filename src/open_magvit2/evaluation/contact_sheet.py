@@ -11,6 +11,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from open_magvit2.common.fonts import sans
 from open_magvit2.common.images import from_image, to_image
 from open_magvit2.data.decoding import read_rgb
 from open_magvit2.evaluation import pictures, tiling, tokenizers
@@ -56,7 +57,7 @@ def draw(photos: Sequence[Photo], columns: Sequence[Column], width: int = 256) -
     width = max(width, _LEAST_WIDTH)
     sizes = [_shown(photo.original, width) for photo in photos]
     width = max(size[0] for size in sizes)
-    font = ImageFont.load_default(13)
+    font = sans(12)
     letters = max(1, int(width / font.getlength("n")))
     titles = [textwrap.wrap(column.title, letters) for column in columns]
     top = _GAP + _LINE * max([1, *map(len, titles)])

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from open_magvit2.common import images
+from open_magvit2.common.fonts import sans
 from open_magvit2.common.images import from_image, to_image
 from open_magvit2.evaluation.baselines import BASELINES, psnr, token_bits
 from open_magvit2.evaluation.tiling import Reconstruction
@@ -82,8 +83,7 @@ def labelled_columns(columns: Sequence[Column]) -> Tensor:
     height, width = next(column.pixels.shape[1:] for column in columns if column.pixels is not None)
     enlarge = math.ceil(_LEAST_WIDTH / width)
     size = (width * enlarge, height * enlarge)
-    # Odd sizes: at even ones the built-in font's spaces are rounded down to almost nothing.
-    title_font, font = (ImageFont.load_default(max(least, size[0] // 22) | 1) for least in (15, 13))
+    title_font, font = (sans(max(least, size[0] // 24)) for least in (14, 12))
     lengths = [title_font.getlength(column.title) for column in columns]
     lengths += [font.getlength(line) for column in columns for line in column.figures]
     column_width = max(size[0], math.ceil(max(lengths)))

@@ -2,15 +2,18 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from open_magvit2.common.arguments import integer
+from open_magvit2.common.files import with_ending
+from open_magvit2.common.fonts import sans
 from open_magvit2.common.images import to_image
 from open_magvit2.data.decoding import opened, read_rgb, to_rgb
 from open_magvit2.data.transforms import ResizeCenterCrop
@@ -33,7 +36,7 @@ def captioned_rows(rows: Sequence[Row]) -> Image.Image:
     height, width = rows[0][1].shape[2:]
     enlarge = math.ceil(_LEAST_SIDE / min(height, width))
     size = (width * enlarge, height * enlarge)
-    font = ImageFont.load_default(max(13, size[0] // 18) | 1)  # at even sizes its spaces are rounded to nothing
+    font = sans(max(12, size[0] // 20))
     line = round(font.size * 1.6)
     columns = max(len(images) for _, images in rows)
     longest = max(math.ceil(font.getlength(caption)) for caption, _ in rows)
@@ -152,11 +155,18 @@ def write_rows(folder: Path, rows: Sequence[Row]) -> Path:
     """Write grid.png with all rows, and every image as "<caption>_<number>.png"; the path of the grid."""
     folder.mkdir(parents=True, exist_ok=True)
     for caption, images in rows:
-        name = re.sub(r"[^A-Za-z0-9.-]+", "_", caption).strip("_")
         for number, pixels in enumerate(images):
-            to_image(pixels).save(folder / f"{name}_{number}.png")
+            to_image(pixels).save(with_ending(folder / _file_name(caption), f"_{number}.png"))
     captioned_rows(rows).save(folder / "grid.png")
     return folder / "grid.png"
+
+
+def _file_name(caption: str) -> str:
+    """A caption with one "_" for all between letters, marks and digits of any alphabet, points and hyphens."""
+    kept = (
+        c if c in ".-" or unicodedata.category(c)[0] in "LMN" else "_" for c in unicodedata.normalize("NFC", caption)
+    )
+    return re.sub("__+", "_", "".join(kept)).strip("_") or "_"
 
 
 def _batches(classes: Mapping[int, str], per_class: int, seed: int, batch_size: int) -> list[tuple[Tensor, list[int]]]:
