@@ -24,9 +24,9 @@ def main() -> None:
         tokenizer = load_tokenizer(*source, device)
         settings, classes = command_line.settings(args, generator), command_line.classes(args, generator)
         what = (command_line.prepared(args, generator), tokenizer, settings)
+        made_by = command_line.made_by(args, generator, source)
         if args.num_images is not None:
             plan = Plan(args.num_images, tuple(classes), args.seed)
-            made_by = command_line.made_by(args, generator, source)
             done = write_samples(*what, plan, made_by, args.output, device, args.batch_size, args.num_workers)
             text = f"{args.output}: {done} images made now, {args.num_images} there"
         else:
@@ -37,7 +37,9 @@ def main() -> None:
                 rows = pictures.edited_rows(*what, *chosen, args.edit, area, *how)
             else:
                 rows = pictures.class_rows(*what, *chosen, device, args.batch_size)
-            text = f"written: {pictures.write_rows(args.output, rows)}" if rank() == 0 else ""
+            made_by |= command_line.of_pictures(args, settings, classes)
+            inputs = [path for path in (args.edit, args.mask) if path is not None]
+            text = f"written: {pictures.write_rows(args.output, rows, made_by, inputs)}" if rank() == 0 else ""
         if rank() == 0:
             print(text)
 

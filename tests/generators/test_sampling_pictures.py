@@ -1,5 +1,7 @@
 """Names of classes, captioned pictures, inpainting and outpainting, and the command for them."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from test_autoregressive import small
 from test_masked import small as small_masked
 
 import open_magvit2
+from open_magvit2.common.files import sha256_of
 from open_magvit2.common.images import to_uint8
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.generators.class_names import class_names, find_class, imagenet_names
@@ -125,6 +128,7 @@ def test_rows_are_drawn_below_their_captions(tmp_path):
         "207_golden_retriever_0.png",
         "207_golden_retriever_1.png",
         "grid.png",
+        "pictures.json",
     ]
 
 
@@ -225,7 +229,32 @@ def test_the_command_draws_named_classes(shared, tmp_path):
     result = sample(shared, *flags, "--output", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert found == ["3_animal_d_0.png", "3_animal_d_1.png", "7_animal_h_0.png", "7_animal_h_1.png", "grid.png"]
+    listed = ["3_animal_d_0.png", "3_animal_d_1.png", "7_animal_h_0.png", "7_animal_h_1.png", "grid.png"]
+    assert found == [*listed, "pictures.json"]
+    record = json.loads((tmp_path / "out" / "pictures.json").read_text())
+    assert (sorted(record["files"]), record["seed"], record["image_seeds"]) == (listed, 0, [0, 1])
+    assert record["classes"] == {"3": "animal d", "7": "animal h"}
+    assert [group["guidance"] for group in record["sampling"]["groups"]] == [4.0, 4.0]
+    assert record["generator_sha256"] == sha256_of(shared / "fixtures/published_ar_tiny.ckpt")
+    (tmp_path / "out" / "7_mine.png").write_bytes(b"of the user")
+    assert (
+        sample(shared, *flags[:3], "3", "--seed", "5", "--per-class", "1", "--output", tmp_path / "out").returncode == 0
+    )
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == ["3_animal_d_0.png", "7_mine.png", "grid.png", "pictures.json"]
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"files": ["../photo.png"]}', '{"files": ["notes.txt"]}', '{"files": 3}']
+)
+def test_a_damaged_record_deletes_nothing(tmp_path, content):
+    for name in ("photo.png", "out/notes.txt", "out/other.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "out" / "pictures.json").write_text(content)
+    with pytest.raises(ValueError, match=r"pictures\.json is damaged .*: delete it"):
+        write_rows(tmp_path / "out", [("1", torch.zeros(1, 3, 8, 12, dtype=torch.uint8))])
+    assert {path.name for path in tmp_path.rglob("*.*")} == {"photo.png", "notes.txt", "other.png", "pictures.json"}
 
 
 def test_a_generator_that_was_trained_on_tokens_asks_for_the_file_of_their_tokenizer(tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from open_magvit2.common.errors import short_errors
 from open_magvit2.common.files import check_writable
 from open_magvit2.generators.class_names import class_names, find_class
 from open_magvit2.generators.compiled import CompiledSampler
+from open_magvit2.generators.decoding import image_seed
 from open_magvit2.protocols import Generator
 
 logger = logging.getLogger(__name__)
@@ -159,4 +161,16 @@ def made_by(args: argparse.Namespace, generator: nn.Module, tokenizer: tuple[Pat
         "tokenizer_weights": tokenizer[1],
         "precision": args.precision,
         "pixels": "rounded",
+    }
+
+
+def of_pictures(args: argparse.Namespace, settings: Any, classes: dict[int, str]) -> dict[str, Any]:
+    """What decides the pixels of pictures besides `made_by`, for `pictures.write_rows`."""
+    edit = {name: getattr(args, name) for name in ("edit", "mask", "box", "outside", "keep_pixels")}
+    return {
+        "seed": args.seed,
+        "image_seeds": [image_seed(args.seed, number) for number in range(args.per_class)],  # those of every class
+        "classes": classes,
+        "sampling": {"kind": type(settings).__name__, **asdict(settings)},
+        **({name: str(v) if isinstance(v, Path) else v for name, v in edit.items()} if args.edit else {}),
     }

@@ -1,5 +1,6 @@
 """Generated and edited images in captioned rows, and as files."""
 
+import json
 import math
 import re
 import unicodedata
@@ -11,8 +12,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from open_magvit2.common import environment
 from open_magvit2.common.arguments import integer
-from open_magvit2.common.files import with_ending
+from open_magvit2.common.files import with_ending, write_atomically
 from open_magvit2.common.fonts import sans
 from open_magvit2.common.images import to_image
 from open_magvit2.data.decoding import opened, read_rgb, to_rgb
@@ -22,6 +24,7 @@ from open_magvit2.generators.editing import box_area, edit, new_tokens
 from open_magvit2.generators.masked import MaskedGenerator
 from open_magvit2.protocols import Generator, Tokenizer
 
+GRID, RECORD = "grid.png", "pictures.json"
 Row = tuple[str, Tensor]  # caption, images uint8 [N, 3, H, W]
 _GREY = 128
 _INK, _LEAST_SIDE, _GAP = (25, 25, 25), 96, 4
@@ -151,14 +154,56 @@ def _read_mask(path: Path, photo: Path, size: tuple[int, int]) -> Image.Image:
     return mask
 
 
-def write_rows(folder: Path, rows: Sequence[Row]) -> Path:
-    """Write grid.png with all rows, and every image as "<caption>_<number>.png"; the path of the grid."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for caption, images in rows:
-        for number, pixels in enumerate(images):
-            to_image(pixels).save(with_ending(folder / _file_name(caption), f"_{number}.png"))
-    captioned_rows(rows).save(folder / "grid.png")
-    return folder / "grid.png"
+def write_rows(
+    folder: Path, rows: Sequence[Row], made_by: Mapping[str, Any] | None = None, inputs: Sequence[Path] = ()
+) -> Path:
+    """Write grid.png with all rows, every image as "<caption>_<number>.png", and pictures.json, their record.
+
+    The pictures that an earlier record lists are deleted before, and no other file.
+
+    Args:
+        folder: to write into.
+        rows: (caption, uint8 [N, 3, H, W]) of each.
+        made_by: plain values for the record: what decides the pixels.
+        inputs: files of the user, which are neither deleted nor written over.
+
+    Returns:
+        the path of the grid.
+
+    Raises:
+        ValueError: if the earlier record is damaged, or an input is among the pictures in the folder.
+    """
+    files = [
+        (with_ending(folder / _file_name(caption), f"_{number}.png"), pixels)
+        for caption, images in rows
+        for number, pixels in enumerate(images)
+    ]
+    listed = [folder / name for name in _listed(folder / RECORD)]
+    if taken := {path.resolve() for path in inputs} & {path.resolve() for path in (*listed, *(f for f, _ in files))}:
+        raise ValueError(f"{taken.pop()} is one of the pictures that are written anew there: choose another folder")
+    for path in listed:
+        path.unlink(missing_ok=True)
+    program = {"versions": environment.versions(), "git": environment.git(), "command": environment.command()}
+    names = [*(file.name for file, _ in files), GRID]
+    record = {"files": names, **(made_by or {}), "written_utc": environment.now(), **program}
+    write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    for file, pixels in files:
+        to_image(pixels).save(file)
+    captioned_rows(rows).save(folder / GRID)
+    return folder / GRID
+
+
+def _listed(path: Path) -> list[str]:
+    """The names of the pictures of an earlier run, by its record."""
+    if not path.is_file():
+        return []
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["files"]
+        if any(Path(name).name != name or not name.endswith(".png") for name in names):
+            raise ValueError(f"expected names of PNG files, got {names}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): delete it and the pictures beside it") from error
+    return names
 
 
 def _file_name(caption: str) -> str:
