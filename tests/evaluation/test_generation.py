@@ -88,6 +88,24 @@ def test_npz_compressed_npz_and_folder_hold_the_same_images(files):
     assert open_images(files / "stored.npz").labels.tolist() == [i % 4 for i in range(20)]
 
 
+@pytest.mark.parametrize(
+    ("labels", "got"),
+    [(np.arange(3), "int64 [3]"), (np.zeros((2, 5), int), "int64 [2, 5]"), (np.zeros(2), "float64 [2]")],
+)
+def test_labels_that_do_not_fit_the_images_are_left_aside_with_a_warning(tmp_path, caplog, labels, got):
+    np.savez(tmp_path / "odd.npz", np.zeros((2, 4, 4, 3), np.uint8), labels)
+    assert open_images(tmp_path / "odd.npz").labels is None
+    assert f"expected labels in arr_1, integers [2], got {got}." in caplog.text
+    caplog.clear()
+    (tmp_path / "images").mkdir()
+    for number in range(2):
+        Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "samples.json").write_text("{}")
+    np.savez(tmp_path / "samples.npz", np.zeros((3, 4, 4, 3), np.uint8), np.arange(3))
+    assert open_images(tmp_path).labels is None
+    assert "samples.npz has 3 labels" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["stored", "compressed", "labels"])
 def test_damaged_content_of_an_npz_is_one_error(tmp_path, name):
     """The list of contents at the end of the file is whole, what it lists is not: as a bad disk or copy leaves it."""

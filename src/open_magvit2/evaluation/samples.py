@@ -1,6 +1,7 @@
 """Sets of finished images, generated or real: an npz file or a folder, read in batches of bounded memory."""
 
 import json
+import logging
 import math
 import tokenize
 import zipfile
@@ -21,6 +22,8 @@ from open_magvit2.common.images import from_image
 from open_magvit2.data.decoding import UnreadableImageError, read_rgb
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.evaluation import provenance
+
+logger = logging.getLogger(__name__)
 
 _NUM_THREADS = 4
 _ARRAYS, _IMAGES = "samples.npz", "images"  # of scripts/sample.py
@@ -64,6 +67,8 @@ class NpzImages:
 
     A stored array is mapped into memory, a compressed one is read through once.
 
+    Anything but N integers under arr_1 is left aside with a warning.
+
     Raises:
         ValueError: for another content; it says what was found.
     """
@@ -90,6 +95,15 @@ class NpzImages:
                 labels = arrays["arr_1"]
             if labels.shape == shape[:1] and labels.dtype.kind in "iu":
                 self.labels = torch.from_numpy(labels.astype(np.int64))
+            else:
+                logger.warning(
+                    "%s: the classes are unknown: expected labels in arr_1, integers [%d], got %s %s. Write the file "
+                    "again with the labels of its images",
+                    path,
+                    shape[0],
+                    labels.dtype,
+                    list(labels.shape),
+                )
         self.facts = {
             "path": str(path),
             "fingerprint": sha256_of(path),
@@ -157,7 +171,12 @@ class FolderImages:
         arrays = self.path.parent / _ARRAYS
         if self.labels is None and (self.path.parent / _RECORD).is_file() and arrays.is_file():
             labels = NpzImages(arrays).labels
-            self.labels = labels if labels is not None and len(labels) == len(self) else None
+            if labels is not None and len(labels) != len(self):
+                logger.warning(
+                    "the classes are unknown: %s has %d labels, %s %d images", arrays, len(labels), self.path, len(self)
+                )
+            else:
+                self.labels = labels
         facts = provenance.folder(self.path, self._names)
         self.facts = {
             "path": str(self.path),
