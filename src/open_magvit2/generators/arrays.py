@@ -29,6 +29,14 @@ def is_whole_png(file: Path, size: tuple[int, int]) -> bool:
     return begin[:8] == _PNG_BEGIN and begin[16:] == width + height and end == _PNG_END
 
 
+def decodes(file: Path) -> bool:
+    """Whether a picture can be decoded."""
+    try:
+        return bool(_read_png(file).size)
+    except ValueError:
+        return False
+
+
 def are_whole_arrays(path: Path, labels: np.ndarray, size: tuple[int, int]) -> bool:
     """Whether a file is an npz file of these labels int64 [N] and of N images of (H, W); their pixels are not read."""
     shape = (len(labels), *size, 3)

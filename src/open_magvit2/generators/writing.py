@@ -28,7 +28,7 @@ from open_magvit2.common.distributed import all_gather_object, rank, world_size
 from open_magvit2.common.files import PARTIAL, claim, write_atomically
 from open_magvit2.common.images import to_image
 from open_magvit2.common.progress_bar import progress_bar
-from open_magvit2.generators.arrays import are_whole_arrays, is_whole_png, write_arrays
+from open_magvit2.generators.arrays import are_whole_arrays, decodes, is_whole_png, write_arrays
 from open_magvit2.generators.decoding import generate_images, image_seed, image_size
 from open_magvit2.protocols import Generator, Tokenizer
 
@@ -86,7 +86,7 @@ def write_samples(
 ) -> int:
     """Write the images of a plan and join them; a collective call under DDP. Images that are there are kept.
 
-    Files that are cut off or of another size are made again, with a warning.
+    Damaged files are made again, with a warning. Once all are joined, the middle of a PNG file is no longer looked at.
 
     Args:
         generator, tokenizer: on `device`.
@@ -125,13 +125,16 @@ def write_samples(
     with claim(folder, "wait for it or end it") if rank() == 0 else contextlib.nullcontext():
         _begin(folder, record)
         files = [folder / IMAGES / f"{number:06d}.png" for number in range(plan.num_images)]
-        missing = _not_whole(files, (height, width), num_workers) if rank() == 0 else []
+        is_joined, missing = False, []
+        if rank() == 0:
+            is_joined = _is_joined(folder, labels.numpy(), (height, width))
+            missing = _not_whole(files, (height, width), is_joined, num_workers)
         missing = all_gather_object(missing)[0]
         begin = time.monotonic()
         _write_missing(make, files, missing, min(batch_size, plan.num_images), num_workers, progress)
         all_gather_object(None)
         seconds = time.monotonic() - begin
-        if rank() == 0 and (missing or not _is_finished(folder, labels.numpy(), (height, width))):
+        if rank() == 0 and (missing or not is_joined):
             write_arrays(folder / ARRAYS, files, labels.numpy(), (height, width), num_workers, progress)
             speed = {"images_made_last": len(missing), "seconds_last": seconds, "processes": world_size()}
             _write_record(folder, record, complete=True, **speed)
@@ -139,23 +142,25 @@ def write_samples(
     return len(missing)
 
 
-def _not_whole(files: Sequence[Path], size: tuple[int, int], num_workers: int) -> list[int]:
-    """The numbers of the images to be made: of files that are not there, or not whole."""
-    with ThreadPoolExecutor(num_workers) as threads:
-        are_whole = list(threads.map(lambda file: is_whole_png(file, size), files))
-    numbers = [number for number, is_whole in enumerate(are_whole) if not is_whole]
-    if damaged := [files[number] for number in numbers if files[number].exists()]:
-        logger.warning("%d files are no whole images of %s, e.g. %s: made again", len(damaged), size, damaged[0])
-    return numbers
-
-
-def _is_finished(folder: Path, labels: np.ndarray, size: tuple[int, int]) -> bool:
+def _is_joined(folder: Path, labels: np.ndarray, size: tuple[int, int]) -> bool:
     """Whether an earlier run joined all images, and its npz file is whole."""
     arrays = folder / ARRAYS
     is_whole = are_whole_arrays(arrays, labels, size)
     if arrays.exists() and not is_whole:
         logger.warning("%s is damaged: written again", arrays)
     return is_whole and _read(folder)["complete"]
+
+
+def _not_whole(files: Sequence[Path], size: tuple[int, int], is_joined: bool, num_workers: int) -> list[int]:
+    """The numbers of the images to be made: of files that are not there, or not whole."""
+    with ThreadPoolExecutor(num_workers) as threads:
+        are_whole = list(threads.map(lambda file: is_whole_png(file, size), files))
+        if not (is_joined and all(are_whole)):  # then all are joined, for which each must decode
+            are_whole = list(threads.map(lambda file, is_whole: is_whole and decodes(file), files, are_whole))
+    numbers = [number for number, is_whole in enumerate(are_whole) if not is_whole]
+    if damaged := [files[number] for number in numbers if files[number].exists()]:
+        logger.warning("%d files are no whole images of %s, e.g. %s: made again", len(damaged), size, damaged[0])
+    return numbers
 
 
 def _write_missing(
