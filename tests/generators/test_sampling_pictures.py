@@ -265,6 +265,7 @@ def test_a_generator_that_was_trained_on_tokens_asks_for_the_file_of_their_token
     with pytest.raises(ValueError, match=f"trained on tokens.* ema weights .* SHA-256 {'a' * 64}: .*--tokenizer"):
         tokenizer_file(args, model)
     args.tokenizer = tmp_path / "tokenizer.ckpt"
+    args.tokenizer.write_bytes(b"of another content: a warning")
     assert tokenizer_file(args, model) == (args.tokenizer, "ema")
     args.tokenizer, model.made_by = None, {}  # published: inside the same file
     assert tokenizer_file(args, model) == (args.generator, "raw")
@@ -303,3 +304,13 @@ def test_mistakes_are_told_in_one_line(shared, tmp_path, flags, code, words):
     assert result.returncode == code
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_photo_of_the_user_is_not_deleted_or_written_over(tmp_path):
+    row = ("3", torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    write_rows(tmp_path, [row])
+    photo = tmp_path / "3_0.png"
+    for rows in ([row], [("4", row[1])]):
+        with pytest.raises(ValueError, match="3_0.png is one of the pictures that are written anew there: choose"):
+            write_rows(tmp_path, rows, inputs=[photo])
+    assert photo.is_file()

@@ -94,7 +94,7 @@ def tokenizer_file(args: argparse.Namespace, generator: nn.Module) -> tuple[Path
         if made_by.get("sha256") and made_by["sha256"] != (found := checkpoints.digest(args.tokenizer)):
             logger.warning(
                 "%s was trained with the tokenizer %s of SHA-256 %s, its images are decoded by %s of %s",
-                *(args.generator, made_by.get("path"), made_by["sha256"], args.tokenizer, found),
+                *(args.generator, made_by.get("path") or "of its tokens", made_by["sha256"], args.tokenizer, found),
             )
         return args.tokenizer, args.weights or made_by.get("weights") or "ema"
     if made_by and not made_by.get("path"):
