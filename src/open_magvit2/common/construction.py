@@ -78,7 +78,8 @@ def _build(description: Mapping[str, Any], allowed_modules: Sequence[str]) -> nn
     if not any(module_name == root or module_name.startswith(f"{root}.") for root in (PACKAGE, *allowed_modules)):
         raise ValueError(
             f"the file names the class {path}, which is not part of {PACKAGE}. If you trust it, allow its module: "
-            f"--allow-modules {path.partition('.')[0]} on the command line, allowed_modules=[...] in Python"
+            f"--allow-modules {path.partition('.')[0]} on the command line, allowed_modules=[...] in Python, parts "
+            "of it in the configuration of a training"
         )
     kind = import_class(path)
     arguments = {
