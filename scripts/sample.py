@@ -37,7 +37,7 @@ def main() -> None:
                 rows = pictures.edited_rows(*what, *chosen, args.edit, area, *how)
             else:
                 rows = pictures.class_rows(*what, *chosen, device, args.batch_size)
-            made_by |= command_line.of_pictures(args, settings, classes)
+            made_by |= command_line.picture_facts(args, settings, classes)
             inputs = [path for path in (args.edit, args.mask) if path is not None]
             text = f"written: {pictures.write_rows(args.output, rows, made_by, inputs)}" if rank() == 0 else ""
         if rank() == 0:

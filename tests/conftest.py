@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """From here on look for garbage among what tests make, not among all packages again: it saves a tenth."""
+    """From here on look for garbage among what tests make, not among all packages again."""
     gc.freeze()
     gc.enable()
 

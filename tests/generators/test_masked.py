@@ -78,7 +78,7 @@ def test_guidance_is_computed_in_float32():
     for group, values in enumerate(logits):
         conditional, unconditional = values.double().chunk(2)
         expected = conditional + 7.1 * (conditional - unconditional)
-        assert (found[group] - expected).abs().max() < 1e-5
+        assert (found[group] - expected).abs().max() < 1e-5 * expected.abs().max()  # 1e-3 in 16 bits
 
 
 def test_the_same_images_come_whatever_the_batch():

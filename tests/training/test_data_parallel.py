@@ -1,9 +1,11 @@
 """Buffers of a user's classes stay equal on all devices; those of this package agree by themselves."""
 
 import logging
+import sys
 
 import pytorch_lightning as pl
 import torch
+from commands import ROOT, run
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
@@ -35,3 +37,16 @@ def test_buffers_of_a_user_are_broadcast_on_several_devices(monkeypatch, caplog)
         keep_buffers_equal(two, mine)
     assert asked == [two]
     assert f"before every step: {__name__}.Codebook" in caplog.text
+
+
+def test_two_processes_begin_every_step_with_the_same_buffers(tmp_path):
+    words = ["fit", "--model", "drifting.Drifting", "--data", "drifting.Points", "--trainer.max_steps", "4"]
+    words += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    words += ["--trainer.enable_checkpointing", "false", "--trainer.logger", "false"]
+    path = f"{ROOT / 'src'}:{ROOT / 'tests' / 'training'}"
+    result = run(sys.executable, ROOT / "scripts/train.py", *words, folder=tmp_path, PYTHONPATH=path)
+    assert "before every step: drifting.Average" in result.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert len(first) == 4
+    assert first[-1].abs().sum() > 0
+    assert torch.equal(first, second)

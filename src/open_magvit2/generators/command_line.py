@@ -164,7 +164,7 @@ def made_by(args: argparse.Namespace, generator: nn.Module, tokenizer: tuple[Pat
     }
 
 
-def of_pictures(args: argparse.Namespace, settings: Any, classes: dict[int, str]) -> dict[str, Any]:
+def picture_facts(args: argparse.Namespace, settings: Any, classes: dict[int, str]) -> dict[str, Any]:
     """What decides the pixels of pictures besides `made_by`, for `pictures.write_rows`."""
     edit = {name: getattr(args, name) for name in ("edit", "mask", "box", "outside", "keep_pixels")}
     return {

@@ -157,7 +157,7 @@ class GeneratorTraining(MicroBatchTraining, ABC):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One training step on this rank's share of the global batch."""
-        self.log_step(self.train_on(batch, self.optimizers(), step=self.global_step, **self.of_trainer()))
+        self.log_step(self.train_on(batch, self.optimizers(), step=self.global_step, **self.backward_options()))
 
     def train_on(
         self,

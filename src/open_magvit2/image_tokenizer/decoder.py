@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_magvit2.common.arguments import integer
-from open_magvit2.image_tokenizer.levels import BlockOptions, check_attention_levels, make_middle, run_blocks
+from open_magvit2.image_tokenizer.levels import (
+    BlockOptions,
+    check_attention_levels,
+    check_optional_sizes,
+    make_middle,
+    run_blocks,
+)
 from open_magvit2.layers.convolution import convolution_2d
 from open_magvit2.layers.normalization import AdaptiveGroupNorm, group_norm
 from open_magvit2.layers.resampling import Upsampling, make_upsample
@@ -87,9 +93,7 @@ class Decoder(nn.Module):
             num_residual_blocks=num_residual_blocks,
             norm_groups=norm_groups,
         )
-        for name, number in (("num_middle_blocks", num_middle_blocks), ("bottleneck_channels", bottleneck_channels)):
-            if number is not None:
-                integer(1, **{name: number})
+        check_optional_sizes(num_middle_blocks=num_middle_blocks, bottleneck_channels=bottleneck_channels)
         self.latent_channels = latent_channels
         self.image_channels = image_channels
         self.channels = channels

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from open_magvit2.common.arguments import integer
 from open_magvit2.layers.grid_attention import GridAttention
 from open_magvit2.layers.residual import ResidualBlock
 
@@ -51,6 +52,15 @@ def make_middle(options: BlockOptions, channels: int, number: int, has_attention
     if has_attention:
         blocks.insert(1, GridAttention(channels, options.norm_groups))
     return nn.Sequential(*blocks)
+
+
+def check_optional_sizes(**sizes: int | None) -> None:
+    """Refuse sizes below 1; None stands for a default.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    integer(1, **{name: size for name, size in sizes.items() if size is not None})
 
 
 def check_attention_levels(levels: Sequence[int], num_levels: int) -> tuple[int, ...]:

@@ -45,4 +45,6 @@ def check_outputs(tokenizer: nn.Module, size: Sequence[int]) -> None:
 def _check(part: nn.Module, found: Tensor, what: str, expected: tuple[int, ...]) -> None:
     if not isinstance(found, Tensor) or tuple(found.shape) != expected:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(f"{class_path(type(part))} gives {what} {shape}, expected {expected}")
+        raise ValueError(
+            f"{class_path(type(part))} gives {what} {shape}, expected {expected}: see open_magvit2.protocols"
+        )

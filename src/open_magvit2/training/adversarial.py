@@ -100,7 +100,7 @@ class AdversarialTraining(MicroBatchTraining, ABC):
         """One training step on this rank's share of the global batch."""
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        self.log_step(self.train_on(batch["image"], optimizers, **self.of_trainer()))
+        self.log_step(self.train_on(batch["image"], optimizers, **self.backward_options()))
 
     def train_on(
         self,

@@ -20,7 +20,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from open_magvit2.common import construction, environment
-from open_magvit2.common.arguments import above, integer
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import leave_gloo
 from open_magvit2.common.logs import show_log
 from open_magvit2.training import lightning_internals
@@ -29,6 +29,7 @@ from open_magvit2.training.data_parallel import keep_buffers_equal, lost_another
 from open_magvit2.training.ema import ExponentialMovingAverage
 from open_magvit2.training.health import TrainingHealth
 from open_magvit2.training.image_grid import ImageGrid
+from open_magvit2.training.lightning_options import check_numbers, refuse_options
 from open_magvit2.training.progress import TrainingProgress
 from open_magvit2.training.resume import continuation
 from open_magvit2.training.resume.checkpointing import TrainingCheckpoint, TrainingStopped
@@ -147,9 +148,9 @@ class TrainingCLI(lightning_internals.CommandLine):
                 described = self.subcommand_parser().dump(config, **_WITH_NULL)
                 continuation.resolve(config, self.subcommand, described)
             register_ddp(**config.ddp)
-            _check_lightnings_numbers(config.trainer)
+            check_numbers(config.trainer)
             super().instantiate_classes()
-            _refuse_lightnings_options(self.trainer, self.model)
+            refuse_options(self.trainer, self.model)
             has_own_sampler = config.trainer.use_distributed_sampler and hasattr(self.datamodule, "global_batch_size")
             if has_own_sampler and self.trainer.world_size > 1:
                 raise ValueError(
@@ -249,30 +250,6 @@ def _attribute_of(part: DictConfig, name: str) -> Any:
     except (NotImplementedError, RuntimeError):  # its constructor computes with the values of tensors
         built = kind(**arguments)
     return getattr(built, name)
-
-
-def _check_lightnings_numbers(trainer: Namespace) -> None:
-    """Refuse numbers by which Lightning would divide later; None means its default."""
-    for name in ("log_every_n_steps", "check_val_every_n_epoch"):
-        if trainer[name] is not None:
-            integer(1, **{f"trainer.{name}": trainer[name]})
-    if isinstance(trainer.val_check_interval, (int, float)):
-        above(0, **{"trainer.val_check_interval": trainer.val_check_interval})
-
-
-def _refuse_lightnings_options(trainer: pl.Trainer, model: pl.LightningModule) -> None:
-    """Name our own option for one of Lightning's that a training with its own steps cannot use."""
-    if trainer.gradient_clip_val is not None and hasattr(model, "gradient_clip_norm"):
-        raise ValueError(
-            f"trainer.gradient_clip_val is {trainer.gradient_clip_val}, but this training clips each network's "
-            f"gradient by itself: use model.init_args.gradient_clip_norm {trainer.gradient_clip_val}"
-        )
-    if trainer.accumulate_grad_batches != 1 and hasattr(model, "micro_batch_size"):
-        raise ValueError(
-            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but one batch is one step here: "
-            "set data.init_args.global_batch_size to the images of a step, and model.init_args.micro_batch_size to "
-            "those that fit the device at once"
-        )
 
 
 def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:

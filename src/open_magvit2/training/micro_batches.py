@@ -22,7 +22,7 @@ from open_magvit2.training.sharding import is_sharded
 
 
 class MicroBatchTraining(pl.LightningModule):
-    """Steps the optimizers and logs a step. A subclass calls `step_optimizers` after its backward passes.
+    """Base class: it steps the optimizers and logs. A subclass calls `step_optimizers` after its backward passes.
 
     Args:
         micro_batch_size: samples that pass the networks at once on a device. A larger share of the global batch must
@@ -80,11 +80,14 @@ class MicroBatchTraining(pl.LightningModule):
         """
         learning_rate = self.learning_rate * self.schedule(step)
         if not 0 <= learning_rate < math.inf:
-            raise ValueError(f"{type(self.schedule).__name__} gives a learning rate of {learning_rate} at step {step}")
+            raise ValueError(
+                f"{type(self.schedule).__name__} gives a learning rate of {learning_rate} at step {step}, expected a "
+                "finite number from 0 on: correct the schedule's arguments"
+            )
         self.record.gradient_norms = step_all(optimizers, learning_rate, self.gradient_clip_norm, scaler)
         return {"learning_rate": learning_rate}
 
-    def of_trainer(self) -> dict[str, Any]:
+    def backward_options(self) -> dict[str, Any]:
         """How the Trainer computes gradients, for `train_on`: backward, gradient_sync, scaler."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         return {"backward": self.manual_backward, "gradient_sync": self._gradient_sync, "scaler": scaler}

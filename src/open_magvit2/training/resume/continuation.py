@@ -25,7 +25,7 @@ _NOT_A_CHANGE = ("ckpt_path", "trainer.logger.init_args.version")  # how to cont
 
 
 def keep_csv(trainer: pl.Trainer) -> None:
-    """Rename the metrics.csv of the run that is continued: Lightning's CSVLogger would begin it anew."""
+    """Rename a metrics.csv that is in the run's folder already: Lightning's CSVLogger would begin it anew."""
     for run_logger in trainer.loggers:
         if isinstance(run_logger, CSVLogger) and trainer.is_global_zero:
             path = Path(run_logger.log_dir) / "metrics.csv"

@@ -1,0 +1,38 @@
+"""Options of Lightning's Trainer that are refused before a training begins."""
+
+import pytorch_lightning as pl
+from jsonargparse import Namespace
+
+from open_magvit2.common.arguments import above, integer
+
+
+def check_numbers(trainer: Namespace) -> None:
+    """Refuse numbers by which Lightning would divide later; None means its default.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name in ("log_every_n_steps", "check_val_every_n_epoch"):
+        if trainer[name] is not None:
+            integer(1, **{f"trainer.{name}": trainer[name]})
+    if isinstance(trainer.val_check_interval, (int, float)):
+        above(0, **{"trainer.val_check_interval": trainer.val_check_interval})
+
+
+def refuse_options(trainer: pl.Trainer, model: pl.LightningModule) -> None:
+    """Refuse options of Lightning that a training with its own steps cannot use.
+
+    Raises:
+        ValueError: naming ours in their place.
+    """
+    if trainer.gradient_clip_val is not None and hasattr(model, "gradient_clip_norm"):
+        raise ValueError(
+            f"trainer.gradient_clip_val is {trainer.gradient_clip_val}, but this training clips each network's "
+            f"gradient by itself: use model.init_args.gradient_clip_norm {trainer.gradient_clip_val}"
+        )
+    if trainer.accumulate_grad_batches != 1 and hasattr(model, "micro_batch_size"):
+        raise ValueError(
+            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but one batch is one step here: "
+            "set data.init_args.global_batch_size to the images of a step, and model.init_args.micro_batch_size to "
+            "those that fit the device at once"
+        )
