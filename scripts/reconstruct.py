@@ -11,7 +11,6 @@ python scripts/reconstruct.py --checkpoint last.ckpt --output outputs/demo.png -
 import sys
 
 from open_magvit2.common.errors import short_errors
-from open_magvit2.common.files import with_ending
 from open_magvit2.data.decoding import read_rgb
 from open_magvit2.data.image_files import find_images
 from open_magvit2.data.sources.synthetic import SyntheticImages
@@ -25,6 +24,7 @@ def main() -> int:
     if args.compare:
         print(contact_sheet.write(args, files))
         return 0
+    places = pictures.places(files, args.output, args.reconstructions)
     tokenizer = tokenizers.load(args.tokenizer, args.checkpoint, args.device, **args.loading)
     tiles = (args.tile, args.overlap)
     if args.tile is not None:
@@ -36,7 +36,7 @@ def main() -> int:
         results = [tiling.reconstruct(tokenizer, image, *tiles, args.device).pixels for image in originals]
         pictures.save_png(args.output, pictures.originals_above_reconstructions(originals, results, enlarge=2))
         return 0
-    for path, name in files:
+    for (path, _), (place, *alone) in zip(files, places, strict=True):
         try:
             original = transform(read_rgb(path, args.max_pixels), None)
             result = tiling.reconstruct(tokenizer, original, *tiles, args.device)
@@ -49,9 +49,9 @@ def main() -> int:
             measured = tiling.measure_seams(tokenizer, original, *tiles, args.device)
             print(f"{path}: {measured or 'fits one tile, there are no seams'}")
         picture = pictures.comparison(original, result, tokenizer.codebook_size, methods)
-        pictures.save_png(with_ending(args.output / name, ".png"), picture)
-        if args.reconstructions:
-            pictures.save_png(with_ending(args.reconstructions / name, ".png"), result.pixels)
+        pictures.save_png(place, picture)
+        for other in alone:
+            pictures.save_png(other, result.pixels)
     print(f"pictures written to {args.output}: {len(files) - num_left_out}, files left out: {num_left_out}")
     return 1 if num_left_out else 0
 

@@ -104,15 +104,21 @@ def test_tiles_their_seams_and_baselines(checkpoint, tmp_path):
         (["PHOTO", "--overlap", "8"], "need --tile"),
         (["PHOTO", "--baselines", "webp"], "available: jpeg, bicubic"),
         (["--built-in", "2", "--baselines", "jpeg"], "not for --built-in"),
+        (["PHOTO", "--image-size", "0"], "image_size must be at least 1, got 0"),
+        (["PHOTO", "--output", "PHOTOS"], "photo.png is one of the images"),
+        (["PHOTO", "--reconstructions", "PHOTOS"], "photo.png is one of the images"),
+        (["PHOTO", "--reconstructions", "OUT"], "give two folders"),
         ([], "give image files or folders"),
     ],
 )
 def test_mistakes_are_told_in_one_line(checkpoint, tmp_path, arguments, words):
     photo = write(tmp_path / "photo.png", 40, 40)
-    chosen = [photo if word == "PHOTO" else word for word in arguments]
+    before = photo.read_bytes()
+    chosen = [{"PHOTO": photo, "PHOTOS": tmp_path, "OUT": tmp_path / "out"}.get(word, word) for word in arguments]
     result = reconstruct(checkpoint, tmp_path / "out", *chosen, check=False)
     assert result.returncode == 2
     assert words in result.stderr
+    assert photo.read_bytes() == before
     assert not (tmp_path / "out").exists()
 
 

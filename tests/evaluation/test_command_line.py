@@ -68,6 +68,15 @@ def test_a_flag_that_would_do_nothing_is_refused(tmp_path, capsys, what, flags):
     assert told.endswith(f"{', '.join(f for f in flags if f.startswith('--'))}: not with {what[0]}")
 
 
+@pytest.mark.parametrize(
+    "flag", [("--limit", 0), ("--batch-size", 0), ("--num-workers", -1), ("--max-pixels", 0)], ids=lambda flag: flag[0]
+)
+def test_a_number_out_of_its_range_is_refused_first(tmp_path, capsys, flag):
+    with pytest.raises(SystemExit, match="2"):
+        parse(tmp_path, *flag)
+    assert f"{flag[0][2:].replace('-', '_')} must be at least {flag[1] + 1}, got {flag[1]}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("parse", [parse, parse_reconstruct])
 @pytest.mark.parametrize("device", ["cuda:97", "gpu"])
 def test_a_device_that_is_not_there_is_refused_first(parse, device, tmp_path, capsys):

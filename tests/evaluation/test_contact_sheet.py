@@ -44,6 +44,21 @@ def test_a_photo_that_a_tokenizer_refuses_leaves_its_reason():
         contact_sheet.draw(photos, [Column("short", [])])
 
 
+def test_tiles_and_their_overlap_are_those_of_single_images():
+    photo = Photo("a", make_images(1)[0])
+    for tile, overlap in ((16, 0), (16, 12)):
+        (column,) = contact_sheet.reconstruct([photo], {"t": Sliding}, "cpu", tile, overlap)
+        assert torch.equal(column.cells[0], tiling.reconstruct(Sliding(), photo.original, tile, overlap).pixels)
+        assert not torch.equal(column.cells[0], tiling.reconstruct(Sliding(), photo.original, tile).pixels)
+
+
+class Sliding(CoarseTokenizer):
+    """Gives every tile its own mean, so that the tiles decide the picture."""
+
+    def reconstruct(self, image):
+        return image.mean(dim=(2, 3), keepdim=True).expand_as(image), None
+
+
 def test_titles_tell_files_of_one_name_apart():
     assert contact_sheet.titles(["a/x/last.ckpt", "b/x/last.ckpt"]) == ["a/x/last.ckpt", "b/x/last.ckpt"]
     assert contact_sheet.titles(["a/x/last.ckpt", "b/y/other.ckpt"]) == ["last.ckpt", "other.ckpt"]
@@ -65,6 +80,13 @@ def test_by_command_line_two_checkpoints_and_a_file_that_is_no_image(tmp_path):
     broken = run_here(*command, "--", *photos, tmp_path / "broken.png")
     assert broken.returncode == 2
     assert "broken.png" in broken.stderr
+    linked = tmp_path / "link.png"
+    linked.symlink_to(photos[0])
+    before = photos[0].read_bytes()
+    over = run_here(*command[:-1], linked, "--", *photos)
+    assert over.returncode == 2
+    assert "link.png is one of the images" in over.stderr
+    assert photos[0].read_bytes() == before
     assert run_here(*command, "--built-in", "2").returncode == 2
     unknown = run_here(*command[:-4], "--tokenizer", "nobodys", "--output", tmp_path / "x.png", "--", *photos)
     assert unknown.returncode == 2

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from open_magvit2.common.arguments import integer
 from open_magvit2.common.devices import choose_device
 from open_magvit2.common.errors import short_errors
 from open_magvit2.common.files import check_writable
@@ -85,6 +86,8 @@ def parse_evaluate(description: str, protocols: Path, arguments: list[str] | Non
         parser.error("--file-list and --skip-broken need --images")
     args.check = args.check or ("stop" if args.images or args.source else "record")
     with short_errors(2):
+        _check_numbers(args, "limit", "built_in", "batch_size", "max_pixels")
+        integer(0, num_workers=args.num_workers)
         args.device = choose_device(args.device)
         check_writable(args.output)
         args.image_size = None if args.image_size is None else sizes.from_plain(args.image_size)
@@ -137,11 +140,14 @@ def parse_reconstruct(description: str, arguments: list[str] | None = None) -> a
         parser.error("--overlap and --measure-seams need --tile")
     if args.built_in and (args.baselines or args.reconstructions or args.measure_seams):
         parser.error("--baselines, --reconstructions and --measure-seams are for image files, not for --built-in")
+    if args.reconstructions is not None and args.reconstructions.resolve() == args.output.resolve():
+        parser.error("--output and --reconstructions write files of the same names: give two folders")
     writes_one = bool(args.built_in or args.compare)
     if writes_one and args.output.is_dir():
         flag = "--compare" if args.compare else "--built-in"
         parser.error(f"with {flag}, --output is a PNG file: {args.output} is a folder")
     with short_errors(2):
+        _check_numbers(args, "image_size", "built_in", "size", "max_pixels")
         if args.tokenizer is not None:
             tokenizers.family_module(args.tokenizer)
         args.device = choose_device(args.device)
@@ -149,6 +155,11 @@ def parse_reconstruct(description: str, arguments: list[str] | None = None) -> a
             if folder is not None:
                 check_writable(folder)
     return args
+
+
+def _check_numbers(args: argparse.Namespace, *names: str) -> None:
+    """Refuse values below 1 of those flags that are given."""
+    integer(1, **{name: value for name in names if (value := getattr(args, name)) is not None})
 
 
 def _add_allow_modules(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from open_magvit2.common.fonts import sans
 from open_magvit2.common.images import from_image, to_image
 from open_magvit2.data.decoding import read_rgb
+from open_magvit2.data.image_files import ImageFile
 from open_magvit2.evaluation import pictures, tiling, tokenizers
 from open_magvit2.evaluation.baselines import psnr
 from open_magvit2.evaluation.originals import make_transform
@@ -83,7 +84,11 @@ def draw(photos: Sequence[Photo], columns: Sequence[Column], width: int = 256) -
 
 
 def reconstruct(
-    photos: Sequence[Photo], loaders: dict[str, Callable[[], Tokenizer]], device: str = "cpu", tile: int | None = None
+    photos: Sequence[Photo],
+    loaders: dict[str, Callable[[], Tokenizer]],
+    device: str = "cpu",
+    tile: int | None = None,
+    overlap: int | None = None,
 ) -> list[Column]:
     """The columns of tokenizers, each loaded, used and forgotten before the next.
 
@@ -91,33 +96,34 @@ def reconstruct(
         photos: of any size; one that a tokenizer refuses leaves a cell with the reason.
         loaders: of the tokenizers, by the titles of their columns.
         device: where they run.
-        tile: see `tiling.reconstruct`.
+        tile, overlap: see `tiling.reconstruct`.
     """
     columns = []
     for title, load in loaders.items():
         tokenizer, cells = load(), []
         for photo in photos:
             try:
-                cells.append(tiling.reconstruct(tokenizer, photo.original, tile, device=device).pixels)
+                cells.append(tiling.reconstruct(tokenizer, photo.original, tile, overlap, device).pixels)
             except ValueError as error:
                 cells.append(str(error))
         columns.append(Column(title, cells))
     return columns
 
 
-def write(args: argparse.Namespace, files: Sequence[tuple[Path, str]]) -> str:
+def write(args: argparse.Namespace, files: Sequence[ImageFile]) -> str:
     """Write the sheet that a command line (`command_line.parse_reconstruct`) asks for.
 
     Args:
         args: the flags.
-        files: (path, name) of the images.
+        files: the images.
 
     Returns:
         what to tell: the mean PSNR of every tokenizer.
 
     Raises:
-        ValueError: for an image that cannot be read, with all such images.
+        ValueError: for an image that cannot be read, with all such images, and an output that is one of the images.
     """
+    pictures.check_apart([args.output], files)
     transform, photos = make_transform("bilinear" if args.image_size else "none", args.image_size), []
     unreadable = []
     for path, name in files:
@@ -131,7 +137,7 @@ def write(args: argparse.Namespace, files: Sequence[tuple[Path, str]]) -> str:
         title: partial(tokenizers.load, args.tokenizer, checkpoint, args.device, **args.loading)
         for title, checkpoint in zip(titles(args.compare), args.compare, strict=True)
     }
-    columns = reconstruct(photos, loaders, args.device, args.tile)
+    columns = reconstruct(photos, loaders, args.device, args.tile, args.overlap)
     pictures.save_png(args.output, draw(photos, columns))
     lines = []
     for column in columns:

@@ -1,7 +1,8 @@
 """Pictures of reconstructions: side by side, in labelled columns with baselines, and in grids for a README."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from open_magvit2.common import images
+from open_magvit2.common.files import with_ending
 from open_magvit2.common.fonts import sans
 from open_magvit2.common.images import from_image, to_image
+from open_magvit2.data.image_files import ImageFile
 from open_magvit2.evaluation.baselines import BASELINES, psnr, token_bits
 from open_magvit2.evaluation.tiling import Reconstruction
 
@@ -128,6 +131,26 @@ def originals_above_reconstructions(
             missing = columns - len(row)
             rows.append(torch.cat([row, row.new_full((missing, *row.shape[1:]), 255)]))  # the last row may be short
     return images.grid(rows, padding=max(2, enlarge))
+
+
+def places(files: Sequence[ImageFile], *folders: Path | None) -> list[list[Path]]:
+    """For each image its PNG file in every folder that is not None; see `check_apart`."""
+    found = [[with_ending(folder / file.name, ".png") for folder in folders if folder] for file in files]
+    check_apart(itertools.chain(*found), files)
+    return found
+
+
+def check_apart(outputs: Iterable[Path], files: Sequence[ImageFile]) -> None:
+    """Refuse, by a ValueError, an output that is one of the images, by whatever path or link."""
+    originals = {_identity(file.path) for file in files if file.path.exists()}
+    for output in outputs:
+        if output.exists() and _identity(output) in originals:
+            raise ValueError(f"{output} is one of the images and would be written over: give another place")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def save_png(path: str | Path, pixels: Tensor) -> None:
