@@ -9,7 +9,9 @@ from commands import FORKS
 from processes import process_group, spawn
 from small_tokenizers import CoarseTokenizer, IdentityTokenizer, make_images, make_loader
 
+from open_magvit2.common.errors import UserError
 from open_magvit2.common.images import to_float, to_uint8
+from open_magvit2.data.decoding import UnreadableImageError
 from open_magvit2.evaluation.loop import evaluate
 from open_magvit2.evaluation.metrics import MetricContext, create
 from open_magvit2.evaluation.report.record import write_json
@@ -111,6 +113,24 @@ def test_two_processes_equal_one(tmp_path):
 def test_images_counted_twice_are_refused():
     with pytest.raises(ValueError, match="exactly once"):
         run(indices=[*range(NUMBER), 0])
+
+
+@pytest.mark.parametrize("check", ["stop", "off"])
+def test_an_image_that_one_of_several_ranks_cannot_read_is_no_error_to_go_on_after(monkeypatch, check):
+    """A table goes on with its next row after a ValueError: one rank would, while the others wait for it."""
+
+    def loader():
+        yield from make_loader(make_images(2), 2)
+        raise UnreadableImageError("cannot read 'broken.png'")
+
+    def pass_over():
+        return evaluate(CoarseTokenizer(), loader(), {}, progress=False, check=check)
+
+    with pytest.raises(UnreadableImageError):
+        pass_over()
+    monkeypatch.setattr("open_magvit2.evaluation.loop.world_size", lambda: 2)
+    with pytest.raises(UserError, match=r"broken\.png.*on rank 0"):
+        pass_over()
 
 
 def test_a_wrong_shape_is_refused():

@@ -3,6 +3,7 @@
 `evaluate` feeds it with the reconstructions of a tokenizer; `measure` takes batches of any origin.
 """
 
+import contextlib
 import itertools
 import math
 import sys
@@ -14,7 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from open_magvit2.common.distributed import all_gather_object, all_reduce_sum, rank
+from open_magvit2.common.distributed import all_gather_object, all_reduce_sum, rank, world_size
+from open_magvit2.common.errors import UserError
 from open_magvit2.common.images import to_float, to_uint8
 from open_magvit2.common.precision import float32
 from open_magvit2.common.progress_bar import progress_bar
@@ -77,6 +79,7 @@ def evaluate(
     Raises:
         SanityError: if the first-batch checks fail on any rank and `check` is "stop"; it names the likely cause.
         ValueError: if images are counted twice or missing, or indices lie outside the codebook.
+        UserError: of several ranks, for an image that one of them cannot read or measure; the others wait in vain.
     """
     device, sanity = torch.device(device), {}
     begin = time.perf_counter()
@@ -86,8 +89,9 @@ def evaluate(
             first: list[Sample] = []
             # An eighth of a small set, so that the check costs little compared with the pass.
             number = min(_MOST_CHECKED, max(_FEWEST_CHECKED, _num_images(loader) // 8))
-            while sum(len(b["image"]) for b in first) < number and (batch := next(batches, None)) is not None:
-                first.append(batch)
+            with _on_this_rank():
+                while sum(len(b["image"]) for b in first) < number and (batch := next(batches, None)) is not None:
+                    first.append(batch)
             sanity = _check(tokenizer, first, number, metrics, device, stop=check == "stop")
             batches = itertools.chain(first, batches)
         total = len(loader) if isinstance(loader, Sized) else None
@@ -125,15 +129,16 @@ def measure(
         metric.reset()
     shapes: set[tuple[tuple[int, ...], tuple[int, ...] | None]] = set()  # of images, and of their tokens
     num_images = 0
-    for batch, path in batches:
-        try:
-            for metric in metrics.values():
-                metric.update(batch)
-        except ValueError as error:  # e.g. an image smaller than a metric's window
-            raise ValueError(f"{error}: in a batch that begins with {path!r}") from error
-        num_images += len(batch.output)
-        tokens = None if batch.indices is None else tuple(batch.indices.shape[1:])
-        shapes.add((tuple(batch.output.shape[2:]), tokens))
+    with _on_this_rank():
+        for batch, path in batches:
+            try:
+                for metric in metrics.values():
+                    metric.update(batch)
+            except ValueError as error:  # e.g. an image smaller than a metric's window
+                raise ValueError(f"{error}: in a batch that begins with {path!r}") from error
+            num_images += len(batch.output)
+            tokens = None if batch.indices is None else tuple(batch.indices.shape[1:])
+            shapes.add((tuple(batch.output.shape[2:]), tokens))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     # The sum over ranks also makes their clocks stop together.
@@ -154,6 +159,17 @@ def measure(
         image_size, tokens = shapes.pop()
         result.image_size, result.tokens_per_image = list(image_size), None if tokens is None else list(tokens)
     return result
+
+
+@contextlib.contextmanager
+def _on_this_rank() -> Iterator[None]:
+    """Errors inside are those of one rank: of several, a `UserError`, so that none goes on without the others."""
+    try:
+        yield
+    except ValueError as error:
+        if world_size() == 1:
+            raise
+        raise UserError(f"{error} (on rank {rank()}; the other ranks end with it)") from error
 
 
 def _num_images(loader: Iterable[Sample]) -> int:

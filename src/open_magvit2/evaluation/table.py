@@ -224,7 +224,8 @@ def _evaluate(row: Row, plan: _Plan, setting: Setting) -> _Plan:
         if rank() == 0:
             write.run_files(plan.results.parent, run)
     except Exception as error:
-        # Of several ranks only errors that all of them meet alike may pass: the next row begins together.
+        # Of several ranks only errors that all of them meet alike may pass: the next row begins together. Those of one
+        # rank are no ValueError, see `loop.evaluate`.
         if world_size() > 1 and not isinstance(error, SanityError | ValueError):
             raise
         reason = _one_line(error)
