@@ -189,16 +189,17 @@ class FolderImages:
         return len(self._names)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        first = self._read(self._names[0])  # of the folder: all batches on all ranks have its size
         with ThreadPoolExecutor(_NUM_THREADS) as threads:
             for start in range(rank() * batch_size, len(self), world_size() * batch_size):
                 names = self._names[start : start + batch_size]
                 images = list(threads.map(self._read, names))
                 for name, image in zip(names, images, strict=True):
-                    if image.shape != images[0].shape:
-                        sizes = [" x ".join(map(str, shape[1:])) for shape in (images[0].shape, image.shape)]
+                    if image.shape != first.shape:
+                        sizes = [" x ".join(map(str, shape[1:])) for shape in (first.shape, image.shape)]
                         raise ValueError(
-                            f"expected images of one size, got {sizes[0]} in {names[0]} and {sizes[1]} in {name} of "
-                            f"{self.path}: resize and crop them first"
+                            f"expected images of one size, got {sizes[0]} in {self._names[0]} and {sizes[1]} in {name} "
+                            f"of {self.path}: resize and crop them first"
                         )
                 yield torch.arange(start, start + len(images)), torch.stack(images)
 
