@@ -159,8 +159,10 @@ def test_lpips_is_the_packages(random_networks, random_network_files):
     assert metric.rows["lpips_alex"].tolist() == pytest.approx(expected, rel=FLOAT32)
     assert figures.keys() == metric.standard_errors().keys() == {"lpips_alex"}
     metric.reset()
-    metric.update(make_batch(image, image))
+    metric.update(make_batch(image[..., :31, :31], image[..., :31, :31]))
     assert metric.compute()["lpips_alex"] == 0.0
+    with pytest.raises(ValueError, match=r"lpips_alex needs images of at least 31 x 31, got \(64, 30\)"):
+        metric.update(make_batch(image[..., :30], image[..., :30]))
 
 
 def test_without_weights_the_others_work_and_the_reason_is_recorded(no_networks):
