@@ -1,5 +1,6 @@
 """Generated images of an npz, a folder and a generator through to results.json, row, page, table and sweep."""
 
+import itertools
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from open_magvit2.evaluation.features.reference import load_reference
 from open_magvit2.evaluation.generated import GeneratedImages
 from open_magvit2.evaluation.generation import GenerationSetting, evaluate_images, samples_model
 from open_magvit2.evaluation.metrics import inception_score
-from open_magvit2.evaluation.report import write
+from open_magvit2.evaluation.report import charts, write
 from open_magvit2.evaluation.samples import open_images
 
 CONFIGS = ROOT / "configs" / "evaluation"
@@ -256,7 +257,7 @@ def test_other_mistakes_name_got_and_expected(files, pixel_network):
         open_images(files / "broken.npz")
     Image.new("RGB", (40, 32)).save(files / "folder" / "wide.png")
     with pytest.raises(ValueError, match="expected images of one size, got 32 x 32 .* and 32 x 40"):
-        list(open_images(files / "folder").batches(50))
+        list(open_images(files / "folder").batches(4))  # the other size is alone in its batch
     with pytest.raises(FileNotFoundError, match="is not there"):
         open_images(files / "nothing.npz")
 
@@ -353,6 +354,35 @@ def test_a_sweep_does_not_sample_a_finished_point_again(files, pixel_network):
     (files / "sweep" / written["points"][0]["results"]).write_text("{damaged")
     sweep.run(points, *arguments)
     assert shades.number == 7 * 24
+
+
+def test_a_sweep_without_fid_names_no_best_point(files, pixel_network):
+    model = {"method": "shades", "checkpoint_path": "g.ckpt", "checkpoint_sha256": "0", "weights_used": None}
+    rest = ADM.configured([], "inception_score"), setting(files / "real.npz"), files / "sweep"
+    found = sweep.run(sweep.points(["guidance=1,2"]), Shades().images, {**model, "num_params": None}, *rest)
+    assert found["best_fid"] is None
+    page = (files / "sweep" / "sweep.html").read_text()
+    assert "lowest FID" not in page
+    assert page.count("<svg ") == 1  # of the Inception Score
+
+
+def test_every_line_of_a_sweeps_charts_is_drawn_by_itself(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(charts, "_curves", lambda title, x, y, lines: drawn.append(lines))
+    temperatures = [[1.0, 1.0], [1.0, 1.1], *range(2, 15)]
+    points = [
+        {"options": {"guidance": g, "temperature": t}, "metrics": {"fid": 1.0, "inception_score": None}}
+        for g, t in itertools.product((1.5, 2), temperatures)
+    ]
+    charts.sweep(points)
+    (lines,) = drawn
+    assert len(lines) == 15
+    assert lines["temperature 1.0/1.1"] == [(1.5, 1.0), (2, 1.0)]
+    monkeypatch.undo()
+    (chart,) = charts.sweep(points)
+    assert all(f"temperature {t}<" in chart.svg for t in (*range(2, 15), "1.0/1.0"))
+    (swapped,) = charts.sweep([{**p, "options": dict(reversed(p["options"].items()))} for p in points[:2]])
+    assert "1.0/1.1" in swapped.svg  # on the axis
 
 
 def test_a_point_that_cannot_be_sampled_ends_a_sweep_before_the_first(files, pixel_network):

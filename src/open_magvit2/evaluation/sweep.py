@@ -92,9 +92,10 @@ def run(
         return {}
     for entry in entries:
         entry["results"] = Path(entry["results"]).relative_to(folder).as_posix()
-    best = min(entries, key=lambda entry: _or_infinite(entry["metrics"].get("fid")))
+    ranked = [entry for entry in entries if entry["metrics"].get("fid") is not None]
+    best = min(ranked, key=lambda entry: entry["metrics"]["fid"])["options"] if ranked else None
     content = {"method": model["method"], "model": model, "protocol": protocol.as_dict(), "reference": reference}
-    return write.sweep_files(folder, {**content, "best_fid": best["options"], "points": entries})
+    return write.sweep_files(folder, {**content, "best_fid": best, "points": entries})
 
 
 def _kept(path: Path, made: GeneratedImages, protocol: Protocol, reference: str) -> dict[str, Any] | None:
@@ -124,10 +125,6 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
 def _number(text: str) -> float:
     """Whole numbers stay whole: some options, as top_k and num_steps, take no others."""
     return int(text) if text.strip().isdecimal() else float(text)
-
-
-def _or_infinite(value: float | None) -> float:
-    return float("inf") if value is None else value
 
 
 def _words(options: Options) -> str:

@@ -122,33 +122,42 @@ def sweep(points: list[dict[str, Any]]) -> list[Chart]:
         points: with "options" and "metrics"; a line for every combination of the other options.
     """
     scale, *others = points[0]["options"]
-    lines: dict[str, list[tuple[float, float, float]]] = {}
+    is_list = any(isinstance(point["options"][scale], list) for point in points)  # one value a sub-token
+    lines: dict[str, list[dict[str, Any]]] = {}
     for point in points:
-        values = {name: value[0] if isinstance(value, list) else value for name, value in point["options"].items()}
-        fid, score = (point["metrics"].get(name) for name in ("fid", "inception_score"))
-        label = ", ".join(f"{name} {values[name]:g}" for name in others)
-        if fid is not None and score is not None:
-            lines.setdefault(label, []).append((values[scale], fid, score))
+        options = point["options"]
+        label = ", ".join(f"{name} {_words(options[name])}" for name in others)
+        place = _words(options[scale]) if is_list else options[scale]
+        lines.setdefault(label, []).append({**point["metrics"], scale: place})
     wanted = [
-        ("FID", scale, "FID", 0, 1),
-        ("Inception Score", scale, "IS", 0, 2),
-        ("IS against FID", "FID", "IS", 1, 2),
+        ("FID", (scale, "fid"), (scale, "FID")),
+        ("Inception Score", (scale, "inception_score"), (scale, "IS")),
+        ("IS against FID", ("fid", "inception_score"), ("FID", "IS")),
     ]
-    return [_curves(title, x_label, y_label, lines, x, y) for title, x_label, y_label, x, y in wanted if lines]
+    drawn = []
+    for title, names, labels in wanted:
+        pairs = {label: [tuple(map(values.get, names)) for values in line] for label, line in lines.items()}
+        pairs = {label: [pair for pair in line if None not in pair] for label, line in pairs.items()}
+        if any(pairs.values()):
+            drawn.append(_curves(title, *labels, pairs))
+    return drawn
 
 
-def _curves(
-    title: str, x_label: str, y_label: str, lines: dict[str, list[tuple[float, float, float]]], x: int, y: int
-) -> Chart:
+def _words(value: float | list[float]) -> str:
+    """A setting as the command line has it."""
+    return "/".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _curves(title: str, x_label: str, y_label: str, lines: dict[str, list[tuple[Any, float]]]) -> Chart:
     axes = _axes(x_label, y_label)
-    styles = itertools.product(("-", "--", ":", "-."), (_ACCENT, _MARK, _SOFT))
-    for (label, values), (style, colour) in zip(lines.items(), styles, strict=False):
-        ordered = sorted(values)
-        columns = [value[x] for value in ordered], [value[y] for value in ordered]
+    styles = itertools.cycle(itertools.product(("-", "--", ":", "-."), (_ACCENT, _MARK, _SOFT)))
+    for (label, pairs), (style, colour) in zip(lines.items(), styles, strict=False):
+        ordered = pairs if any(isinstance(x, str) for x, _ in pairs) else sorted(pairs)
+        columns = [x for x, _ in ordered], [y for _, y in ordered]
         axes.plot(*columns, style, color=colour, marker="o", markersize=3, linewidth=1.2, label=label)
     if len(lines) > 1:
         axes.legend(fontsize=7, labelcolor=_SOFT, frameon=False)
-    found = [value[y] for values in lines.values() for value in values]
+    found = [y for pairs in lines.values() for _, y in pairs]
     return _chart(title, axes, f"{y_label} from {min(found):.2f} to {max(found):.2f} against {x_label}")
 
 
