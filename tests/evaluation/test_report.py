@@ -13,7 +13,7 @@ from small_tokenizers import CoarseTokenizer, IdentityTokenizer, SequenceTokeniz
 
 from open_magvit2.evaluation import provenance
 from open_magvit2.evaluation.protocol import Protocol
-from open_magvit2.evaluation.report import charts, gallery, markdown, record, write
+from open_magvit2.evaluation.report import charts, gallery, markdown, page, record, write
 from open_magvit2.evaluation.run import Setting, evaluate_tokenizer, subset_suffix
 
 NUMBER = 13
@@ -223,6 +223,7 @@ def test_charts_say_what_they_show():
     assert charts.usage_bins(counts, 8) == [4, 2, 1, 1]  # never, once, 2 to 3 times, 4 to 7 times
     assert "4 codes never occur, the most used one 5 times" in charts.code_histogram(counts, 8).description
     assert "from 0.100 to 0.500" in charts.bit_balance(torch.tensor([0.5, 0.1])).description
+    assert page._number(32 * 12 / 256**2, "bits_per_pixel") == "0.0059"  # of TiTok-L
     information = torch.tensor([[1.0, 0.25], [0.25, 1.0]])
     assert "at most 0.25 bits" in charts.mutual_information(information).description
 

@@ -37,7 +37,7 @@ _FOLDED = (
     "sanity",
 )
 
-_TWO_DIGITS = ("rfid", "ris", "psnr", "bits", "codebook_entropy", "fid", "sfid", "inception_score")
+_TWO_DIGITS = ("rfid", "ris", "psnr", "codebook_entropy", "fid", "sfid", "inception_score")
 
 
 def render(
