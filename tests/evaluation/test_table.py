@@ -120,6 +120,9 @@ def test_earlier_results_serve_where_file_and_images_are_not_here(place):
     assert "different images" in markdown.legend([reused, other])
     assert "different images" not in markdown.legend([reused, {**other, "image_size": 64}])
     assert compare(place, given=setting(number=6))[0]["state"] == "published"
+    path = place / "out" / first["results"]
+    path.write_text(json.dumps({n: v for n, v in json.loads(path.read_text()).items() if n != "dataset"}))
+    assert compare(place)[0]["state"] == "published"
     (place / "out" / first["results"]).write_text("{ cut short")
     assert compare(place)[0]["state"] == "published"
 
@@ -201,6 +204,27 @@ def test_a_common_protocol_stands_next_to_each_rows_own(place):
     assert latex.count(" & ") == 6 * 7
     assert latex.count("\\midrule") == 2
     assert "data:image/jpeg" in (place / "out" / "table.html").read_text()
+
+
+def test_the_csv_has_every_metric_and_says_which_one_a_figure_is(place):
+    """One row quotes psnr_batch4, the other psnr_image: each has both."""
+    rows = [{**ROWS[0], "protocol": "paper"}, {**ROWS[0], "method": "Other", "protocol": "ldm"}]
+    (place / "table.yaml").write_text(yaml.safe_dump({"rows": rows}))
+    found = compare(place, given=setting(), changes=["rfid=null", "ssim=null"])
+    lines = list(csv.DictReader(comparison.to_csv(kinds.RECONSTRUCTION, found).splitlines()))
+    assert [line["psnr_metric"] for line in lines] == ["psnr_batch4", "psnr_image"]
+    for line, entry in zip(lines, found, strict=True):
+        metrics = {name: float(line[f"metrics.{name}"]) for name in entry["measured"]["metrics"]}
+        assert metrics == entry["measured"]["metrics"]
+        assert float(line["psnr"]) == metrics[line["psnr_metric"]]
+        assert line["num_images"] == "5"
+
+
+def test_bits_per_pixel_are_of_the_images_that_were_measured(place):
+    entry = compare(place, given=setting())[0]
+    assert comparison.bits_per_pixel(entry) == 8 * 8 * 6 / 32**2
+    own_sizes = {**entry, "image_size": 256, "measured": {**entry["measured"], "image_size": None}}
+    assert comparison.bits_per_pixel(own_sizes) is None
 
 
 def test_figures_of_different_image_sizes_are_in_charts_of_their_own(place):

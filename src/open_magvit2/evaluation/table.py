@@ -263,6 +263,7 @@ def _add_measured(filled: dict[str, Any], record: dict[str, Any], kind: str) -> 
         "status": record["status"],
         "num_images": record["num_images"],
         "images": records.image_count(record),
+        "image_size": record["protocol"]["image_size"],
         "subset": record["subset"],
         "weights_used": record["model"]["weights_used"],
         "checkpoint_sha256": record["model"]["checkpoint_sha256"],

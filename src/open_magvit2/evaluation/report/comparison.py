@@ -106,36 +106,41 @@ def names_of_rows(rows: list[dict[str, Any]]) -> dict[int, str]:
 
 
 def bits_per_pixel(entry: dict[str, Any]) -> float | None:
-    """Of the tokens: number x log2(codebook size) / pixels; None for continuous latents and unknown facts."""
+    """Of the tokens: number x log2(codebook size) / pixels; None for continuous latents, own sizes, unknown facts."""
     tokens, size = entry["facts"].get("tokens"), entry["facts"].get("codebook_size")
+    sides = entry.get("measured", entry)["image_size"]
     parts = str(tokens).split("x")
-    if not all(part.isdigit() for part in parts) or not isinstance(size, int):
+    if not all(part.isdigit() for part in parts) or not isinstance(size, int) or sides is None:
         return None
-    sides = entry["image_size"]
     pixels = math.prod(sides) if isinstance(sides, list | tuple) else sides**2
     return math.prod(map(int, parts)) * math.log2(size) / pixels
 
 
 def to_csv(kind: Kind, rows: list[dict[str, Any]]) -> str:
-    """A line for each row, values unrounded; for each figure its value, where it is from, and its standard error."""
-    figures, extra = (*kind.figures, *kind.further), _further_columns(kind, rows)
-    extra = [column for column in extra if column.name not in {figure.name for figure in figures}]
-    lines: list[list[object]] = [["method", "image_size", *(c.name for c in kind.facts), "protocol", "state"]]
-    for column in figures:
-        lines[0] += [column.name, f"{column.name}_source", f"{column.name}_published", f"{column.name}_standard_error"]
-        lines[0] += [f"{column.name}_common_protocol"]
-    lines[0] += [*(column.name for column in extra), "checkpoint", "error"]
+    """A line for each row, values unrounded; for each figure its value, which metric it is, where it is from, and more.
+
+    Every metric of the records follows under its own name, as in `metrics.psnr_global`.
+    """
+    figures, parts = (*kind.figures, *kind.further), ("", "_metric", "_source", "_published", "_standard_error")
+    metrics = dict.fromkeys(name for entry in rows for name in entry.get("measured", {}).get("metrics", {}))
+    head = ["method", "image_size", *(c.name for c in kind.facts), "protocol", "state", "num_images"]
+    head += [f"{c.name}{part}" for c in figures for part in (*parts, "_common_protocol")]
+    head += [*(c.name for c in _COSTS), *(f"metrics.{name}" for name in metrics), "checkpoint", "error"]
+    lines: list[list[object]] = [head]
     for entry in rows:
-        values = _values(kind, entry)
+        values, measured = _values(kind, entry), entry.get("measured", {})
         facts = [entry["facts"].get(column.name) for column in kind.facts]
         line = [entry["method"], entry["image_size"], *facts, entry["protocol"], entry["state"]]
+        line += [measured.get("num_images")]
         common = (entry.get("common") or {}).get("figures", {})
         for column in figures:
             cell, other = entry["figures"].get(column.name, {}), common.get(column.name, {})
-            published = cell.get("published") if cell.get("source") == "measured" else cell.get("value")
-            line += [cell.get("value"), cell.get("source"), published, cell.get("standard_error")]
+            is_measured = cell.get("source") == "measured"
+            line += [cell.get("value"), cell["name"] if is_measured else None, cell.get("source")]
+            line += [cell.get("published") if is_measured else cell.get("value"), cell.get("standard_error")]
             line += [other["value"] if other.get("source") == "measured" else None]
-        lines.append([*line, *(values.get(column.name) for column in extra), entry["checkpoint"], entry["error"]])
+        line += [*(values.get(c.name) for c in _COSTS), *(measured.get("metrics", {}).get(name) for name in metrics)]
+        lines.append([*line, entry["checkpoint"], entry["error"]])
     return text(lines)
 
 
@@ -165,18 +170,9 @@ def _escaped(words: str) -> str:
 
 
 def _values(kind: Kind, entry: dict[str, Any]) -> dict[str, float | None]:
-    """Every value of a row by name: the kind's further figures, costs, and all other metrics of its record."""
+    """The kind's further figures and the costs of a row, by name."""
     measured = entry.get("measured", {})
     figures = {c.name: entry["figures"].get(c.name, {}).get("value") for c in kind.further}
     costs = {"bits_per_pixel": bits_per_pixel(entry)}
     costs |= {name: measured.get(name) for name in ("num_params", "images_per_s")}
-    return {**measured.get("metrics", {}), **figures, **costs}
-
-
-def _further_columns(kind: Kind, rows: list[dict[str, Any]]) -> list[Column]:
-    """The kind's, costs, and every metric that a record has and no column shows yet."""
-    known = [*kind.further, *_COSTS]
-    shown = {column.name for column in (*known, *kind.figures)}
-    names = dict.fromkeys(name for entry in rows for name in entry.get("measured", {}).get("metrics", {}))
-    quoted = {cell.get("name") for entry in rows for cell in entry["figures"].values() if cell["source"] == "measured"}
-    return known + [Column(name, name, "{:.4g}") for name in names if name not in shown | quoted]
+    return {**figures, **costs}

@@ -20,6 +20,8 @@ from open_magvit2.common import environment
 from open_magvit2.common.files import write_atomically
 
 SCHEMA_VERSION = 2
+_NEEDED = ("kind", "created_utc", "status", "errors", "warnings", "metrics", "metrics_std_err", "metrics_absent")
+_NEEDED += ("subset", "num_images", "protocol", "dataset", "model")
 
 
 def envelope(kind: str, errors: list[str], warnings: list[str]) -> dict[str, Any]:
@@ -77,6 +79,8 @@ def read(path: Path) -> dict[str, Any]:
     version = record.get("schema_version") if isinstance(record, dict) else None
     if version != SCHEMA_VERSION:
         raise ValueError(f"{path}: expected a record of schema {SCHEMA_VERSION}, got {version}")
+    if missing := [name for name in _NEEDED if name not in record]:
+        raise ValueError(f"{path}: the record has no {', '.join(missing)}")
     return record
 
 
