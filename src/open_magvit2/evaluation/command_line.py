@@ -11,10 +11,14 @@ from open_magvit2.data.decoding import MAX_PIXELS
 from open_magvit2.evaluation import generation_command_line, protocol, table_rows, tokenizers
 from open_magvit2.evaluation import image_size as sizes
 
-# flags that would do nothing: a table's rows say these themselves, and pictures made elsewhere have no tokenizer
+# flags that would do nothing: a table's rows say these themselves, pictures made elsewhere have no tokenizer
 _UNUSED = {
     "table": ("tokenizer", "method", "train_data"),
-    "originals": ("tokenizer", "images", "built_in", "source", "image_size", "file_list", "skip_broken"),
+    "originals": (
+        *("tokenizer", "images", "built_in", "source", "image_size", "file_list", "skip_broken", "checkpoints"),
+        *("precision", "check", "batch_size", "allow_modules", "allow_cross_resolution"),
+    ),
+    "checkpoint": ("checkpoints",),
 }
 _FAMILIES = f"family of the file: {', '.join(tokenizers.available())}, or a module path; default: read off the file"
 
