@@ -59,6 +59,8 @@ def test_reconstructions_and_one_picture_are_tried_too(tmp_path, capsys):
         (["--table", PROTOCOLS / "table.yaml"], ["--method", "x", "--train-data", "y"]),
         (["--originals", "a", "--reconstructions", "b"], ["--tokenizer", "vqgan", "--image-size", "64"]),
         (["--originals", "a", "--reconstructions", "b"], ["--images", "c"]),
+        (["--originals", "a", "--reconstructions", "b"], ["--precision", "bf16", "--check", "stop"]),
+        (["--checkpoint", "a.ckpt", "--built-in", "2"], ["--checkpoints", "folder"]),
     ],
 )
 def test_a_flag_that_would_do_nothing_is_refused(tmp_path, capsys, what, flags):
@@ -105,7 +107,10 @@ def test_the_protocol_is_read_with_the_flags(tmp_path, capsys):
         (["--precision", "fp16"], "precision: expected one of fp32, bf16, got 'fp16'"),
         (["--set", "num_images=abc"], "expected a whole number above 0, got 'abc'"),
         (["--metrics", "psnr,psnr"], "given more than once: psnr"),
-        (["--protocol", "papers"], "available: adm, ldm, llamagen, native, omnitokenizer, paper, taming, titok, vitvq"),
+        (
+            ["--protocol", "papers"],
+            "available: adm, ldm, llamagen, native, omnitokenizer, paper, seed_voken, taming, titok",
+        ),
         (["--tokenizer", "open_magvit3"], "available: "),
         (["--image-size", "32", "0"], "image_size must be at least 1, got [32, 0]"),
     ):
