@@ -116,6 +116,19 @@ def test_images_counted_twice_are_refused():
 
 
 @pytest.mark.parametrize("check", ["stop", "off"])
+def test_reconstructions_that_are_not_finite_are_counted_also_after_the_first_batch(check):
+    class Overflowing(CoarseTokenizer):
+        def reconstruct(self, image):
+            reconstruction, indices = super().reconstruct(image)
+            broken = [bool((to_uint8(one) == bad).all()) for one in image for bad in make_images(NUMBER)[-2:]]
+            return reconstruction * (torch.nan if any(broken) else 1), indices
+
+    result = run(tokenizer=Overflowing(), check=check)
+    assert ["2 of 13 reconstructions are not finite" in error for error in result.sanity["errors"]] == [True]
+    assert run(check=check).sanity.get("errors", []) == []
+
+
+@pytest.mark.parametrize("check", ["stop", "off"])
 def test_an_image_that_one_of_several_ranks_cannot_read_is_no_error_to_go_on_after(monkeypatch, check):
     """A table goes on with its next row after a ValueError: one rank would, while the others wait for it."""
 

@@ -98,12 +98,17 @@ def evaluate(
         bar = progress_bar(batches, desc="evaluate", unit="batch", total=total, disable=not progress or rank() > 0)
         kept: dict[int, Tensor] = {}
         seen: dict[int, tuple[str, int]] = {}
-        result = measure(_reconstructions(tokenizer, bar, device, kept, seen, jpeg_quality), metrics, device, begin)
+        not_finite = torch.zeros((), dtype=torch.int64, device=device)
+        made = _reconstructions(tokenizer, bar, device, kept, seen, not_finite, jpeg_quality)
+        result = measure(made, metrics, device, begin)
     result.reconstructions = kept
     for samples in all_gather_object(seen):
         result.samples |= samples
     result.sanity = sanity
-    if sanity and result.tokens_per_image and "codebook_utilization" in result.metrics:
+    if number := int(all_reduce_sum(not_finite)):  # pixels of 8 bits hide it from PSNR and SSIM
+        text = f"{number:,} of {result.num_images:,} reconstructions are not finite: damaged weights, or an overflow"
+        sanity["errors"] = [*sanity.get("errors", []), text]
+    if sanity.get("warnings") is not None and result.tokens_per_image and "codebook_utilization" in result.metrics:
         num_tokens = result.num_images * math.prod(result.tokens_per_image)
         sanity["warnings"] += check_utilization(result.metrics["codebook_utilization"], num_tokens)
     return result
@@ -183,6 +188,7 @@ def _reconstructions(
     device: torch.device,
     kept: dict[int, Tensor],
     seen: dict[int, tuple[str, int]],
+    not_finite: Tensor,
     jpeg_quality: int | None,
 ) -> Iterator[tuple[EvaluationBatch, str]]:
     is_small = True
@@ -192,6 +198,7 @@ def _reconstructions(
             reconstruction, indices = to_float(batch["reconstruction"].to(device, non_blocking=True)), None
         else:
             reconstruction, indices = image_by_image(tokenizer.reconstruct, image)
+        not_finite += (~reconstruction.isfinite()).flatten(1).any(dim=1).sum()
         index = torch.as_tensor(batch["index"]).to(device, non_blocking=True)
         labels = torch.as_tensor(batch["label"]).tolist() if "label" in batch else [-1] * len(index)
         seen.update(zip(index.tolist(), zip(map(str, batch["path"]), labels, strict=True), strict=True))

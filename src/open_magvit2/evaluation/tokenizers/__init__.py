@@ -33,7 +33,11 @@ def available() -> list[str]:
 def family_module(family: str) -> ModuleType:
     """The module of a family; a ValueError if there is none, or it can load nothing."""
     if family not in available() and "." not in family:
-        raise ValueError(f"no tokenizer family is called {family!r}; available: {', '.join(available())}")
+        known = ", ".join(available())
+        raise ValueError(
+            f"no tokenizer family is called {family!r}; available: {known}, or the path of a module in a package of "
+            "yours, as my_project.my_tokenizer"
+        )
     try:
         module = importlib.import_module(family if "." in family else f"{__name__}.{family}")
     except ImportError as error:
