@@ -96,6 +96,10 @@ def test_own_sizes_need_none(tmp_path):
     found, asked = run(path, protocol=protocols.Protocol("native", resize="none", metrics=("psnr",)))
     assert asked == [None]
     assert any("cross-resolution: trained at 32 x 32" in text for text in found.record["warnings"])
+    assert found.record["protocol"]["cross_resolution"] is True
+    path = save_small_checkpoint(tmp_path / "small.ckpt", image_size=28)  # the images' own
+    found, _ = run(path, protocol=protocols.Protocol("native", resize="none", metrics=("psnr",)))
+    assert found.record["protocol"]["cross_resolution"] is False
 
 
 def test_what_the_loader_noticed_stands_beside_the_figures(tmp_path):

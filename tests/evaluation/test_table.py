@@ -204,6 +204,10 @@ def test_a_common_protocol_stands_next_to_each_rows_own(place):
     assert latex.count(" & ") == 6 * 7
     assert latex.count("\\midrule") == 2
     assert "data:image/jpeg" in (place / "out" / "table.html").read_text()
+    pictures = (place / "out" / compared[0]["results"]).with_name("pictures.npz")
+    pictures.write_bytes(pictures.read_bytes()[:2000])
+    write.table_files(place / "out", compared)
+    assert "data:image/jpeg" not in (place / "out" / "table.html").read_text()
 
 
 def test_the_csv_has_every_metric_and_says_which_one_a_figure_is(place):

@@ -131,7 +131,7 @@ def evaluate_tokenizer(
             **protocol.as_dict(),
             "image_size": sizes.to_plain(image_size),
             "transform": _transform_in_words(protocol, image_size),
-            "cross_resolution": None if trained is None else sizes.from_plain(trained) != image_size,
+            "cross_resolution": None if trained is None else list(sizes.from_plain(trained)) != result.image_size,
         },
         "num_images": result.num_images,
         "tokens_per_image": result.tokens_per_image,

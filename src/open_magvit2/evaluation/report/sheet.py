@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ from open_magvit2.evaluation import contact_sheet
 from open_magvit2.evaluation.report import markdown
 from open_magvit2.evaluation.report.comparison import names_of_rows
 from open_magvit2.evaluation.report.gallery import PICTURES
+from open_magvit2.evaluation.samples import whole
+
+logger = logging.getLogger(__name__)
 
 
 class Sheet(NamedTuple):
@@ -32,8 +36,12 @@ def sheets(folder: Path, rows: list[dict[str, Any]]) -> list[Sheet]:
             path = (folder / entry["results"]).with_name(PICTURES) if entry["results"] else None
             if path is None or not path.is_file():
                 continue
-            with np.load(path, allow_pickle=False) as content:
-                kept = {name: content[name] for name in content.files}
+            try:
+                with whole(path), np.load(path, allow_pickle=False) as content:
+                    kept = {name: content[name] for name in content.files}
+            except ValueError as error:
+                logger.warning("%s is left out of the contact sheet: %s", entry["method"], error)
+                continue
             shapes = [str(kept[f"original_{n}"].shape) for n in range(len(kept["path"]))]
             title = f"{names[id(entry)]}, {entry['facts'].get('tokens', '')}"
             by_photos.setdefault((*map(str, kept["path"]), *shapes), []).append((title, kept))
