@@ -50,5 +50,7 @@ def test_missing_partners_and_other_sizes_are_named(folders):
     to_image(torch.zeros(3, 8, 9, dtype=torch.uint8)).save(folders / "b" / "photo0.bmp")
     with pytest.raises(ValueError, match="photo0: the original is 32 x 32, the reconstruction 9 x 8"):
         PairsOfFiles(folders / "a", folders / "b", 10**6)[0]
+    with pytest.raises(ValueError, match=r"expected a folder of pictures, got the file .*photo1\.png"):
+        PairsOfFiles(folders / "a" / "photo1.png", folders / "b", 10**6)
     command = [ROOT / "scripts" / "evaluate.py", "--originals", folders / "a", "--output", folders / "out"]
     assert run_here(*command).returncode == 2

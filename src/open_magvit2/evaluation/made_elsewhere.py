@@ -80,6 +80,8 @@ def evaluate(args: argparse.Namespace, device: torch.device) -> Run:
 
 
 def _by_name(folder: str | Path) -> dict[str, Path]:
+    if Path(folder).is_file():
+        raise ValueError(f"expected a folder of pictures, got the file {folder}: give the folder it lies in")
     found: dict[str, Path] = {}
     for path, _ in find_images([folder]):
         name = Path(path).relative_to(folder).with_suffix("").as_posix()
