@@ -109,7 +109,7 @@ def test_the_protocol_is_read_with_the_flags(tmp_path, capsys):
         (["--metrics", "psnr,psnr"], "given more than once: psnr"),
         (
             ["--protocol", "papers"],
-            "available: adm, ldm, llamagen, native, omnitokenizer, paper, seed_voken, taming, titok",
+            "available: adm, ldm, llamagen, native, omnitokenizer, paper, seed_voken, taming, titok, vitvq",
         ),
         (["--tokenizer", "open_magvit3"], "available: "),
         (["--image-size", "32", "0"], "image_size must be at least 1, got [32, 0]"),

@@ -60,5 +60,7 @@ def test_a_size_without_rows_and_a_missing_protocol_are_named(tmp_path):
     with pytest.raises(ValueError, match="no row of images of 48 x 48; its sizes: 32 x 32, 64 x 64"):
         table_rows.load(tmp_path / "table.yaml", CONFIGS, image_size=(48, 48))
     (tmp_path / "table.yaml").write_text(yaml.safe_dump({"rows": [{**ROWS[0], "protocol": "papers"}]}))
-    with pytest.raises(FileNotFoundError, match="row 1: no protocol .*papers.* paper, taming, titok, vitvq$"):
+    with pytest.raises(
+        FileNotFoundError, match="row 1: no protocol .*papers.* paper, seed_voken, taming, titok, vitvq$"
+    ):
         table_rows.load(tmp_path / "table.yaml", CONFIGS)
