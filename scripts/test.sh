@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Set up, lint, run the tests: what CI runs. Arguments go to pytest, e.g. bash scripts/test.sh -k entropy
+# Set up, lint, run the tests. Arguments go to pytest:
+#     bash scripts/test.sh -k entropy         those with a word in their names
+#     bash scripts/test.sh -m 'not slow'      those marked `long` as well, as CI does
+#     bash scripts/test.sh -m slow            those that take minutes each
 source "$(dirname "$0")/setup.sh"
 "$python" -m ruff check .
 "$python" -m ruff format --check .

@@ -85,6 +85,7 @@ def test_demo_explains_itself():
     assert "usage:" in shown.stdout
 
 
+@pytest.mark.long
 def test_demo_runs_whole(tmp_path):
     """The demo script itself, with few steps; its full length is measured by hand."""
     stamp = ROOT / ".venv/installed-requirements.txt"

@@ -27,6 +27,7 @@ def peak(penalty, num_tokens: int, *arguments) -> int:
     return peak_memory(run).num_bytes
 
 
+@pytest.mark.long
 def test_the_entropy_penalty_holds_200_times_less_than_the_softmax():
     softmax = peak(softmax_entropies, 256, all_codes(NUM_BITS, CPU, torch.float32))
     assert softmax / peak(entropy_penalty, 256) >= 200  # 210; with 2,048 tokens 370
@@ -37,6 +38,7 @@ def test_the_entropy_penalty_s_memory_is_linear_in_tokens():
     assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=0.01)
 
 
+@pytest.mark.long
 def test_memory_of_a_step_by_level_of_recomputation():
     """Four images of 32 pixels; with two of 128, and the same weights, the ratios are 3.5, 7.5 and 10.3."""
     ours, plain = subjects.make_ours(subjects.TINY, CPU), subjects.make_plain(subjects.TINY, CPU)

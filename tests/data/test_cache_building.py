@@ -42,6 +42,7 @@ def test_the_size_is_known_before_and_exact(source, tmp_path):
     assert plan.num_bytes == sum(path.stat().st_size for path in (tmp_path / "cache").glob("pixels-*"))
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_it_continues_to_the_same_bytes(tmp_path):
     """The command itself with two workers, killed by SIGKILL twice, each time with some of the files written."""
     images = write_images(tmp_path / "images", 240)

@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from commands import ROOT, run
 from shard_images import make_shards
 
@@ -26,6 +27,7 @@ def seen(folder: Path) -> dict[int, str]:
     return dict(line.split("\t") for line in (folder / "seen.txt").read_text().splitlines())
 
 
+@pytest.mark.long
 def test_a_killed_mixture_sees_each_sample_as_often_as_an_undisturbed_one(tmp_path):
     sources = [
         {"class_path": "open_magvit2.data.sources.shards.Shards", "init_args": {"urls": urls, "shuffle_window": 4}}

@@ -55,6 +55,7 @@ def evaluate(checkpoint, output, *flags, launcher=(), check=True):
     return json.loads((output / "results.json").read_text()) if check else result
 
 
+@pytest.mark.long
 def test_two_processes_and_any_batch_size_give_the_same(checkpoint, folder, tmp_path):
     flags = ["--images", folder, "--image-size", "32", "--check", "record"]
     one = evaluate(checkpoint, tmp_path / "one", *flags, "--batch-size", "1")

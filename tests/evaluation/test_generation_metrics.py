@@ -212,6 +212,7 @@ def test_spatial_features_are_a_branch_of_the_network_in_tensorflows_order(rando
     assert output.spatial.min() >= 0  # after the ReLU
 
 
+@pytest.mark.long
 def test_the_random_network_against_float64_and_torch_fidelity(random_networks, monkeypatch):
     """All figures over images, through the network in the published form; 1 image a batch, as the expectation."""
     network = inception.load()

@@ -62,6 +62,7 @@ def test_answers_are_reused_for_the_same_tensor_only(random_networks):
     assert [reference() for reference in kept] == [None, None]  # the memory of a batch is free after it
 
 
+@pytest.mark.long
 def test_rfid_tf_equals_the_torch_fidelity_command(random_networks, tmp_path):
     images = make_images(5)
     ours = run(["rfid_tf"], images=images)
@@ -84,6 +85,7 @@ def test_rfid_tf_equals_the_torch_fidelity_command(random_networks, tmp_path):
     assert ours["rfid_tf"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
 
 
+@pytest.mark.long
 def test_rfid_and_ris_are_their_definitions(random_networks):
     before = set(weights.cache_folder().rglob("*"))
     network = inception.load()
@@ -115,6 +117,7 @@ def _rfid_on_rank(rank, world, folder, networks, sha256):
         (folder / f"{rank}.json").write_text(json.dumps(figures))
 
 
+@pytest.mark.long
 def test_two_processes_and_another_batch_size_give_the_same(random_networks, tmp_path):
     sha256 = weights.KNOWN[weights.INCEPTION].sha256
     spawn(_rfid_on_rank, 2, tmp_path, random_networks, sha256)

@@ -116,6 +116,7 @@ def test_2_to_the_40_codes_need_no_table():
     assert indices.max() < 2**40
 
 
+@pytest.mark.long
 def test_images_are_learned_by_heart_and_sampled_back():
     torch.manual_seed(0)
     sizes = {**SIZES, "width": 64, "num_heads": 4, "hidden": 128, "head_width": 64}

@@ -230,6 +230,7 @@ def test_validation_is_exact_over_batches_of_any_size(tmp_path, kind):
     assert figures[0] == pytest.approx(figures[1], rel=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_are_learned_by_heart_and_sampled_back(kind):
     """32 images, each with a class of its own."""

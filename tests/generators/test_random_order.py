@@ -81,6 +81,7 @@ def test_the_share_of_random_orders_falls_from_all_to_none():
     assert all("order" not in training.with_draws(batch, step) for step in (30, None))
 
 
+@pytest.mark.long
 def test_random_orders_are_learned_and_the_raster_sampled_back():
     """Eight images by heart, in random orders at first and in raster at the end."""
     options = {"micro_batch_size": 8, "learning_rate": 3e-3, "class_dropout": 0.0, "random_order_steps": (100, 250)}

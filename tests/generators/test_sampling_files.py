@@ -227,6 +227,7 @@ def test_a_published_file_read_as_another_model_does_not_continue_a_folder(share
         assert message in other.stderr
 
 
+@pytest.mark.long
 def test_by_command_line_killed_and_resumed_by_two_processes(shared, tmp_path):
     file = shared / "fixtures/published_ar_tiny.ckpt"
     flags = ["--generator", file, "--grid", "4", "4", "--head-width", "32", "--num-images", "160", "--seed", "5"]

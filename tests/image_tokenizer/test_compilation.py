@@ -54,6 +54,7 @@ def largest_difference(got: dict[str, torch.Tensor], expected: dict[str, torch.T
     return max(float((got[name] - expected[name]).norm() / expected[name].norm()) for name in expected)
 
 
+@pytest.mark.long
 def test_compiled_networks_with_recomputation_have_the_same_gradients(network):
     expected = gradients(training(network, torch.float64))
     made = training(network, torch.float64, recompute="blocks")

@@ -47,6 +47,7 @@ def num_graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.long
 def test_a_compiled_training_ends_where_the_other_does_and_validates_without_compiling(tmp_path):
     """In float64, with micro-batches and channels last; on averages, 7 images in batches of 4 and 3, and pictures."""
     ends = []
@@ -73,6 +74,7 @@ def fit(folder: Path, max_steps: int, *flags: str) -> Path:
     return Path(made.trainer.log_dir) / "checkpoints" / "last.ckpt"
 
 
+@pytest.mark.long
 def test_an_interrupted_compiled_training_continues_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
     on_graphs = functools.partial(compile_networks, backend="aot_eager")
@@ -136,6 +138,7 @@ def test_compiled_bf16_is_closer_to_bf16_than_that_to_float32(tmp_path):
         assert float((gradients["compiled"][network] - gradients["bf16"][network]).norm()) < 0.1 * rounding
 
 
+@pytest.mark.long
 def test_the_level_of_recomputation_and_the_batch_may_change_later():
     image = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     plain = Encoder(4, channels=4, channel_multipliers=(1, 1), num_residual_blocks=1, norm_groups=2).double()
@@ -180,6 +183,7 @@ for network, inputs in (
 """
 
 
+@pytest.mark.long
 def test_the_first_pass_of_a_process_may_be_a_compiled_one():
     """What a library prepares at its first call in a process is not prepared inside a graph."""
     run(sys.executable, "-c", FIRST_PASS)

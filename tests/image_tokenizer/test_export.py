@@ -26,6 +26,7 @@ def _form(request):
     return request.param
 
 
+@pytest.mark.long
 def test_by_command_line_and_run_without_the_package(tmp_path, form):
     checkpoint = save_small_checkpoint(tmp_path / "small.ckpt")
     done = run_here(
@@ -43,6 +44,7 @@ def test_by_command_line_and_run_without_the_package(tmp_path, form):
     torch.testing.assert_close(decoded, reconstruction, rtol=0, atol=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("quantizer", [FiniteScalarQuantizer((5, 4, 3)), LookupFreeQuantizer(6)])
 def test_a_row_of_tokens_and_another_quantizer(tmp_path, form, quantizer):
     torch.manual_seed(0)
@@ -52,6 +54,7 @@ def test_a_row_of_tokens_and_another_quantizer(tmp_path, form, quantizer):
     assert export(tokenizer, tmp_path, form).num_indices == 4 * 5
 
 
+@pytest.mark.long
 def test_a_grid_of_transformer_tokens_of_any_size(tmp_path, form):
     torch.manual_seed(0)
     sizes = {"latent_channels": 6, "patch": 4, "width": 32, "num_heads": 2, "num_blocks": 1}

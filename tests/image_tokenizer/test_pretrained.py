@@ -27,6 +27,7 @@ def full_model(request, tmp_path_factory):
     path.unlink()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("weights", ["raw", "ema"])
 def test_full_models_compute_what_the_reference_computes(full_model, weights):
     """In float64 to 1e-9: float32 noise would hide a wrong eps."""

@@ -22,6 +22,7 @@ def soak(folder, *flags) -> list[dict]:
     return result["kills"]
 
 
+@pytest.mark.long
 def test_three_kills(tmp_path):
     kills = soak(tmp_path, "--kills", "3", "--steps", "80", "--seed", "16")
     assert [kill["signal"] for kill in kills] == ["SIGTERM", "SIGUSR1", "SIGKILL"]

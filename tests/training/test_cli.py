@@ -60,6 +60,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
 
 
+@pytest.mark.long
 def test_last_continues_the_run_in_its_folder_from_the_newest_whole_file(tmp_path, caplog):
     run = fit(tmp_path / "run", 5)
     assert "training begins" in caplog.text
@@ -135,6 +136,7 @@ def refused(capsys, folder: Path, *flags: str, subcommand: str = "fit") -> str:
     return screen[screen.index("error: ") :]
 
 
+@pytest.mark.long
 def test_last_never_continues_another_run_of_the_same_name(tmp_path, capsys, caplog):
     mine = fit(tmp_path, 1)
     other = fit(tmp_path, 1, VERSION, "1", "--seed_everything", "1")
@@ -175,6 +177,7 @@ def test_validation_of_a_checkpoint_that_is_not_there_is_refused(tmp_path, capsy
         assert f"--ckpt_path {word}: no checkpoint in {tmp_path / 'debug'}" in said
 
 
+@pytest.mark.long
 def test_best_is_the_best_file_of_the_run_and_other_words_are_refused(tmp_path, capsys, caplog):
     for word in ("hpc", "registry", "registry:name:version:1"):
         assert f"--ckpt_path {word} is not supported; expected last, best, or a file" in refused(

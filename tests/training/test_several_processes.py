@@ -117,6 +117,7 @@ def test_a_signal_to_the_launcher_reaches_all_processes(tmp_path, number):
     assert process.stderr.read() == ""
 
 
+@pytest.mark.long
 def test_a_signal_to_the_launcher_saves_a_training(tmp_path):
     words = training(2, "raise", "--trainer.max_steps", "100000", "--checkpoint.every_steps", "2")  # there is no rank 2
     process = start(*words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"})
@@ -128,6 +129,7 @@ def test_a_signal_to_the_launcher_saves_a_training(tmp_path):
     assert "launch:" not in screen
 
 
+@pytest.mark.long
 def test_an_error_in_one_process_ends_both_and_is_named(tmp_path):
     result = train(tmp_path, training(1, "raise"))
     assert result.returncode == 1
@@ -136,12 +138,14 @@ def test_an_error_in_one_process_ends_both_and_is_named(tmp_path):
     assert DESTROYED not in result.stderr  # that would wait for the other rank
 
 
+@pytest.mark.long
 def test_an_error_under_lightnings_launcher_ends_both(tmp_path):
     result = train(tmp_path, training(1, "raise"), launcher=False)
     assert result.returncode != 0
     assert "RuntimeError: a fault in rank 1" in result.stderr
 
 
+@pytest.mark.long
 def test_a_signal_under_lightnings_launcher_ends_both_with_75(tmp_path):
     """Although the first process takes longer to end than the 5 s that Lightning leaves it after another one."""
     result = train(tmp_path, training(0, "signal", "--trainer.callbacks.seconds_to_end", "7"), launcher=False)
@@ -150,12 +154,14 @@ def test_a_signal_under_lightnings_launcher_ends_both_with_75(tmp_path):
     assert "--ckpt_path last continues it" in result.stderr
 
 
+@pytest.mark.long
 def test_without_a_fault_the_process_group_is_left_to_lightning(tmp_path):
     result = train(tmp_path, training(2, "raise"), launcher=False)  # there is no rank 2
     assert result.returncode == 0
     assert result.stderr.count(DESTROYED) == 2
 
 
+@pytest.mark.long
 def test_processes_that_cannot_connect_are_refused_with_what_to_set(tmp_path):
     """DDP's own group is up, as NCCL's would be; the one for the agreement on signals finds no network."""
     result = train(tmp_path, training(0, "no network"))
@@ -165,6 +171,7 @@ def test_processes_that_cannot_connect_are_refused_with_what_to_set(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("rank", "kind", "shown"),
     [

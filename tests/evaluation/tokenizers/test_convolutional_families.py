@@ -52,6 +52,7 @@ def codebook(golden: str) -> dict[str, tuple[int, ...]]:
     return dict.fromkeys(names, (1024, 256)) if golden.startswith("ibq") else {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in GOLDENS])
 def test_full_models_compute_what_the_authors_code_computes(folder, tmp_path, name):
     """In float64 to 1e-9, indices equal; the goldens' probes are rounded to 1e-10."""

@@ -45,6 +45,7 @@ def folder(shared):
     return shared / "spec" / "published"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in GOLDENS])
 def test_full_models_compute_what_the_authors_code_computes(folder, tmp_path, name):
     model, value_range, latent_layout = GOLDENS[name]
