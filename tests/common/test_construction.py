@@ -1,7 +1,10 @@
 """Modules are described and rebuilt; a description chooses no code outside this package."""
 
 from collections.abc import Sequence
+from enum import Enum, IntEnum
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -54,6 +57,35 @@ class Scaled(nn.Module):
         self.gain = 2 * gain
 
 
+class Mode(str, Enum):
+    FAST = "fast"
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class Size(NamedTuple):
+    height: int
+
+
+class Lazy(nn.Module):
+    """Takes its number of input channels from the first batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LazyLinear(3)
+
+
+class Named(nn.Module):
+    """Takes an argument by the names of its fields."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.size = size
+        self.layer = nn.Linear(size.height, 1)
+
+
 def test_fixed_random_numbers_are_drawn_again():
     made = Rotated()
     built = build(describe(made), [__name__])
@@ -72,6 +104,15 @@ def test_a_module_that_keeps_an_argument_changed_is_refused():
         check_rebuilds(Scaled())
 
 
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [(Lazy, "layer.weight, layer.bias get a shape with the first batch"), (lambda: Named(Size(2)), "Named cannot be")],
+)
+def test_modules_that_cannot_be_built_again_are_named(part, message):
+    with pytest.raises(ValueError, match=message):
+        check_rebuilds(part())
+
+
 def test_a_tree_of_modules_comes_back():
     description = describe(Part(3, Part(4, names=("b", "c"))))
     rebuilt = build(description, allowed_modules=[__name__])
@@ -86,6 +127,9 @@ def test_a_tree_of_modules_comes_back():
         (lambda: Forgets(3), r"Forgets has an argument 'size' but no attribute .* set self.size in __init__"),
         (lambda: Swallows(a=1), r"Swallows takes \*options: name its arguments"),
         (lambda: Part(object()), "Part.size is a object"),
+        (lambda: Part(Mode.FAST), "Part.size is a Mode.*plain"),  # a str, but the file would name its class
+        (lambda: Part(Level.LOW), "Part.size is a Level"),
+        (lambda: Part(np.float64(2)), "Part.size is a float64"),
     ],
 )
 def test_modules_that_cannot_be_described_are_named(part, message):

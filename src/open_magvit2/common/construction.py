@@ -87,7 +87,7 @@ def _build(description: Mapping[str, Any], allowed_modules: Sequence[str]) -> nn
     }
     try:
         return kind(**arguments)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be built with {sorted(arguments)}: {error}") from error
 
 
@@ -108,11 +108,16 @@ def check_rebuilds(module: nn.Module) -> None:
     Modules with classes of other packages are built once more, and must then describe themselves alike.
 
     Raises:
-        ValueError: if it cannot be described or built, or keeps an argument changed.
+        ValueError: if it cannot be described or built, keeps an argument changed, or has parameters without a shape.
     """
     description = describe(module)
     if not (others := other_packages(module)):
         return
+    if lazy := [name for name, parameter in module.named_parameters() if nn.parameter.is_lazy(parameter)]:
+        raise ValueError(
+            f"{', '.join(lazy)} get a shape with the first batch alone, so that a checkpoint could not be loaded: use "
+            "layers whose numbers of channels are arguments instead of lazy ones"
+        )
     with torch.random.fork_rng(devices=[]):
         changed = differences(description, describe(build(description, others)))
     if changed:
@@ -191,13 +196,16 @@ def _described(value: Any, path: str) -> Any:
         value = dict(value)
     if isinstance(value, nn.Module) and not isinstance(value, nn.ModuleList):
         return describe(value)
-    if isinstance(value, _PLAIN):
+    if type(value) in _PLAIN:
         return value
     if isinstance(value, (list, tuple, nn.ModuleList)):
         return [_described(item, path) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _described(item, path) for key, item in value.items()}
-    raise ValueError(f"{path} is a {type(value).__name__}: a checkpoint holds numbers, strings, lists and modules")
+    raise ValueError(
+        f"{path} is a {type(value).__name__}: a checkpoint holds plain numbers, strings, lists and modules; keep the "
+        "plain value (an int, a float, a str) as the attribute"
+    )
 
 
 def check_fulfils(part: nn.Module, protocol: type) -> None:
