@@ -5,7 +5,9 @@ import torch
 from small_checkpoint import save_small_checkpoint
 
 from open_magvit2 import load_tokenizer
+from open_magvit2.common.construction import describe
 from open_magvit2.common.state_dicts import without_wrappers
+from open_magvit2.image_tokenizer.decoder import Decoder
 from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import TOKENIZER_KEY
 from open_magvit2.image_tokenizer.published import published_name
@@ -45,6 +47,24 @@ def test_wrapped_modules_load_as_what_they_wrap(tmp_path, rename, caplog):
     assert all(torch.equal(value, plain[name]) for name, value in wrapped.state_dict().items())
     assert any("was removed from" in warning for warning in wrapped.checkpoint_facts["warnings"])
     assert "was removed from" in caplog.text
+
+
+class Wrapping(Decoder):
+    """A user's, which calls a part of it as wrappers do."""
+
+    def __init__(self, latent_channels: int = 6) -> None:
+        super().__init__(latent_channels, channels=8, channel_multipliers=(1, 1, 1), norm_groups=4)
+        self.module = torch.nn.Conv2d(3, 3, 1)
+
+
+def test_a_part_of_a_user_may_have_the_name_of_a_wrapper(tmp_path):
+    encoder = load_tokenizer(save_small_checkpoint(tmp_path / "small.ckpt")).encoder
+    tokenizer = ImageTokenizer(encoder, Wrapping(), LookupFreeQuantizer(6))
+    state = {f"tokenizer.{name}": value for name, value in tokenizer.state_dict().items()}
+    torch.save({TOKENIZER_KEY: describe(tokenizer), "state_dict": state}, tmp_path / "own.ckpt")
+    loaded = load_tokenizer(tmp_path / "own.ckpt", "raw", allowed_modules=[__name__])
+    assert torch.equal(loaded.decoder.module.weight, tokenizer.decoder.module.weight)
+    assert not any("wrapped" in warning for warning in loaded.checkpoint_facts["warnings"])
 
 
 def test_only_whole_parts_of_a_name_are_wrappers():

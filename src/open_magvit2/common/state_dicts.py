@@ -47,8 +47,13 @@ def find_state_dict(content: Mapping[str, Any], source: str) -> dict[str, Tensor
     return dict(state)
 
 
-def without_wrappers(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+def without_wrappers(state: Mapping[str, Tensor], names: Iterable[str] = ()) -> tuple[dict[str, Tensor], int]:
     """The tensors under their own names, without `module.`, `_orig_mod.` and `_forward_module.`.
+
+    Args:
+        state: of a file.
+        names: those that are wanted, if they are known: a state dict that has all of them is not wrapped, whatever a
+            class calls its parts.
 
     Returns:
         (tensors, number of names that had such a part).
@@ -56,6 +61,8 @@ def without_wrappers(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], in
     Raises:
         ValueError: if two names become one.
     """
+    if (wanted := set(names)) and wanted <= state.keys():
+        return dict(state), 0
     renamed = {name: _AVERAGE_WRAPPER.sub("model_ema.", _WRAPPER.sub("", name)) for name in state}
     twice = [name for name, number in Counter(renamed.values()).items() if number > 1]
     if twice:

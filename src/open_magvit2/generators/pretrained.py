@@ -50,19 +50,19 @@ def load_generator(
     content = checkpoints.read(path)
     key = _RAW_STATE_KEY if weights == "raw" and _RAW_STATE_KEY in content else "state_dict"
     state = state_dicts.find_state_dict({"state_dict": content[key]} if key in content else content, str(path))
-    state, _ = state_dicts.without_wrappers(state)
     if weights == "ema" and _RAW_STATE_KEY not in content:
         raise ValueError(f"{path} holds no EMA weights; load it with weights='raw'")
     if GENERATOR_KEY in content:
         if grid is not None or head_width is not None:
             raise ValueError(f"{path} says its grid and head width itself: they are given for published files alone")
         generator = construction.build(content[GENERATOR_KEY], allowed_modules)
+        state, _ = state_dicts.without_wrappers(state, [_PREFIX + name for name in generator.state_dict()])
         checkpoints.load_strictly(generator, checkpoints.with_prefix(state, _PREFIX), path)
         generator.made_by = dict(content.get(MADE_BY_KEY, {}))
     else:
         grid = (16, 16) if grid is None else grid
         head_width = published.HEAD_WIDTH if head_width is None else head_width
-        generator = published.build(state, path, grid, head_width)
+        generator = published.build(state_dicts.without_wrappers(state)[0], path, grid, head_width)
     return generator.eval().requires_grad_(False).to(device)
 
 

@@ -56,15 +56,12 @@ def from_content(
     states = {"ema": state_dicts.find_state_dict(content, str(path))}
     if _RAW_STATE_KEY in content:
         states["raw"] = state_dicts.find_state_dict({"state_dict": content[_RAW_STATE_KEY]}, str(path))
-    unwrapped = {name: state_dicts.without_wrappers(state) for name, state in states.items()}
-    states = {name: state for name, (state, _) in unwrapped.items()}
     facts = CheckpointFacts(weights=weights, global_step=content.get("global_step"), warnings=[])
-    if num_wrapped := unwrapped["ema"][1]:
-        facts["warnings"].append(f"the prefix of a wrapped module was removed from {num_wrapped} names of the file")
-    inner = checkpoints.with_prefix(states["ema"], published.GENERATOR_PREFIX) or states["ema"]
     if TOKENIZER_KEY in content:
-        tokenizer = _load_own(content, states, weights, path, allowed_modules, facts)
-    elif any(".levels." in name for name in inner):
+        return finished(_load_own(content, states, weights, path, allowed_modules, facts), facts, path, device)
+    state = _unwrapped(states, (), facts)["ema"]
+    inner = checkpoints.with_prefix(state, published.GENERATOR_PREFIX) or state
+    if any(".levels." in name for name in inner):
         raise ValueError(
             f"{path} holds weights under our names, but not their architecture ({TOKENIZER_KEY!r}): pass the "
             "checkpoint that training wrote, or the folder with its config.json"
@@ -170,6 +167,7 @@ def _load_own(
         raise ValueError(f"{path} holds no EMA weights (trained without them); {weight_checks.TAKE_RAW}")
     description = tokenizer_description(content)
     tokenizer = construction.build(description, allowed_modules)
+    states = _unwrapped(states, [PREFIX + name for name in tokenizer.state_dict()], facts)
     has_both, states = "raw" in states, {"raw": states["ema"], **states}
     tensors = {name: checkpoints.with_prefix(state, PREFIX) for name, state in states.items()}
     hint = _architecture_hint(description, tensors[weights])
@@ -182,6 +180,16 @@ def _load_own(
         name for name in states[weights] if not name.startswith(PREFIX)
     )
     return tokenizer
+
+
+def _unwrapped(
+    states: Mapping[str, Mapping[str, Tensor]], names: Sequence[str], facts: CheckpointFacts
+) -> dict[str, dict[str, Tensor]]:
+    """`state_dicts.without_wrappers` of every state dict of a file; `facts` get a warning where a name changed."""
+    unwrapped = {key: state_dicts.without_wrappers(state, names) for key, state in states.items()}
+    if num_wrapped := unwrapped["ema"][1]:
+        facts["warnings"].append(f"the prefix of a wrapped module was removed from {num_wrapped} names of the file")
+    return {key: state for key, (state, _) in unwrapped.items()}
 
 
 def _load_published(
