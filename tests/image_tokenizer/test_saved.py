@@ -61,6 +61,13 @@ def test_a_tokenizer_of_other_parts_comes_back(tmp_path):
     assert again.token_shape((16, 16)) == (8, 8, 3)
 
 
+def test_weights_that_two_layers_share_are_saved(tmp_path):
+    tokenizer = trained(LookupFreeQuantizer(4))
+    block = tokenizer.decoder.middle[0]
+    block.norm1.weight = block.norm2.weight
+    assert same(load_tokenizer(tokenizer.save_pretrained(tmp_path / "saved"), "raw"), tokenizer)
+
+
 def test_a_folder_does_not_choose_which_code_runs(tmp_path):
     folder = trained(LookupFreeQuantizer(4)).save_pretrained(tmp_path / "saved")
     config = json.loads((folder / "config.json").read_text())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import safetensors.torch
+import torch
 
 from open_magvit2.common import construction, hub
 from open_magvit2.common.checkpoints import LIBRARY
@@ -92,7 +93,11 @@ def save_pretrained(
         IMAGE_SIZE_KEY: facts.get("train_image_size"),
         "global_step": facts.get("global_step"),
     }
-    tensors = {PREFIX + key: value.detach().cpu().contiguous() for key, value in tokenizer.state_dict().items()}
+    # copies, for safetensors refuses tensors that share memory, such as weights that two layers have in common
+    tensors = {
+        PREFIX + key: value.cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in tokenizer.state_dict().items()
+    }
     write_atomically(folder / "model.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
     write_atomically(folder / "README.md", _card(tokenizer, name or str(folder), figures or {}, licence))
     write_atomically(folder / hub.CONFIG_FILE, json.dumps(config, indent=2) + "\n")
