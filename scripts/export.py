@@ -24,12 +24,15 @@ def main() -> None:
     parser.add_argument(
         "--form", choices=[*sorted(SUFFIX), "published"], default="onnx", help="ONNX needs pip install '.[export]'"
     )
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    parser.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="of the graphs; published.ckpt takes both"
+    )
     parser.add_argument("--allow-modules", nargs="*", default=(), help="packages whose classes the file may name")
     args = parser.parse_args()
     if args.form == "published":
-        path = save_published(args.checkpoint, args.output / "published.ckpt", args.allow_modules)
-        print(f"{path}: raw weights and moving averages")
+        path = args.output / "published.ckpt"
+        has_averages = save_published(args.checkpoint, path, args.allow_modules)
+        print(f"{path}: raw weights and {'moving averages' if has_averages else 'no moving averages'}")
         return
     tokenizer = load_tokenizer(args.checkpoint, args.weights, "cpu", args.allow_modules)
     result = export(tokenizer, args.output, args.form)

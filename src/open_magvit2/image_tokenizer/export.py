@@ -15,15 +15,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from open_magvit2.common import checkpoints
 from open_magvit2.common.errors import UserError
 from open_magvit2.common.files import write_atomically
+from open_magvit2.common.images import rescaled
+from open_magvit2.image_tokenizer.model import ImageTokenizer
 from open_magvit2.image_tokenizer.pretrained import load_tokenizer
 from open_magvit2.image_tokenizer.published import published_state
-from open_magvit2.protocols import Tokenizer
+from open_magvit2.image_tokenizer.weight_checks import NoAveragesError
 
 Form = Literal["onnx", "torch"]
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
+_LARGEST_DIFFERENCE = 0.02  # of pixels in [-1, 1]: rounding is a ten thousandth of it
 
 
 class Exported(NamedTuple):
@@ -37,37 +39,41 @@ class Exported(NamedTuple):
 
 
 class _Tokenize(nn.Module):
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: ImageTokenizer) -> None:
         super().__init__()
-        self.encoder, self.quantizer = tokenizer.encoder, tokenizer.quantizer
+        self.encoder, self.quantizer, self.image_range = tokenizer.encoder, tokenizer.quantizer, tokenizer.image_range
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.quantizer.quantize(self.encoder(image))[1]
+        return self.quantizer.quantize(self.encoder(rescaled(image, (-1.0, 1.0), self.image_range)))[1]
 
 
 class _Detokenize(nn.Module):
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: ImageTokenizer) -> None:
         super().__init__()
-        self.decoder, self.quantizer = tokenizer.decoder, tokenizer.quantizer
+        self.decoder, self.quantizer, self.image_range = tokenizer.decoder, tokenizer.quantizer, tokenizer.image_range
 
     def forward(self, indices: Tensor) -> Tensor:
-        return self.decoder(self.quantizer.indices_to_codes(indices))
+        codes = self.quantizer.indices_to_codes(indices)
+        return rescaled(self.decoder(codes), self.image_range, (-1.0, 1.0))
 
 
-def export(tokenizer: Tokenizer, folder: str | Path, form: Form = "onnx") -> Exported:
+def export(tokenizer: ImageTokenizer, folder: str | Path, form: Form = "onnx") -> Exported:
     """Write `tokenize` and `detokenize` of a tokenizer, and compare what was written with the tokenizer.
 
     Args:
-        tokenizer: an `ImageTokenizer` in eval mode, float32 on the CPU.
+        tokenizer: in eval mode, float32 on the CPU.
         folder: is made; takes tokenize.onnx and detokenize.onnx, or .pt2 files for `torch.export.load`.
         form: "onnx" (needs the packages of the extra `export`), or "torch".
 
     Raises:
-        ValueError: for another form, or if more than one index in a thousand differs from the tokenizer's.
+        ValueError: for another form or class, or if a graph computes something else: more than one index in a thousand,
+            or a pixel, differs from the tokenizer's.
         UserError: without the packages of the extra.
     """
     if form not in SUFFIX:
         raise ValueError(f"form must be one of {', '.join(SUFFIX)}, got {form!r}")
+    if not isinstance(tokenizer, ImageTokenizer):
+        raise ValueError(f"only an ImageTokenizer can be exported, got a {type(tokenizer).__name__}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rule = tokenizer.size_rule
@@ -97,19 +103,24 @@ def export(tokenizer: Tokenizer, folder: str | Path, form: Form = "onnx") -> Exp
     return _compare(tokenizer, paths["tokenize"], paths["detokenize"])
 
 
-def save_published(checkpoint: str | Path, path: str | Path, allowed_modules: Sequence[str] = ()) -> Path:
+def save_published(checkpoint: str | Path, path: str | Path, allowed_modules: Sequence[str] = ()) -> bool:
     """Write a checkpoint of ours in the published form: `published.published_state` of its raw and averaged weights.
 
-    A training without moving averages gives a file of raw weights. The published form does not name the order of an
+    The published form does not name the order of an
     index's bits: `load_tokenizer` reads a B file most significant bit first unless `bit_order` says otherwise.
+
+    Returns:
+        whether there are moving averages; without them, the file has the raw weights alone.
 
     Raises:
         FileNotFoundError, ValueError: as `load_tokenizer`, and for networks that the published form does not have.
     """
     options = {"allowed_modules": allowed_modules}
     raw = load_tokenizer(checkpoint, "raw", **options)
-    has_averages = "current_model_state" in checkpoints.read(checkpoint)
-    averaged = load_tokenizer(checkpoint, "ema", **options) if has_averages else None
+    try:
+        averaged = load_tokenizer(checkpoint, "ema", **options)
+    except NoAveragesError:
+        averaged = None
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
@@ -117,7 +128,7 @@ def save_published(checkpoint: str | Path, path: str | Path, allowed_modules: Se
         {"state_dict": published_state(raw, averaged), "global_step": raw.checkpoint_facts["global_step"]}, content
     )
     write_atomically(path, content.getvalue())
-    return path
+    return averaged is not None
 
 
 def load(path: str | Path) -> Callable[[Tensor], Tensor]:
@@ -140,7 +151,7 @@ def _extra(name: str) -> ModuleType:
         ) from error
 
 
-def _compare(tokenizer: Tokenizer, tokenize: Path, detokenize: Path) -> Exported:
+def _compare(tokenizer: ImageTokenizer, tokenize: Path, detokenize: Path) -> Exported:
     """Run the files on images of other batches and sizes than they were traced with."""
     rule, largest, number, different = tokenizer.size_rule, 0.0, 0, 0
     encode, decode = load(tokenize), load(detokenize)
@@ -152,6 +163,8 @@ def _compare(tokenizer: Tokenizer, tokenize: Path, detokenize: Path) -> Exported
         largest = max(largest, (decode(expected) - reconstruction).abs().max().item())
     if different > number / 1000:
         raise ValueError(f"{tokenize}: {different} of {number} indices differ from the tokenizer's")
+    if not largest < _LARGEST_DIFFERENCE:
+        raise ValueError(f"{detokenize}: pixels in [-1, 1] differ by up to {largest:.2g} from the tokenizer's")
     return Exported(tokenize, detokenize, largest, number, different)
 
 

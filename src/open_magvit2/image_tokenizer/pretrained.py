@@ -164,7 +164,9 @@ def _load_own(
     if saved is not None and saved != weights:
         raise ValueError(f"{path} holds {saved} weights only, got weights={weights!r}; load it with weights={saved!r}")
     if weights == "ema" and "raw" not in states and saved is None:
-        raise ValueError(f"{path} holds no EMA weights (trained without them); {weight_checks.TAKE_RAW}")
+        raise weight_checks.NoAveragesError(
+            f"{path} holds no EMA weights (trained without them); {weight_checks.TAKE_RAW}"
+        )
     description = tokenizer_description(content)
     tokenizer = construction.build(description, allowed_modules)
     states = _unwrapped(states, [PREFIX + name for name in tokenizer.state_dict()], facts)
@@ -203,7 +205,7 @@ def _load_published(
     tokenizer = construction.build(published.read_architecture(state, bit_order))
     names = {name: published.published_name(name) for name in tokenizer.state_dict()}
     if weights == "ema" and not any(published.averaged_name(name) in state for name in names.values()):
-        raise ValueError(f"{path} holds no EMA weights (model_ema.*); {weight_checks.TAKE_RAW}")
+        raise weight_checks.NoAveragesError(f"{path} holds no EMA weights (model_ema.*); {weight_checks.TAKE_RAW}")
     facts["checkpoint_format"] = "published"
     facts["train_image_size"] = published.IMAGE_SIZES.get(len(tokenizer.encoder.channel_multipliers))
     load_named(tokenizer, state, names, published.IGNORED, weights, path, facts)

@@ -12,6 +12,10 @@ from torch import Tensor
 TAKE_RAW = "load it with weights='raw', in a command --weights raw"
 
 
+class NoAveragesError(ValueError):
+    """EMA weights were asked for of a file that has none."""
+
+
 def look_untrained(tensors: Mapping[str, Tensor]) -> bool:
     """Whether every normalisation still has its initial weight, exactly 1; a single step of training moves them all."""
     weights = [value for name, value in tensors.items() if name.endswith(".weight") and value.ndim == 1]
