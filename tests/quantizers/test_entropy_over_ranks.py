@@ -6,13 +6,26 @@ import torch.distributed as dist
 from processes import process_group, spawn
 
 from open_magvit2.quantizers import entropy
+from open_magvit2.quantizers.binary_spherical import BinarySphericalQuantizer
 from open_magvit2.quantizers.entropy import codebook_entropy_bound, entropy_penalty
+from open_magvit2.quantizers.index_backprop import IndexBackpropagationQuantizer
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
+from open_magvit2.quantizers.residual import GroupedLookupFreeQuantizer, ResidualLookupFreeQuantizer
 
-NUM_BITS = {"exact": 11, "chunked": 17, "bound": 12, "each rank": 11}
+QUANTIZERS = {
+    "bsq": lambda over_ranks: BinarySphericalQuantizer(8, entropy_over_ranks=over_ranks),
+    "residual": lambda over_ranks: ResidualLookupFreeQuantizer(8, entropy_over_ranks=over_ranks),
+    "grouped": lambda over_ranks: GroupedLookupFreeQuantizer(8, entropy_over_ranks=over_ranks),
+    "ibq": lambda over_ranks: IndexBackpropagationQuantizer(32, 8, entropy_over_ranks=over_ranks),
+}
+NUM_BITS = {"exact": 11, "chunked": 17, "bound": 12, "each rank": 11, **dict.fromkeys(QUANTIZERS, 8)}
 
 
 def penalty(kind: str, latent: torch.Tensor, over_ranks: bool) -> torch.Tensor:
+    if kind in QUANTIZERS:
+        torch.manual_seed(0)  # IBQ's codebook
+        losses = QUANTIZERS[kind](over_ranks)(latent).losses
+        return losses["sample_entropy"] - losses["codebook_entropy"]
     if kind == "bound":
         return codebook_entropy_bound(latent, 5, over_ranks=over_ranks)
     sample, codebook = entropy_penalty(latent, over_ranks=over_ranks)
@@ -54,7 +67,7 @@ def over_two_ranks(tmp_path_factory) -> dict[str, list[torch.Tensor]]:
     return torch.load(folder / "results.pt")
 
 
-@pytest.mark.parametrize("kind", ["exact", "chunked", "bound"])
+@pytest.mark.parametrize("kind", ["exact", "chunked", "bound", *QUANTIZERS])
 def test_gradient_over_ranks_is_that_of_the_joint_batch(over_two_ranks, kind):
     value, gradient = over_two_ranks[kind]
     expected_value, expected = value_and_gradient(kind, latents(kind).flatten(0, 1), over_ranks=False)

@@ -31,13 +31,18 @@ class BinarySphericalQuantizer(nn.Module):
         entropy_eps: inside the logarithm of the average distribution.
         entropy_group_bits: None for the exact codebook entropy (K <= 28), `codebook_entropy`; a number for the bound
             over groups of so many bits, `codebook_entropy_bound`. 1 treats the bits as independent.
-        bit_order: of the indices; see `LookupFreeQuantizer`.
+        bit_order, entropy_over_ranks: see `LookupFreeQuantizer`.
 
     Raises:
         ValueError: for values out of range.
     """
 
-    training_arguments: ClassVar = ("inverse_temperature", "entropy_eps", "entropy_group_bits")
+    training_arguments: ClassVar = (
+        "inverse_temperature",
+        "entropy_eps",
+        "entropy_group_bits",
+        "entropy_over_ranks",
+    )
 
     def __init__(
         self,
@@ -46,11 +51,12 @@ class BinarySphericalQuantizer(nn.Module):
         entropy_eps: float = 0.0,
         entropy_group_bits: int | None = None,
         bit_order: BitOrder = "least_significant_first",
+        entropy_over_ranks: bool = False,
     ) -> None:
         super().__init__()
         above(0, inverse_temperature=inverse_temperature)
         self.signs = LookupFreeQuantizer(
-            num_bits, 2.0 / inverse_temperature, entropy_eps, entropy_group_bits, bit_order=bit_order
+            num_bits, 2.0 / inverse_temperature, entropy_eps, entropy_group_bits, entropy_over_ranks, bit_order
         )
         self.num_bits = self.latent_channels = num_bits
         self.codebook_size = 2**num_bits
@@ -58,6 +64,7 @@ class BinarySphericalQuantizer(nn.Module):
         self.entropy_eps = entropy_eps
         self.entropy_group_bits = entropy_group_bits
         self.bit_order = bit_order
+        self.entropy_over_ranks = entropy_over_ranks
 
     @property
     def loss_weights(self) -> dict[str, float]:

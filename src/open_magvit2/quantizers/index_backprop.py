@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from open_magvit2.common import distributed
 from open_magvit2.common.arguments import above, at_least, integer
 from open_magvit2.common.precision import at_least_float32, full_precision
 from open_magvit2.protocols import QuantizerOutput
@@ -29,6 +30,7 @@ class IndexBackpropagationQuantizer(nn.Module):
         latent_channels: D, of the latent and of a code; 256 by default.
         temperature: T of the entropies, which are those of softmax(l / T); 0.01 by default, as in LFQ.
         entropy_eps: inside the logarithm of the average distribution.
+        entropy_over_ranks: as in `LookupFreeQuantizer`.
 
     Raises:
         ValueError: for values out of range.
@@ -42,7 +44,7 @@ class IndexBackpropagationQuantizer(nn.Module):
         "sample_entropy": 0.05,
         "codebook_entropy": -0.05,
     }
-    training_arguments: ClassVar = ("temperature", "entropy_eps")
+    training_arguments: ClassVar = ("temperature", "entropy_eps", "entropy_over_ranks")
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class IndexBackpropagationQuantizer(nn.Module):
         latent_channels: int = 256,
         temperature: float = 0.01,
         entropy_eps: float = 1e-5,
+        entropy_over_ranks: bool = False,
     ) -> None:
         super().__init__()
         integer(1, codebook_size=codebook_size, latent_channels=latent_channels)
@@ -59,6 +62,7 @@ class IndexBackpropagationQuantizer(nn.Module):
         self.latent_channels = latent_channels
         self.temperature = temperature
         self.entropy_eps = entropy_eps
+        self.entropy_over_ranks = entropy_over_ranks
         self.codebook = nn.Parameter(torch.randn(codebook_size, latent_channels))
 
     def forward(self, latent: Tensor) -> QuantizerOutput:
@@ -73,7 +77,7 @@ class IndexBackpropagationQuantizer(nn.Module):
         vectors = at_least_float32(to_vectors(latent, self.latent_channels))
         with full_precision(latent.device.type):
             codes, indices, sample, average = _IndexBackpropagation.apply(
-                vectors, self.codebook, self.temperature, self.entropy_eps
+                vectors, self.codebook, self.temperature, self.entropy_eps, self.entropy_over_ranks
             )
         hard = F.embedding(indices, self.codebook)
         losses = {
@@ -115,7 +119,7 @@ class _IndexBackpropagation(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, vectors: Tensor, codebook: Tensor, temperature: float, eps: float
+        ctx: Any, vectors: Tensor, codebook: Tensor, temperature: float, eps: float, over_ranks: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         codebook = codebook.to(vectors.dtype)
         indices, sample = [], vectors.new_zeros(())
@@ -128,6 +132,8 @@ class _IndexBackpropagation(torch.autograd.Function):
             sample -= (sharp * log_sharp).sum()
             average += sharp.sum(dim=0)
         average /= len(vectors)
+        if over_ranks:
+            distributed.all_reduce_mean(average)
         shifted = average + eps
         log_shifted = shifted.clamp_min(torch.finfo(shifted.dtype).tiny).log()
         indices = torch.cat(indices)
@@ -140,7 +146,7 @@ class _IndexBackpropagation(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: Any, grad_codes: Tensor, _: None, grad_sample: Tensor, grad_average: Tensor
-    ) -> tuple[Tensor, Tensor, None, None]:
+    ) -> tuple[Tensor, Tensor, None, None, None]:
         vectors, codebook, indices, average = ctx.saved_tensors
         temperature, eps = ctx.options
         shifted = (average + eps).clamp_min(torch.finfo(average.dtype).tiny)
@@ -156,7 +162,7 @@ class _IndexBackpropagation(torch.autograd.Function):
                 grad_logits += _through_softmax(log_sharp.exp(), mixed) / (len(vectors) * temperature)
                 grad_vectors.append(grad_logits @ codebook)
                 grad_codebook += grad_logits.T @ chunk
-        return torch.cat(grad_vectors), grad_codebook, None, None
+        return torch.cat(grad_vectors), grad_codebook, None, None, None
 
 
 def _through_softmax(probabilities: Tensor, gradient: Tensor) -> Tensor:

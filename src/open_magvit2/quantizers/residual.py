@@ -23,25 +23,31 @@ class ResidualLookupFreeQuantizer(nn.Module):
     Args:
         num_bits: K of each level, 1 to 28; the latent has as many channels.
         num_levels: L.
-        temperature, entropy_eps: of the entropy penalty, as in `LookupFreeQuantizer`; a level's residual is scaled by
-            2^l before.
+        temperature, entropy_eps, entropy_over_ranks: of the entropy penalty, as in `LookupFreeQuantizer`; a level's
+            residual is scaled by 2^l before.
 
     Raises:
         ValueError: for values out of range.
     """
 
-    training_arguments: ClassVar = ("temperature", "entropy_eps")
+    training_arguments: ClassVar = ("temperature", "entropy_eps", "entropy_over_ranks")
 
     def __init__(
-        self, num_bits: int = 18, num_levels: int = 2, temperature: float = 0.01, entropy_eps: float = 1e-5
+        self,
+        num_bits: int = 18,
+        num_levels: int = 2,
+        temperature: float = 0.01,
+        entropy_eps: float = 1e-5,
+        entropy_over_ranks: bool = False,
     ) -> None:
         super().__init__()
         integer(1, num_levels=num_levels)
-        self.level = LookupFreeQuantizer(num_bits, temperature, entropy_eps)
+        self.level = LookupFreeQuantizer(num_bits, temperature, entropy_eps, entropy_over_ranks=entropy_over_ranks)
         self.num_bits = self.latent_channels = num_bits
         self.num_levels = self.indices_per_position = num_levels
         self.temperature = temperature
         self.entropy_eps = entropy_eps
+        self.entropy_over_ranks = entropy_over_ranks
         self.codebook_size = 2**num_bits
 
     @property
@@ -96,26 +102,34 @@ class GroupedLookupFreeQuantizer(nn.Module):
     Args:
         num_bits: K, a multiple of num_groups; the latent has as many channels.
         num_groups: G; K / G is 1 to 28.
-        temperature, entropy_eps: of the entropy penalty of each group, as in `LookupFreeQuantizer`.
+        temperature, entropy_eps, entropy_over_ranks: of the entropy penalty of each group, as in `LookupFreeQuantizer`.
 
     Raises:
         ValueError: for values out of range, or groups that do not divide the bits.
     """
 
-    training_arguments: ClassVar = ("temperature", "entropy_eps")
+    training_arguments: ClassVar = ("temperature", "entropy_eps", "entropy_over_ranks")
 
     def __init__(
-        self, num_bits: int = 36, num_groups: int = 2, temperature: float = 0.01, entropy_eps: float = 1e-5
+        self,
+        num_bits: int = 36,
+        num_groups: int = 2,
+        temperature: float = 0.01,
+        entropy_eps: float = 1e-5,
+        entropy_over_ranks: bool = False,
     ) -> None:
         super().__init__()
         integer(1, num_bits=num_bits, num_groups=num_groups)
         if num_bits % num_groups:
             raise ValueError(f"num_bits must be a multiple of num_groups = {num_groups}, got {num_bits}")
-        self.group = LookupFreeQuantizer(num_bits // num_groups, temperature, entropy_eps)
+        self.group = LookupFreeQuantizer(
+            num_bits // num_groups, temperature, entropy_eps, entropy_over_ranks=entropy_over_ranks
+        )
         self.num_bits = self.latent_channels = num_bits
         self.num_groups = self.indices_per_position = num_groups
         self.temperature = temperature
         self.entropy_eps = entropy_eps
+        self.entropy_over_ranks = entropy_over_ranks
         self.codebook_size = self.group.codebook_size
 
     @property
