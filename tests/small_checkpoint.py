@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from open_magvit2.common.construction import describe
 from open_magvit2.generators.autoregressive import AutoregressiveGenerator
@@ -13,14 +14,17 @@ from open_magvit2.image_tokenizer.pretrained import IMAGE_SIZE_KEY, TOKENIZER_KE
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
 
-def save_small_checkpoint(path: Path, image_size: int | list[int] | None = None) -> Path:
-    """Write a tokenizer with 4x downsampling and 64 codes; its averaged and its raw weights differ.
+def save_small_checkpoint(
+    path: Path, image_size: int | list[int] | None = None, quantizer: nn.Module | None = None
+) -> Path:
+    """Write a tokenizer with 4x downsampling, by default of 64 codes; its averaged and its raw weights differ.
 
     It claims to be trained on images of `image_size`, or does not say.
     """
     torch.manual_seed(0)
+    quantizer = quantizer or LookupFreeQuantizer(6)
     options = {"channels": 8, "channel_multipliers": (1, 1, 1), "num_residual_blocks": 1, "norm_groups": 4}
-    averaged, raw = (ImageTokenizer.convolutional(LookupFreeQuantizer(6), **options) for _ in range(2))
+    averaged, raw = (ImageTokenizer.convolutional(quantizer, **options) for _ in range(2))
     states = [{f"tokenizer.{name}": value for name, value in model.state_dict().items()} for model in (averaged, raw)]
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {TOKENIZER_KEY: describe(averaged), "state_dict": states[0], "current_model_state": states[1]}

@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from small_checkpoint import save_small_checkpoint, save_small_generator
+
+from open_magvit2.quantizers.finite_scalar import FiniteScalarQuantizer
+from open_magvit2.quantizers.residual import ResidualLookupFreeQuantizer
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -38,3 +43,15 @@ def test_notebook_is_kept_without_outputs(path):
 
 def test_there_is_a_notebook():
     assert {"checkpoint.ipynb", "generation.ipynb"} <= {path.name for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize(
+    "quantizer", [FiniteScalarQuantizer((5, 5)), ResidualLookupFreeQuantizer(3, 2)], ids=["FSQ", "residual"]
+)
+def test_the_notebook_of_checkpoints_takes_other_quantizers(quantizer, tmp_path, monkeypatch):
+    (path,) = (path for path in NOTEBOOKS if path.name == "checkpoint.ipynb")
+    monkeypatch.setenv("OPEN_MAGVIT2_CHECKPOINT", str(save_small_checkpoint(tmp_path / "small.ckpt", None, quantizer)))
+    matplotlib.use("agg")
+    monkeypatch.setattr(plt, "show", plt.close)
+    cells = (cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    exec("\n".join(cells), {})  # without a kernel and without drawing
