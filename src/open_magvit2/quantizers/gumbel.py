@@ -25,7 +25,7 @@ class GumbelQuantizer(nn.Module):
     Args:
         codebook_size: number of codes, V.
         latent_channels: C, of the latent and of a code.
-        temperature: of the mixture.
+        temperature: of the mixture; `training.annealing.TemperatureAnnealing` lowers it during training.
 
     Raises:
         ValueError: for values out of range.
