@@ -23,6 +23,7 @@ class Hub:
         commits: by repository and commit, the files.
         refs: by repository and branch, the commit.
         cut: by file, after how many bytes the server closes the connection, once.
+        statuses: by repository, an answer in the place of its files.
         requests: "METHOD path [Range]" in order.
     """
 
@@ -30,6 +31,7 @@ class Hub:
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
     private: set[str] = field(default_factory=set)
     cut: dict[str, int] = field(default_factory=dict)
+    statuses: dict[str, int] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)  # of git LFS, by SHA-256
     requests: list[str] = field(default_factory=list)
     endpoint: str = ""
@@ -100,6 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
         if match is None:
             return self._answer(404, {"error": f"no such endpoint: {self.path}"})
         repository, revision, file = match.groups()
+        if repository in self.hub.statuses:
+            return self._answer(self.hub.statuses[repository], {"error": "refused"})
         found = self.hub.find(repository, revision)
         if isinstance(found, str):
             status = 401 if found == "RepoNotFound" else 404  # the Hub does not tell private from absent

@@ -109,6 +109,14 @@ def test_what_is_not_there_is_one_clear_error(hub, name, words):
     assert all(word in str(error.value) for word in words)
 
 
+@pytest.mark.parametrize(("status", "words"), [(401, "refuses your token.*hf auth login"), (403, "cannot be .*403")])
+def test_an_answer_that_refuses_is_told_from_no_answer(hub, status, words):
+    hub.commit("org/name", {"file.ckpt": CKPT})
+    hub.statuses["org/name"] = status
+    with pytest.raises(FileNotFoundError, match=words):
+        local_path("org/name/file.ckpt")
+
+
 def test_a_file_that_is_not_on_the_hub_says_where_it_is():
     with pytest.raises(ValueError, match="heibox"):
         local_path("vqgan_imagenet_f16_1024")

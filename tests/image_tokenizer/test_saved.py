@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from commands import run, run_here
+from huggingface_hub import constants
 from PIL import Image
 from small_checkpoint import save_small_checkpoint, save_small_generator
 
@@ -123,6 +124,12 @@ def test_pushed_and_loaded_by_name_and_revision(hub, checkpoint):
 def test_a_refused_push_is_an_error_of_the_system(hub, checkpoint):
     with pytest.raises(OSError, match="401"):
         load_tokenizer(checkpoint).push_to_hub("org/mine", token="hf_wrong")
+
+
+def test_a_push_without_a_network_is_one_too(hub, checkpoint, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(OSError, match=r"nothing was pushed to org/mine: .*refused"):
+        load_tokenizer(checkpoint).push_to_hub("org/mine", token="hf_test")
     assert "org/mine" not in hub.commits
 
 

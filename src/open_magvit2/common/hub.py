@@ -127,7 +127,8 @@ def _download(file: HubName, name: HubName, cached: bool = False) -> Path:
             raise _AbsentFileError(f"{file} is not in the cache") from error
         raise FileNotFoundError(
             f"no file or folder at {name}, it is not in the Hub's cache ({_cache()}), and the Hub cannot be reached "
-            "(offline?). Load it once with a network, or copy a cache here and set HF_HUB_CACHE, or give a path"
+            f"({error.__cause__ or 'offline'}). Load it once with a network, or copy a cache here and set "
+            "HF_HUB_CACHE, or give a path"
         ) from error
     except errors.EntryNotFoundError as error:
         cause = "save_pretrained did not write it; name a file" if name.file is None else "name another"
@@ -137,6 +138,10 @@ def _download(file: HubName, name: HubName, cached: bool = False) -> Path:
     except errors.HFValidationError as error:
         raise ValueError(f"{name} is no name on the Hub: {error}. {_WHAT_TO_DO}") from error
     except errors.HTTPError as error:
+        if getattr(getattr(error, "response", None), "status_code", None) == 401:
+            raise FileNotFoundError(
+                f"the Hub refuses your token for {name}: log in anew with `hf auth login`, or unset HF_TOKEN"
+            ) from error
         raise OSError(f"the download of {name} failed: {error}. Run it again: whole files are in the cache") from error
 
 

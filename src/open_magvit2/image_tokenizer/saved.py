@@ -127,18 +127,20 @@ def push_to_hub(
     Raises:
         OSError: if the Hub refuses or cannot be reached; nothing is changed there then.
     """
-    from huggingface_hub import HfApi  # here: it is needed for nothing else
+    from huggingface_hub import HfApi, errors  # here: it is needed for nothing else
 
     api = HfApi(token=token)
+    message = message or "Tokenizer of Open-MAGVIT2"
     with tempfile.TemporaryDirectory() as made:
         save_pretrained(tokenizer, made, figures, licence, repository)
-        api.create_repo(repository, private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repository, branch=revision, exist_ok=True)
-        message = message or "Tokenizer of Open-MAGVIT2"
-        return api.upload_folder(
-            repo_id=repository, folder_path=made, revision=revision, commit_message=message
-        ).commit_url
+        try:
+            api.create_repo(repository, private=private, exist_ok=True)
+            if revision is not None:
+                api.create_branch(repository, branch=revision, exist_ok=True)
+            options = {"folder_path": made, "revision": revision, "commit_message": message}
+            return api.upload_folder(repo_id=repository, **options).commit_url
+        except errors.HTTPError as error:  # without a network it is no OSError
+            raise OSError(f"nothing was pushed to {repository}: {error}") from error
 
 
 def _card(tokenizer: "ImageTokenizer", name: str, figures: Mapping[str, float], licence: str | None) -> str:
