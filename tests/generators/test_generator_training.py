@@ -9,6 +9,8 @@ from small_generator_training import CLASSES, GRID, data, module, parameters, to
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from open_magvit2.common import checkpoints
+from open_magvit2.generators.autoregressive import AutoregressiveGenerator
+from open_magvit2.generators.autoregressive_training import AutoregressiveTraining
 from open_magvit2.generators.masking import MaskedSampling, sample_masked
 from open_magvit2.generators.pretrained import GENERATOR_KEY, MADE_BY_KEY, load_generator
 from open_magvit2.generators.sampling import Sampling, sample
@@ -282,6 +284,18 @@ def test_a_checkpoint_opens_as_the_generator_that_was_trained(tmp_path, kind, av
         assert torch.equal(default, parameters(raw))
         with pytest.raises(ValueError, match="holds no EMA weights; load it with weights='raw'"):
             load_generator(path, "ema")
+
+
+class TwiceAsWide(AutoregressiveGenerator):
+    """A user's, which keeps an argument changed."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__((3, 3), GRID, CLASSES, 2 * width, 2, num_spatial_blocks=1, num_factorized_blocks=0)
+
+
+def test_a_generator_that_its_checkpoint_could_not_rebuild_is_refused():
+    with pytest.raises(ValueError, match=r"TwiceAsWide keeps width = 16, and built from that it has 32"):
+        AutoregressiveTraining(TwiceAsWide())
 
 
 def test_another_generator_does_not_continue(tmp_path):

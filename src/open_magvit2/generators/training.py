@@ -51,7 +51,8 @@ class GeneratorTraining(MicroBatchTraining, ABC):
         pictured_classes: one picture each at validation; None for the first eight.
 
     Raises:
-        ValueError: for a number out of range, or a class outside the generator's table.
+        ValueError: for a number out of range, a class outside the generator's table, or a generator of a user that a
+            checkpoint could not rebuild.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class GeneratorTraining(MicroBatchTraining, ABC):
         integer(0, seed=seed)
         within(0, 1, class_dropout=class_dropout, label_smoothing=label_smoothing)
         self.generator = generator
+        construction.check_rebuilds(generator)
         self._description = construction.describe(generator)  # now: sharding changes the class
         self._tokenizer = [tokenizer]  # not a part: neither trained, nor averaged, nor saved
         self.weight_decay = weight_decay
