@@ -19,9 +19,10 @@ from open_magvit2.generators.writing import Plan, write_samples
 def main() -> None:
     args = command_line.parse(__doc__)
     with short_errors(), processes(args.device) as device:
-        generator = load_generator(args.generator, device=device, grid=args.grid, head_width=args.head_width)
+        published = {"grid": args.grid, "head_width": args.head_width}
+        generator = load_generator(args.generator, None, device, **published, allowed_modules=args.allow_modules)
         source = command_line.tokenizer_file(args, generator)
-        tokenizer = load_tokenizer(*source, device)
+        tokenizer = load_tokenizer(*source, device, args.allow_modules)
         settings, classes = command_line.settings(args, generator), command_line.classes(args, generator)
         what = (command_line.prepared(args, generator), tokenizer, settings)
         made_by = command_line.made_by(args, generator, source)

@@ -35,6 +35,8 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
     add("--generator", required=True, type=Path, help="checkpoint of a generator")
     add("--tokenizer", type=Path, help="checkpoint; default: the one of the generator's training, or inside its file")
     add("--weights", choices=["ema", "raw"], help="of the tokenizer; default: those the generator was trained with")
+    modules = "Python packages outside this one from which the checkpoints may name classes"
+    add("--allow-modules", nargs="*", default=[], metavar="MODULE", help=modules)
     add("--output", required=True, type=Path, help="folder; a run that was interrupted goes on there")
     add("--classes", nargs="+", metavar="CLASS", help="names or numbers; default with --num-images: all")
     add("--class-names", metavar="PATH", help="folder of class folders, or a list; default: ImageNet's, or numbers")
@@ -156,7 +158,7 @@ def made_by(args: argparse.Namespace, generator: nn.Module, tokenizer: tuple[Pat
     return {
         "generator_sha256": checkpoints.digest(args.generator),
         "grid": list(generator.grid),
-        "num_heads": generator.num_heads,
+        "num_heads": getattr(generator, "num_heads", None),  # a generator of a user may have none
         "tokenizer_sha256": checkpoints.digest(tokenizer[0]),
         "tokenizer_weights": tokenizer[1],
         "precision": args.precision,
