@@ -2,6 +2,7 @@
 
 import argparse
 
+import pytest
 import torch
 from test_bitwise import generator as bitwise
 
@@ -25,6 +26,14 @@ def test_every_setting_of_bitwise_sampling_has_a_flag(tmp_path):
     ]
     made = command_line.settings(command_line.parse(None, [*flags, "--guidance", "2", "--greedy"]), bitwise())
     assert made == BitwiseSampling(num_steps=3, order="confidence", guidance=2.0, greedy=True)
+
+
+def test_a_tokenizer_that_is_no_longer_there_is_asked_for():
+    generator = torch.nn.Identity()
+    generator.made_by = {"path": "/elsewhere/last.ckpt", "sha256": "1234", "weights": "raw"}
+    args = argparse.Namespace(generator="generator.ckpt", tokenizer=None, weights=None)
+    with pytest.raises(FileNotFoundError, match=r"/elsewhere/last.ckpt.*1234.*generator.ckpt.*--tokenizer"):
+        command_line.tokenizer_file(args, generator)
 
 
 def test_another_tokenizer_than_the_training_s_is_named_in_the_log(tmp_path, caplog):

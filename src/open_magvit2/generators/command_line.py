@@ -107,7 +107,14 @@ def tokenizer_file(args: argparse.Namespace, generator: nn.Module) -> tuple[Path
     if not made_by:
         return args.generator, args.weights or "raw"  # published: raw weights inside the same file
     path = Path(made_by["path"])
-    if made_by.get("sha256") not in (None, checkpoints.digest(path)):
+    try:
+        found = checkpoints.digest(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path}, the tokenizer of SHA-256 {made_by.get('sha256')} that {args.generator} was trained with, is not "
+            f"here: name its file by --tokenizer ({error})"
+        ) from error
+    if made_by.get("sha256") not in (None, found):
         raise ValueError(f"{path} is not the tokenizer that {args.generator} was trained with: name it by --tokenizer")
     return path, args.weights or made_by.get("weights") or "ema"
 
