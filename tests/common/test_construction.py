@@ -77,6 +77,13 @@ class Lazy(nn.Module):
         self.layer = nn.LazyLinear(3)
 
 
+class Counting(nn.Module):
+    """Keeps a number that is no tensor."""
+
+    def get_extra_state(self) -> dict:
+        return {"calls": 1}
+
+
 class Named(nn.Module):
     """Takes an argument by the names of its fields."""
 
@@ -84,6 +91,15 @@ class Named(nn.Module):
         super().__init__()
         self.size = size
         self.layer = nn.Linear(size.height, 1)
+
+
+class Bare(nn.Module):
+    """Has no constructor."""
+
+
+def test_a_module_without_a_constructor_has_no_arguments():
+    assert describe(Bare()) == {"class_path": class_path(Bare), "init_args": {}}
+    assert isinstance(build(describe(Bare()), [__name__]), Bare)
 
 
 def test_fixed_random_numbers_are_drawn_again():
@@ -106,7 +122,11 @@ def test_a_module_that_keeps_an_argument_changed_is_refused():
 
 @pytest.mark.parametrize(
     ("part", "message"),
-    [(Lazy, "layer.weight, layer.bias get a shape with the first batch"), (lambda: Named(Size(2)), "Named cannot be")],
+    [
+        (Lazy, "layer.weight, layer.bias get a shape with the first batch"),
+        (Counting, "_extra_state: the extra state of a module is no tensor; keep it in buffers"),
+        (lambda: Named(Size(2)), "Named cannot be"),
+    ],
 )
 def test_modules_that_cannot_be_built_again_are_named(part, message):
     with pytest.raises(ValueError, match=message):

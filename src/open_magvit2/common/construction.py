@@ -34,7 +34,9 @@ def describe(module: nn.Module) -> dict[str, Any]:
     """
     kind = type(module)
     arguments = {}
-    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+    # a class without a constructor has that of `nn.Module`, which takes nothing though its signature says *args
+    has_own = kind.__init__ is not nn.Module.__init__
+    for name, parameter in inspect.signature(kind.__init__).parameters.items() if has_own else ():
         if name == "self":
             continue
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -108,16 +110,12 @@ def check_rebuilds(module: nn.Module) -> None:
     Modules with classes of other packages are built once more, and must then describe themselves alike.
 
     Raises:
-        ValueError: if it cannot be described or built, keeps an argument changed, or has parameters without a shape.
+        ValueError: if it cannot be described or built, keeps an argument changed, or by `check_state`.
     """
     description = describe(module)
     if not (others := other_packages(module)):
         return
-    if lazy := [name for name, parameter in module.named_parameters() if nn.parameter.is_lazy(parameter)]:
-        raise ValueError(
-            f"{', '.join(lazy)} get a shape with the first batch alone, so that a checkpoint could not be loaded: use "
-            "layers whose numbers of channels are arguments instead of lazy ones"
-        )
+    check_state(module)
     with torch.random.fork_rng(devices=[]):
         changed = differences(description, describe(build(description, others)))
     if changed:
@@ -125,6 +123,22 @@ def check_rebuilds(module: nn.Module) -> None:
         raise ValueError(
             f"{class_path(type(module))} keeps {name} = {kept!r}, and built from that it has {becomes!r}: keep every "
             "argument as it was given, so that a checkpoint can rebuild it"
+        )
+
+
+def check_state(module: nn.Module) -> None:
+    """Refuse a module whose state is more than tensors of known shapes, which a checkpoint could not be compared with.
+
+    Raises:
+        ValueError: naming what is not.
+    """
+    state = module.state_dict(keep_vars=True)
+    if others := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
+        raise ValueError(f"{', '.join(others)}: the extra state of a module is no tensor; keep it in buffers instead")
+    if lazy := [name for name, value in state.items() if nn.parameter.is_lazy(value)]:
+        raise ValueError(
+            f"{', '.join(lazy)} get a shape with the first batch alone, so that a checkpoint could not be loaded: use "
+            "layers whose numbers of channels are arguments instead of lazy ones"
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from open_magvit2.common import checkpoints, images
 from open_magvit2.common.codebook import CodeHistogram
-from open_magvit2.common.construction import check_rebuilds, describe, other_packages
+from open_magvit2.common.construction import check_rebuilds, check_state, describe, other_packages
 from open_magvit2.common.precision import at_least_float32
 from open_magvit2.image_tokenizer import old_checkpoints
 from open_magvit2.image_tokenizer.model import ImageTokenizer
@@ -95,6 +95,7 @@ class ImageTokenizerTraining(AdversarialTraining):
     def on_fit_start(self) -> None:
         """Refuse parts, images and batches that do not fit, before the first image is read."""
         check_rebuilds(self.tokenizer)
+        check_state(self)
         image_size = getattr(self.trainer.datamodule, "image_size", None)
         if image_size is not None:
             size = _check_image_size(self.tokenizer, image_size)
