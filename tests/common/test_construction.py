@@ -77,6 +77,22 @@ class Lazy(nn.Module):
         self.layer = nn.LazyLinear(3)
 
 
+class Drawn(nn.Module):
+    """Has a fixed random number that no file holds, another one in every process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rotation", torch.randn(3), persistent=False)
+
+
+class Activated(nn.Module):
+    """Takes a layer of PyTorch."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+
 class Counting(nn.Module):
     """Keeps a number that is no tensor."""
 
@@ -114,8 +130,17 @@ def test_lists_and_dictionaries_of_modules_come_back():
     assert [part.size for part in (*rebuilt.blocks, rebuilt.named["a"])] == [1, 2, 3]
 
 
+def test_layers_of_pytorch_are_arguments_and_named_when_a_file_is_opened():
+    made = Activated(nn.LeakyReLU(0.3))
+    check_rebuilds(made)
+    assert build(describe(made), [__name__, "torch"]).activation.negative_slope == 0.3
+    with pytest.raises(ValueError, match=r"LeakyReLU.*--allow-modules torch"):
+        build(describe(made), [__name__])
+
+
 def test_a_module_that_keeps_an_argument_changed_is_refused():
     check_rebuilds(Part(1))
+    check_rebuilds(Rotated())
     with pytest.raises(ValueError, match=r"Scaled keeps gain = 2.0, and built from that it has 4.0: keep every"):
         check_rebuilds(Scaled())
 
@@ -126,6 +151,7 @@ def test_a_module_that_keeps_an_argument_changed_is_refused():
         (Lazy, "layer.weight, layer.bias get a shape with the first batch"),
         (Counting, "_extra_state: the extra state of a module is no tensor; keep it in buffers"),
         (lambda: Named(Size(2)), "Named cannot be"),
+        (Drawn, "rotation of .*Drawn has other values each time that it is built.*persistent=True"),
     ],
 )
 def test_modules_that_cannot_be_built_again_are_named(part, message):

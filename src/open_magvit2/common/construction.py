@@ -107,23 +107,30 @@ def _built(value: Any, allowed_modules: Sequence[str]) -> Any:
 def check_rebuilds(module: nn.Module) -> None:
     """Refuse a module that a checkpoint could not rebuild as it is.
 
-    Modules with classes of other packages are built once more, and must then describe themselves alike.
+    Modules with classes of other packages are built twice more, and must then describe themselves alike.
 
     Raises:
-        ValueError: if it cannot be described or built, keeps an argument changed, or by `check_state`.
+        ValueError: if it cannot be described or built, keeps an argument changed, draws numbers that no file holds, or
+            by `check_state`.
     """
     description = describe(module)
     if not (others := other_packages(module)):
         return
     check_state(module)
     with torch.random.fork_rng(devices=[]):
-        changed = differences(description, describe(build(description, others)))
-    if changed:
+        built, again = (build(description, others) for _ in range(2))
+    if changed := differences(description, describe(built)):
         name, kept, becomes = changed[0]
         raise ValueError(
             f"{class_path(type(module))} keeps {name} = {kept!r}, and built from that it has {becomes!r}: keep every "
             "argument as it was given, so that a checkpoint can rebuild it"
         )
+    for (name, buffer), other in zip(built.named_buffers(), again.buffers(), strict=True):
+        if name not in built.state_dict() and not torch.equal(buffer, other):
+            raise ValueError(
+                f"{name} of {class_path(type(module))} has other values each time that it is built, and no checkpoint "
+                "holds them: draw it from a seed of its own, or register the buffer with persistent=True"
+            )
 
 
 def check_state(module: nn.Module) -> None:
@@ -143,9 +150,12 @@ def check_state(module: nn.Module) -> None:
 
 
 def other_packages(module: nn.Module) -> list[str]:
-    """Names of the packages besides this one and PyTorch that the classes of a module's parts are from."""
+    """Names of the packages besides this one that the classes of a module's parts are from.
+
+    PyTorch is among them where another one is, since a user's class may take its layers as arguments.
+    """
     roots = {type(part).__module__.partition(".")[0] for part in module.modules()}
-    return sorted(roots - {PACKAGE, "torch"})
+    return sorted(roots - {PACKAGE}) if roots - {PACKAGE, "torch"} else []
 
 
 class _WithoutDrawing(TorchDispatchMode):
@@ -217,8 +227,8 @@ def _described(value: Any, path: str) -> Any:
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _described(item, path) for key, item in value.items()}
     raise ValueError(
-        f"{path} is a {type(value).__name__}: a checkpoint holds plain numbers, strings, lists and modules; keep the "
-        "plain value (an int, a float, a str) as the attribute"
+        f"{path} is a {type(value).__name__}: a checkpoint holds plain numbers, strings, modules, lists and "
+        "dictionaries by strings; keep the plain value (an int, a float, a str) as the attribute"
     )
 
 
