@@ -1,16 +1,20 @@
-"""To add a generator: a class that fulfils the protocol; scripts/sample.py opens it, beside a quantizer of a user."""
+"""To add a generator: a class that fulfils the protocol; commands open it, beside a quantizer of a user."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from commands import ROOT, run_here
 from PIL import Image
 from small_checkpoint import save_small_checkpoint
 from torch import Tensor, nn
 
+from open_magvit2 import load_tokenizer
 from open_magvit2.common.construction import describe
+from open_magvit2.evaluation import generation_command_line
+from open_magvit2.generators.on_the_fly import Maker
 from open_magvit2.generators.pretrained import GENERATOR_KEY
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
 
@@ -45,13 +49,18 @@ class Uniform(nn.Module):
         return torch.stack([torch.randint(self.codebook_size, tuple(self.grid), generator=row) for row in rows])
 
 
-def test_pictures_by_class_of_a_user_s_generator_and_quantizer(tmp_path: Path):
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Flags that name the files of a generator and a tokenizer of a user."""
     tokenizer = save_small_checkpoint(tmp_path / "tokenizer.ckpt", quantizer=OwnQuantizer())
     generator = Uniform()
     state = {f"generator.{name}": value for name, value in generator.state_dict().items()}
     torch.save({GENERATOR_KEY: describe(generator), "state_dict": state}, tmp_path / "generator.ckpt")
-    words = ("--generator", tmp_path / "generator.ckpt", "--tokenizer", tokenizer, "--device", "cpu", "--classes", "0")
-    words += ("--per-class", "1", "--output", tmp_path / "made")
+    return ["--generator", str(tmp_path / "generator.ckpt"), "--tokenizer", str(tokenizer), "--device", "cpu"]
+
+
+def test_pictures_by_class_of_a_user_s_generator_and_quantizer(tmp_path, files):
+    words = (*files, "--classes", "0", "--per-class", "1", "--output", tmp_path / "made")
     refused = run_here(ROOT / "scripts/sample.py", *words)
     assert refused.returncode
     assert f"--allow-modules {__name__}" in refused.stderr
@@ -59,3 +68,13 @@ def test_pictures_by_class_of_a_user_s_generator_and_quantizer(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     (made,) = (tmp_path / "made").glob("0_*.png")
     assert Image.open(made).size == (16, 16)
+
+
+def test_an_evaluation_makes_their_images(tmp_path, files):
+    words = [*files, "--num-images", "3", "--reference", str(tmp_path), "--output", str(tmp_path / "evaluated")]
+    args = generation_command_line.parse("", ROOT / "configs/evaluation", [*words, "--allow-modules", __name__])
+    making = Maker(args, load_tokenizer, torch.device("cpu")).making({})
+    assert making.make(making.labels, making.seeds).shape == (3, 3, 16, 16)
+    refused = generation_command_line.parse("", ROOT / "configs/evaluation", words)
+    with pytest.raises(ValueError, match=f"--allow-modules {__name__}"):
+        Maker(refused, load_tokenizer, torch.device("cpu"))

@@ -22,7 +22,7 @@ from open_magvit2.evaluation.samples import open_images
 
 # flags that would do nothing: the images of --samples are made already
 _OF_MAKING = ("sweep", "sampling", "num_images", "seed", "classes", "class_names", "tokenizer", "weights", "precision")
-_OF_MAKING += ("compile", "grid", "head_width")
+_OF_MAKING += ("compile", "grid", "head_width", "allow_modules")
 
 
 def is_meant(arguments: Sequence[str]) -> bool:
@@ -49,6 +49,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--class-names", type=Path, help="of --generator: text file, a name a line")
     add("--tokenizer", type=Path, help="file of the tokenizer; default: the one that the generator was trained with")
     add("--weights", choices=["ema", "raw"], help="of the tokenizer")
+    modules = "Python packages outside this one from which the checkpoints may name classes"
+    add("--allow-modules", nargs="*", default=[], metavar="MODULE", help=modules)
     add("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="of the generator's weights")
     add("--compile", action="store_true", help="compile the generator's one-token step")
     add("--grid", type=int, nargs="+", help="of tokens, for published files (default: 16 16)")

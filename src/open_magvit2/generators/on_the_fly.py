@@ -29,8 +29,8 @@ class Maker:
 
     Args:
         args: flags of scripts/sample.py by their names: generator, tokenizer, weights, precision, compile, grid,
-            head_width, classes, class_names, num_images, seed, batch_size.
-        load_tokenizer: (file, weights, device) -> tokenizer.
+            head_width, classes, class_names, num_images, seed, batch_size, allow_modules.
+        load_tokenizer: (file, weights, device, allowed modules) -> tokenizer.
         device: to compute on.
 
     Raises:
@@ -40,10 +40,11 @@ class Maker:
     def __init__(
         self, args: argparse.Namespace, load_tokenizer: Callable[..., Tokenizer], device: torch.device
     ) -> None:
-        generator = load_generator(args.generator, device=device, grid=args.grid, head_width=args.head_width)
+        published = {"grid": args.grid, "head_width": args.head_width}
+        generator = load_generator(args.generator, None, device, **published, allowed_modules=args.allow_modules)
         self.num_params = sum(parameter.numel() for parameter in generator.parameters())
         source = command_line.tokenizer_file(args, generator)
-        self.tokenizer = load_tokenizer(*source, device)
+        self.tokenizer = load_tokenizer(*source, device, args.allow_modules)
         image_size(generator, self.tokenizer)  # refuses what does not fit
         self.plan = Plan(args.num_images, tuple(command_line.classes(args, generator)), args.seed)
         self.made_by = command_line.made_by(args, generator, source)

@@ -1,5 +1,6 @@
 """A tokenizer by the path of its file: what a configuration writes where an argument is typed `Tokenizer`."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from open_magvit2.common import checkpoints
 from open_magvit2.evaluation.tokenizers._recognition import load_tokenizer
+from open_magvit2.image_tokenizer.weight_checks import NoAveragesError
 from open_magvit2.protocols import CheckpointFacts, Modality, SizeRule, Weights
 
 
@@ -77,11 +79,8 @@ def which_weights(tokenizer: torch.nn.Module, path: str | Path, allowed_modules:
     mine = {name: value.cpu() for name, value in tokenizer.state_dict().items()}
     raw = load_tokenizer(path, "raw", allowed_modules=allowed_modules)
     candidates: dict[Weights, torch.nn.Module] = {"raw": raw}
-    try:
+    with contextlib.suppress(NoAveragesError):
         candidates["ema"] = load_tokenizer(path, "ema", allowed_modules=allowed_modules)
-    except ValueError as error:
-        if "no EMA weights" not in str(error):
-            raise
     return [name for name, model in candidates.items() if _equal(mine, model.state_dict())]
 
 
