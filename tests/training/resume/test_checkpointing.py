@@ -159,13 +159,27 @@ def test_a_signal_saves_leaves_with_its_code_and_the_run_goes_on(tmp_path, caplo
     assert records[0].scalars == records[1].scalars
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("hook", ["on_validation_batch_start", "on_train_start"])
+def test_a_signal_before_the_first_step_leaves_with_its_code(tmp_path, caplog, hook, number):
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)]
+    record = Record()
+    with caplog.at_level(logging.WARNING), pytest.raises(SystemExit) as stop:
+        fit(tmp_path, record, SignalIn(hook, 0, number), num_sanity_val_steps=1)
+    assert stop.value.code == EXIT_CODE
+    assert f"{signal.Signals(number).name}: stopping, nothing is new since the state it began from" in caplog.text
+    assert not files(tmp_path)
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)] == handlers
+    assert record.scalars == {}
+
+
 def test_a_signal_in_a_validation_that_is_made_up_for_claims_no_save(tmp_path, caplog):
     for continued in (False, True):
         stop = SignalIn("on_validation_batch_start", 3, signal.SIGUSR1)
         caplog.clear()
         with pytest.raises(SystemExit):
             fit(tmp_path, Record(), stop, continued=continued, saving={"every_steps": 100})
-    assert "SIGUSR1: stopping, nothing is new since the checkpoint it began from" in caplog.text
+    assert "SIGUSR1: stopping, nothing is new since the state it began from" in caplog.text
     assert step_of(tmp_path / "last.ckpt") == 3
 
 

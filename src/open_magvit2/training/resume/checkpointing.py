@@ -86,15 +86,21 @@ class TrainingCheckpoint(Checkpoint):
             self._claim = claim(Path(self.dirpath), _ANOTHER_FOLDER)  # until the process ends
             checkpoint_files.remove_partial_files(Path(self.dirpath))
 
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Watch from here on: Lightning has just set its own handlers, and would end the run after a step with code 0."""
+        if self._watch.start() and signal.SIGTERM in self._watch.signals:
+            lightning_internals.skip_agreement_on_sigterm(trainer)  # this callback has its own
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._agreement = Agreement(lightning_internals.collective_timeout(trainer))
         self._last_time = time.monotonic()
+        self.on_sanity_check_start(trainer, pl_module)  # a continued run has no sanity check
+        if self._agreement.largest(_STOP if self._watch.received else _NOTHING) == _STOP:
+            self._leave(trainer)
         present = f"step_{trainer.global_step:09d}.ckpt"
         later = [file for file in sorted(Path(self.dirpath).glob("step_*.ckpt")) if file.name > present]
         if later and trainer.is_global_zero:
             logger.warning("%s is of a later step: `last` takes it unless you move it away", later[-1])
-        if self._watch.start() and signal.SIGTERM in self._watch.signals:
-            lightning_internals.skip_agreement_on_sigterm(trainer)  # this callback has its own
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if lightning_internals.is_accumulating(trainer):
@@ -194,8 +200,8 @@ class TrainingCheckpoint(Checkpoint):
             name = self._watch.received.name if self._watch.received else "a signal on another rank"
             if self._saved_step:
                 state = f"saved at step {self._saved_step} in {self.dirpath}; --ckpt_path last continues it"
-            else:  # in the validation that a continued run makes up for
-                state = "nothing is new since the checkpoint it began from; the same command continues it"
+            else:  # before the first step, or in the validation that a continued run makes up for
+                state = "nothing is new since the state it began from; the same command begins there again"
             logger.warning("%s: stopping, %s", name, state)
         raise SystemExit(EXIT_CODE)
 

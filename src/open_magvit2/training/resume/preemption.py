@@ -31,6 +31,8 @@ class SignalWatch:
 
     def start(self) -> bool:
         """Replace the handlers, Lightning's as well; False outside the main thread, where that is impossible."""
+        if self._previous:
+            return True
         try:
             self._previous = {number: signal.signal(number, self._record) for number in self.signals}
         except ValueError:
