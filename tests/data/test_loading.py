@@ -21,8 +21,10 @@ from open_magvit2.data.order import random_stream
 from open_magvit2.data.sources.cache_building import build, make_plan
 from open_magvit2.data.sources.cached import CachedImages
 from open_magvit2.data.sources.image_folder import ImageFolder
+from open_magvit2.data.sources.mixture import Mixture
 from open_magvit2.data.sources.synthetic import SyntheticImages
 from open_magvit2.data.transforms import ResizeRandomCrop
+from open_magvit2.training.resume.state import ExactResumption
 
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet_mini"
 
@@ -123,8 +125,7 @@ def trainer(tmp_path, **options):
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,
-        **quiet,
-        **options,
+        **{**quiet, **options},
     )
 
 
@@ -143,6 +144,34 @@ def test_lightning_sets_the_epoch_and_resuming_at_an_epoch_gives_the_same_batche
     resumed = first.seen + rest.seen
     assert [indices for _, indices, _ in resumed] == [indices for _, indices, _ in whole.seen]
     assert all(torch.equal(left[2], right[2]) for left, right in zip(resumed, whole.seen, strict=True))
+
+
+@pytest.mark.parametrize("limit", [2, 0.5])
+def test_a_run_with_short_epochs_resumes_at_the_right_image(tmp_path, limit):
+    def shown(max_steps, **options):
+        recorder = Recorder()
+        saving = {"enable_checkpointing": True, "callbacks": [ExactResumption()]}
+        run = trainer(tmp_path, max_steps=max_steps, limit_train_batches=limit, **saving)
+        run.fit(recorder, datamodule=module(num_train=40), weights_only=False, **options)
+        run.save_checkpoint(tmp_path / "newest.ckpt")
+        return [(epoch, indices) for epoch, indices, _ in recorder.seen]
+
+    whole = shown(7)
+    assert [epoch for epoch, _ in whole] == [0, 0, 1, 1, 2, 2, 3]
+    assert whole == shown(3) + shown(7, ckpt_path=tmp_path / "newest.ckpt")
+
+
+@pytest.mark.parametrize("limit", [0, 0.1])
+def test_epochs_without_a_step_are_refused(tmp_path, limit):
+    with pytest.raises(ValueError, match=f"limit_train_batches {limit} of an epoch's 2 training steps leaves none"):
+        trainer(tmp_path, limit_train_batches=limit, max_epochs=1).fit(Recorder(), datamodule=module())
+
+
+def test_short_epochs_of_a_stream_are_refused_since_each_would_show_the_same_images(tmp_path):
+    data = ImageDataModule(Mixture([WideNoise(20)], [1]), None, image_size=16, global_batch_size=5, num_workers=0)
+    with pytest.raises(ValueError, match="limit_train_batches is 2, but Mixture is a stream"):
+        trainer(tmp_path, limit_train_batches=2, max_epochs=3).fit(Recorder(), datamodule=data)
+    trainer(tmp_path, limit_train_batches=2, max_epochs=1).fit(Recorder(), datamodule=data)
 
 
 def rename(root):

@@ -108,10 +108,16 @@ class ImageDataModule(pl.LightningDataModule):
             raise ValueError("data.init_args.validation is null, expected images to validate on: name a source")
         if stage == "fit" and not self.is_streaming:
             sampler = self._training_sampler()
-            steps = len(sampler) // sampler.batch_size
+            steps = sampler.steps_per_epoch
             share = f"{sampler.batch_size} on each of {sampler.num_replicas} devices"
             batch = self.global_batch_size
             logger.info("%d training images, %d steps an epoch of %d images (%s)", len(self.train), steps, batch, share)
+        limit = self._limit_train_batches
+        if stage == "fit" and self.is_streaming and isinstance(limit, int) and self.trainer.max_epochs != 1:
+            raise ValueError(
+                f"trainer.limit_train_batches is {limit}, but {type(self.train).__name__} is a stream, which has one "
+                "epoch without end: leave it at null, and set trainer.max_steps"
+            )
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of one rank's share of a training step, in a new order every epoch; of a stream, without end."""
@@ -192,7 +198,7 @@ class ImageDataModule(pl.LightningDataModule):
         if self.is_streaming:
             return 0, num_steps
         sampler = self._sampler_after(num_steps)
-        return sampler.epoch, len(sampler) // sampler.batch_size - sampler.num_steps_left
+        return sampler.epoch, sampler.steps_per_epoch - sampler.num_steps_left
 
     def _sampler_after(self, num_steps: int) -> TrainingSampler:
         """The training sampler where it stands after so many steps of the whole run."""
@@ -227,7 +233,17 @@ class ImageDataModule(pl.LightningDataModule):
         return self.global_batch_size // num_replicas
 
     def _training_sampler(self) -> TrainingSampler:
-        return TrainingSampler(self._num_samples(), self.global_batch_size, *self._replicas_and_rank(), self.seed)
+        sampler = TrainingSampler(self._num_samples(), self.global_batch_size, *self._replicas_and_rank(), self.seed)
+        steps, limit = sampler.steps_per_epoch, self._limit_train_batches
+        sampler.steps_per_epoch = min(steps, limit) if isinstance(limit, int) else int(steps * limit)
+        if sampler.steps_per_epoch == 0:
+            raise ValueError(f"trainer.limit_train_batches {limit} of an epoch's {steps} training steps leaves none")
+        return sampler
+
+    @property
+    def _limit_train_batches(self) -> int | float:
+        """Lightning's option to end epochs early: a number of batches, or a share of them."""
+        return getattr(self.trainer, "limit_train_batches", 1.0)
 
     def _replicas_and_rank(self) -> tuple[int, int]:
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)

@@ -29,6 +29,7 @@ class TrainingSampler(Sampler[int]):
 
     Attributes:
         epoch, start: of the next iteration, and how many of that epoch's images over all ranks are consumed.
+        steps_per_epoch: training steps of a whole epoch; fewer than there are images for, to end epochs early.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class TrainingSampler(Sampler[int]):
         self.seed = seed
         self.epoch = 0
         self.start = 0
+        self.steps_per_epoch = num_samples // global_batch_size
 
     @property
     def batch_size(self) -> int:
@@ -77,14 +79,15 @@ class TrainingSampler(Sampler[int]):
     @property
     def num_steps_left(self) -> int:
         """Training steps from `start` to the end of the epoch."""
-        return (self.num_samples - self.start) // self.global_batch_size
+        end = min(self.num_samples, self.steps_per_epoch * self.global_batch_size)
+        return max(0, (end - self.start) // self.global_batch_size)
 
     def advance(self, num_steps: int) -> None:
         """Move on by so many training steps, over the ends of epochs; never left at the end of one."""
         if num_steps < self.num_steps_left:
             self.start += num_steps * self.global_batch_size
             return
-        epochs, steps = divmod(num_steps - self.num_steps_left, self.num_samples // self.global_batch_size)
+        epochs, steps = divmod(num_steps - self.num_steps_left, self.steps_per_epoch)
         self.move_to(self.epoch + 1 + epochs, steps * self.global_batch_size)
 
     def __len__(self) -> int:

@@ -87,7 +87,7 @@ class TrainingCheckpoint(Checkpoint):
             checkpoint_files.remove_partial_files(Path(self.dirpath))
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Watch from here on: Lightning has just set its own handlers, and would end the run after a step with code 0."""
+        """Watch from here on: Lightning has just set its own handlers, which end the run after one step with code 0."""
         if self._watch.start() and signal.SIGTERM in self._watch.signals:
             lightning_internals.skip_agreement_on_sigterm(trainer)  # this callback has its own
 
