@@ -102,6 +102,23 @@ def test_what_lightning_refuses_of_a_slurm_job_is_said_in_its_words(monkeypatch,
     assert "--ntasks-per-node=2" in refused(monkeypatch, capsys)
 
 
+def test_slurm_tasks_that_would_each_train_alone_are_refused(monkeypatch, capsys):
+    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}
+    for name, value in {**job, "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert "srun runs 4 tasks" in refused(monkeypatch, capsys, "--trainer.devices", "1")
+
+
+@pytest.mark.parametrize(("room", "name"), [("image_tokenizer", "debug"), ("generators", "bitwise")])
+def test_a_recipe_without_its_base_says_so(monkeypatch, capsys, room, name):
+    file = CONFIGS.parent / room / f"{name}.yaml"
+    for flags in (["--config", str(file)], [f"--config={file}"]):
+        with pytest.raises(SystemExit):
+            main(["fit", *flags])
+        assert f"give --config {file.with_name('base.yaml')} before it" in capsys.readouterr().err
+    assert "before it" not in refused(monkeypatch, capsys, "--config", CONFIGS / "imagenet_B_128.yaml", "--model.no", 1)
+
+
 def test_a_checkpoint_of_another_architecture_is_refused_by_what_differs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     content = torch.load(save_small_checkpoint(tmp_path / "other.ckpt"), weights_only=True)

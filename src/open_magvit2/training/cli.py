@@ -4,7 +4,9 @@ import inspect
 import logging
 import os
 import pickle
+import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -24,12 +26,12 @@ from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import leave_gloo
 from open_magvit2.common.logs import show_log
 from open_magvit2.training import lightning_internals
-from open_magvit2.training.command_messages import essential, message, place
+from open_magvit2.training.command_messages import essential, message, missing_base, place
 from open_magvit2.training.data_parallel import keep_buffers_equal, lost_another_process, register_ddp
 from open_magvit2.training.ema import ExponentialMovingAverage
 from open_magvit2.training.health import TrainingHealth
 from open_magvit2.training.image_grid import ImageGrid
-from open_magvit2.training.lightning_options import check_numbers, refuse_options
+from open_magvit2.training.lightning_options import check_numbers, check_tasks, refuse_options
 from open_magvit2.training.progress import TrainingProgress
 from open_magvit2.training.resume import continuation
 from open_magvit2.training.resume.checkpointing import TrainingCheckpoint, TrainingStopped
@@ -66,8 +68,10 @@ _LOGGER = {  # Lightning's own default, said: a continued run then gets its vers
 class _Parser(LightningArgumentParser):
     """Says what is wrong with a value in a few lines, not in pages of usage and configuration."""
 
+    words: Sequence[str] = ()  # of the command line
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        self.exit(MISTAKE, f"error: {essential(message)}{_HELP}\n")
+        self.exit(MISTAKE, f"error: {essential(message)}{missing_base(message, self.words)}{_HELP}\n")
 
     def dump(self, *arguments: Any, **options: Any) -> str:
         """A configuration as text. It was validated when it was parsed, and is not again."""
@@ -150,6 +154,7 @@ class TrainingCLI(lightning_internals.CommandLine):
             register_ddp(**config.ddp)
             check_numbers(config.trainer)
             super().instantiate_classes()
+            check_tasks(self.trainer)
             refuse_options(self.trainer, self.model)
             has_own_sampler = config.trainer.use_distributed_sampler and hasattr(self.datamodule, "global_batch_size")
             if has_own_sampler and self.trainer.world_size > 1:
@@ -218,6 +223,7 @@ class TrainingCLI(lightning_internals.CommandLine):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a `${...}` that refers to nothing is refused like any other value."""
+        _Parser.words = sys.argv[1:] if args is None else args
         try:
             super().parse_arguments(parser, args)
             section = self.config[self.config.subcommand] if "subcommand" in self.config else self.config

@@ -5,6 +5,8 @@ import inspect
 import re
 import sysconfig
 import traceback
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from open_magvit2 import protocols
@@ -33,6 +35,22 @@ def essential(text: str) -> str:
     lines = [line for line in text.splitlines() if not any(words in line for words in _NOISE)]
     unfulfilled = re.search(r"Import path ([\w.]+)\.(\w+) does not implement protocol (\w+)", text)
     return "\n".join(lines + (_differences(*unfulfilled.groups()) if unfulfilled else [])).strip().removeprefix("- ")
+
+
+def missing_base(text: str, words: Sequence[str]) -> str:
+    """Which base.yaml lies next to a configuration on the command line but is not on it; empty if none is missing.
+
+    Args:
+        text: the error; only a key without its class path, or a class path that is required, can come of that.
+        words: of the command line.
+    """
+    pairs = [word.split("=", 1) for word in words if word.startswith("--config=")] + list(pairwise(words))
+    given = [Path(after) for option, after in pairs if option in ("-c", "--config")]
+    for file in given if "is not accepted" in text or "are required" in text else ():
+        base = file.with_name("base.yaml")
+        if base.is_file() and base not in given:
+            return f"\nIf {file} holds differences from {base}, give --config {base} before it"
+    return ""
 
 
 def _differences(module: str, name: str, protocol: str) -> list[str]:

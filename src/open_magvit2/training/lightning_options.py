@@ -1,7 +1,10 @@
 """Options of Lightning's Trainer that are refused before a training begins."""
 
+import os
+
 import pytorch_lightning as pl
 from jsonargparse import Namespace
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from open_magvit2.common.arguments import above, integer
 
@@ -17,6 +20,20 @@ def check_numbers(trainer: Namespace) -> None:
             integer(1, **{f"trainer.{name}": trainer[name]})
     if isinstance(trainer.val_check_interval, (int, float)):
         above(0, **{"trainer.val_check_interval": trainer.val_check_interval})
+
+
+def check_tasks(trainer: pl.Trainer) -> None:
+    """Refuse SLURM tasks that would each train alone; Lightning compares their number with several devices only.
+
+    Raises:
+        ValueError: with their number.
+    """
+    is_task = "SLURM_PROCID" in os.environ and not TorchElasticEnvironment.detect() and SLURMEnvironment.detect()
+    if is_task and trainer.world_size == 1 < (tasks := int(os.environ["SLURM_NTASKS"])):
+        raise ValueError(
+            f"srun runs {tasks} tasks, but trainer.devices and trainer.num_nodes make a training on 1 process of each: "
+            "set trainer.devices to the tasks of a machine, or run one task"
+        )
 
 
 def refuse_options(trainer: pl.Trainer, model: pl.LightningModule) -> None:
