@@ -20,6 +20,7 @@ from open_magvit2.data.loading import ImageDataModule
 from open_magvit2.data.order import random_stream
 from open_magvit2.data.sources.cache_building import build, make_plan
 from open_magvit2.data.sources.cached import CachedImages
+from open_magvit2.data.sources.concatenation import Concatenation
 from open_magvit2.data.sources.image_folder import ImageFolder
 from open_magvit2.data.sources.mixture import Mixture
 from open_magvit2.data.sources.synthetic import SyntheticImages
@@ -219,13 +220,14 @@ def test_batches_that_are_not_square_come_from_files_and_from_a_cache_of_that_si
     build(files, tmp_path / "cache", make_plan(files, size, 2, 0), 0)
     cache = CachedImages(tmp_path / "cache")
     first, second = (
-        next(iter(ImageDataModule(images, images, size, 3, num_workers=0).train_dataloader()))["image"]
-        for images in (files, cache)
+        next(iter(ImageDataModule(images, None, size, 3, num_workers=0).train_dataloader()))["image"]
+        for images in (files, Concatenation([cache]))
     )
     assert first.shape == (3, 3, *size)
     assert torch.equal(first, second)
-    with pytest.raises(ValueError, match="the train images were resized to"):
-        ImageDataModule(cache, files, size[::-1], 3)
+    for images in (cache, Concatenation([files, cache]), Mixture([Concatenation([cache])], [1])):
+        with pytest.raises(ValueError, match="the train images were resized to"):
+            ImageDataModule(images, files, size[::-1], 3)
 
 
 def test_a_batch_size_that_does_not_fit_is_refused_before_training(tmp_path):

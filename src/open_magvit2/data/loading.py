@@ -271,7 +271,9 @@ class ImageDataModule(pl.LightningDataModule):
 
 
 def _check_resized(name: str, source: Any, image_size: Size) -> None:
-    """Refuse a source whose images were resized to another size."""
+    """Refuse a source whose images were resized to another size, also one inside a mixture or a concatenation."""
+    for part in getattr(source, "sources", ()):
+        _check_resized(name, part, image_size)
     resized = getattr(source, "image_size", None)
     if resized is not None and height_and_width(resized) != height_and_width(image_size):
         raise ValueError(
