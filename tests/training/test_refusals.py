@@ -68,6 +68,10 @@ def refused(monkeypatch, capsys, *flags: object) -> str:
             ["--trainer.devices", "2", "--trainer.use_distributed_sampler", "true"],
             ["trainer.use_distributed_sampler must be false"],
         ),
+        (
+            ["--trainer.devices", "2", "--trainer.val_check_interval", "00:00:30:00"],
+            ["trainer.val_check_interval is the time 00:00:30:00", "checkpoint.every_minutes"],
+        ),
         (["--optimizer", "Adam"], ["--optimizer"]),
         (["--lr_scheduler", "StepLR"], ["--lr_scheduler"]),
         (["--trainer.gradient_clip_val", "0.5"], ["use model.init_args.gradient_clip_norm 0.5"]),

@@ -155,7 +155,7 @@ class TrainingCLI(lightning_internals.CommandLine):
             check_numbers(config.trainer)
             super().instantiate_classes()
             check_tasks(self.trainer)
-            refuse_options(self.trainer, self.model)
+            refuse_options(self.trainer, self.model, config.trainer)
             has_own_sampler = config.trainer.use_distributed_sampler and hasattr(self.datamodule, "global_batch_size")
             if has_own_sampler and self.trainer.world_size > 1:
                 raise ValueError(

@@ -36,12 +36,21 @@ def check_tasks(trainer: pl.Trainer) -> None:
         )
 
 
-def refuse_options(trainer: pl.Trainer, model: pl.LightningModule) -> None:
-    """Refuse options of Lightning that a training with its own steps cannot use.
+def refuse_options(trainer: pl.Trainer, model: pl.LightningModule, options: Namespace) -> None:
+    """Refuse options of Lightning that a training with its own steps, or on several devices, cannot use.
+
+    Args:
+        options: those that the trainer was built with.
 
     Raises:
         ValueError: naming ours in their place.
     """
+    interval = options.val_check_interval
+    if trainer.world_size > 1 and not isinstance(interval, (int, float, type(None))):
+        raise ValueError(
+            f"trainer.val_check_interval is the time {interval}, which the devices' processes would not reach at the "
+            "same step: give a number of steps; checkpoint.every_minutes saves by the clock"
+        )
     if trainer.gradient_clip_val is not None and hasattr(model, "gradient_clip_norm"):
         raise ValueError(
             f"trainer.gradient_clip_val is {trainer.gradient_clip_val}, but this training clips each network's "
