@@ -13,6 +13,7 @@ from open_magvit2.data.dataset import ImageDataset, RawImage, TransformedDataset
 from open_magvit2.data.decoding import UnreadableImageError
 from open_magvit2.data.loading import ImageDataModule
 from open_magvit2.data.sources.by_class_path import load_source
+from open_magvit2.data.sources.concatenation import Concatenation
 from open_magvit2.data.streaming import StreamInOrder, TransformedStream
 from open_magvit2.data.transforms import ResizeCenterCrop
 
@@ -121,6 +122,21 @@ def test_a_picture_whose_file_is_damaged_is_unreadable(tmp_path):
     (tmp_path / "damaged.png").write_bytes(content)
     with pytest.raises(UnreadableImageError, match=r"cannot read Mine\[1\]: .*Error"):
         TransformedDataset(Mine(lambda _: Image.open(tmp_path / "damaged.png")), ResizeCenterCrop(16))[1]
+
+
+@pytest.mark.parametrize("wrapped", [lambda source: source, lambda source: Concatenation([source])])
+def test_a_picture_that_a_source_itself_cannot_decode_is_unreadable_and_replaced(tmp_path, wrapped):
+    (tmp_path / "cut.png").write_bytes(png(PIXELS[0], 2)[:60])  # as torchvision's datasets fail
+
+    def decode(array):
+        damaged = tmp_path / "cut.png"
+        return Image.open(damaged).convert("RGB") if np.array_equal(array, PIXELS[1]) else Image.fromarray(array)
+
+    source = wrapped(Mine(decode))
+    with pytest.raises(UnreadableImageError, match=r"cannot read \w+\[1\]: .*Error"):
+        TransformedDataset(source, ResizeCenterCrop(16))[1]
+    sample = TransformedDataset(source, ResizeCenterCrop(16), replace_unreadable=True)[1]
+    assert sample["skipped"].startswith(f"{type(source).__name__}[1]\t")
 
 
 def test_a_picture_whose_file_is_closed_is_refused_by_name(tmp_path):

@@ -5,6 +5,7 @@ import operator
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from open_magvit2.data.decoding import UNREADABLE, UnreadableImageError, to_rgb
+from open_magvit2.data.decoding import OF_THE_MACHINE, UNREADABLE, UnreadableImageError, to_rgb
 from open_magvit2.data.image_files import escaped
 from open_magvit2.data.order import RandomStreams, random_stream
 from open_magvit2.data.transforms import Transform
@@ -111,15 +112,21 @@ def as_raw_image(item: Any, source: Any, index: int) -> RawImage:
 
     Args:
         item: a `RawImage`; a PIL image; an array or tensor uint8 [H, W], or with 1 or 3 channels first or last; or
-            (image, label) of those. A label is a whole number, or None where there is no class.
+            (image, label) of those. A label is a whole number, or None where there is no class. Or a function that
+            gives one of these.
         source: for the error, and for its `has_resized_arrays`.
         index: for the error and the path.
 
     Raises:
-        UnreadableImageError: for a PIL image whose file cannot be decoded.
+        UnreadableImageError: for a PIL image whose file cannot be decoded, or a function that cannot read one.
         ValueError: for anything else; it names the class, the index, what it got and what it expected.
     """
-    item = item() if callable(item) else item
+    try:
+        item = item() if callable(item) else item
+    except (OSError, SyntaxError) as error:  # in a user's source: Pillow's for a damaged file, or the disk's
+        if getattr(error, "errno", None) in OF_THE_MACHINE:
+            raise
+        raise _unreadable(f"{type(source).__name__}[{index}]", error) from error
     values = item if isinstance(item, RawImage) else item[:2] if isinstance(item, tuple) else (item,)
     raw = RawImage(*values) if values else RawImage(values)
     name = os.fsdecode(raw.path or f"{type(source).__name__}[{index}]")
@@ -177,7 +184,7 @@ class TransformedDataset(Dataset[Sample]):
         shown = position
         while True:
             try:
-                return shown, as_raw_image(read(shown), self.dataset, shown), skipped
+                return shown, as_raw_image(partial(read, shown), self.dataset, shown), skipped
             except UnreadableImageError as error:
                 if not self.replace_unreadable:
                     raise
@@ -195,14 +202,18 @@ def _from_picture(image: Image.Image, name: str, source: Any, index: int) -> Ima
     try:
         image.load()  # Pillow reads late: a damaged file is found out here
     except UNREADABLE as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UnreadableImageError(f"cannot read {name}: {cause}", name, cause) from error
+        raise _unreadable(name, error) from error
     try:
         if 0 in image.size:
             raise ValueError("there are no pixels in it")
         return to_rgb(image)
     except ValueError as error:
         raise _refusal(f"a PIL image of mode {image.mode}, {image.width} x {image.height}", source, index) from error
+
+
+def _unreadable(name: str, error: BaseException) -> UnreadableImageError:
+    cause = " ".join(f"{type(error).__name__}: {error}".split())
+    return UnreadableImageError(f"cannot read {name}: {cause}", name, cause)
 
 
 def check_attempts(number: int, error: UnreadableImageError) -> None:

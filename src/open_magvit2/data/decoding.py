@@ -41,7 +41,7 @@ MAX_ASPECT_RATIO = 2000
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 # Troubles of this machine, not of the file: another file would fail as well.
-_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class UnreadableImageError(ValueError):
@@ -99,7 +99,7 @@ def opened(
                 )
             yield image
     except UNREADABLE as error:
-        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
             raise
         cause = _describe(path, error, content)
         raise UnreadableImageError(f"cannot read {path!r} as an image: {cause}", path, cause) from error
