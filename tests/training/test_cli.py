@@ -106,6 +106,13 @@ def test_compression_of_gradients_reaches_the_strategy():
         assert trainer.strategy._ddp_comm_hook is hook
 
 
+def test_a_limit_of_one_batch_is_not_all_batches():
+    words = ["--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "debug.yaml")]
+    words += ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1.0"]
+    trainer = main([*words, "--trainer.logger", "false"], run=False).trainer
+    assert [repr(trainer.limit_train_batches), repr(trainer.limit_val_batches)] == ["1", "1.0"]
+
+
 def test_a_checkpoint_says_what_it_was_made_with(tmp_path):
     run = fit(tmp_path, 1, "--model.init_args.learning_rate", "0.003")
     provenance = checkpoints.read(run / "checkpoints" / "last.ckpt")["provenance"]

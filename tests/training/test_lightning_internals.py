@@ -5,6 +5,7 @@ import inspect
 import os
 import subprocess
 from datetime import timedelta
+from typing import get_args
 
 import pytest
 import pytorch_lightning as pl
@@ -74,6 +75,13 @@ def fit(*callbacks: Callback, ckpt_path=None, **options) -> pl.Trainer:
     run = trainer(*callbacks, **options)
     run.fit(Regression(), ckpt_path=ckpt_path)
     return run
+
+
+def test_keep_limits_whole():
+    internals.keep_limits_whole()
+    parameters = inspect.signature(pl.Trainer).parameters
+    for name in ("limit_train_batches", "limit_val_batches", "overfit_batches"):
+        assert get_args(parameters[name].annotation)[:2] == (int, float)
 
 
 def test_batches_done():

@@ -265,6 +265,7 @@ def main(args: list[str] | None = None, run: bool = True) -> TrainingCLI:
     """
     show_log()
     register_ddp()
+    lightning_internals.keep_limits_whole()
     # OmegaConf 2.4 renamed the function; before, the new name was another function
     is_new = "replace" in inspect.signature(OmegaConf.register_resolver).parameters
     register = OmegaConf.register_resolver if is_new else OmegaConf.register_new_resolver

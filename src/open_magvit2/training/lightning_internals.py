@@ -5,6 +5,7 @@ tests/training/test_lightning_internals.py shows for each function what it relie
 """
 
 import atexit
+import inspect
 import subprocess
 from datetime import timedelta
 from typing import Any
@@ -32,6 +33,17 @@ class CommandLine(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would read the whole file for hyperparameters, which ours do not hold."""
+
+
+def keep_limits_whole() -> None:
+    """Let the command line read a limit of 1 batch as 1, not as 1.0, which is all batches.
+
+    Lightning says Optional[Union[int, float]], and typing answers with an equal type that some package has made before,
+    maybe with float first.
+    """
+    annotations = inspect.unwrap(pl.Trainer.__init__).__annotations__
+    annotations["overfit_batches"] = int | float
+    annotations["limit_train_batches"] = annotations["limit_val_batches"] = int | float | None
 
 
 def average_module(callback: WeightAveraging) -> nn.Module:
