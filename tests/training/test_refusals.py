@@ -113,6 +113,14 @@ def test_slurm_tasks_that_would_each_train_alone_are_refused(monkeypatch, capsys
     assert "srun runs 4 tasks" in refused(monkeypatch, capsys, "--trainer.devices", "1")
 
 
+def test_a_file_that_says_a_section_twice_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.yaml").write_text("trainer:\n  max_steps: 3\nema: null\ntrainer:\n  max_epochs: 1\n")
+    said = refused(monkeypatch, capsys, "--config", tmp_path / "mine.yaml")
+    assert "mine.yaml has the key trainer a second time in line 4" in said
+    (tmp_path / "mine.yaml").write_text("trainer:\n  callbacks:\n  - {a: 1}\n  - {a: 1, a: 3}\n")
+    assert "the key a a second time in line 4" in refused(monkeypatch, capsys, f"--config={tmp_path}/mine.yaml")
+
+
 @pytest.mark.parametrize(("room", "name"), [("image_tokenizer", "debug"), ("generators", "bitwise")])
 def test_a_recipe_without_its_base_says_so(monkeypatch, capsys, room, name):
     file = CONFIGS.parent / room / f"{name}.yaml"

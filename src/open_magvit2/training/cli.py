@@ -26,7 +26,7 @@ from open_magvit2.common.arguments import integer
 from open_magvit2.common.distributed import leave_gloo
 from open_magvit2.common.logs import show_log
 from open_magvit2.training import lightning_internals
-from open_magvit2.training.command_messages import essential, message, missing_base, place
+from open_magvit2.training.command_messages import essential, message, missing_base, place, refuse_repeated_keys
 from open_magvit2.training.data_parallel import keep_buffers_equal, lost_another_process, register_ddp
 from open_magvit2.training.ema import ExponentialMovingAverage
 from open_magvit2.training.health import TrainingHealth
@@ -225,6 +225,7 @@ class TrainingCLI(lightning_internals.CommandLine):
         """Parse; a `${...}` that refers to nothing is refused like any other value."""
         _Parser.words = sys.argv[1:] if args is None else args
         try:
+            refuse_repeated_keys(_Parser.words)
             super().parse_arguments(parser, args)
             section = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
             if not isinstance(seed := section.seed_everything, bool):

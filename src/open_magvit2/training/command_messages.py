@@ -1,5 +1,6 @@
 """Messages of the training command about a mistake: a few lines instead of the pages that jsonargparse writes."""
 
+import contextlib
 import importlib
 import inspect
 import re
@@ -8,6 +9,8 @@ import traceback
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+
+import yaml
 
 from open_magvit2 import protocols
 
@@ -44,13 +47,39 @@ def missing_base(text: str, words: Sequence[str]) -> str:
         text: the error; only a key without its class path, or a class path that is required, can come of that.
         words: of the command line.
     """
-    pairs = [word.split("=", 1) for word in words if word.startswith("--config=")] + list(pairwise(words))
-    given = [Path(after) for option, after in pairs if option in ("-c", "--config")]
+    given = _config_files(words)
     for file in given if "is not accepted" in text or "are required" in text else ():
         base = file.with_name("base.yaml")
         if base.is_file() and base not in given:
             return f"\nIf {file} holds differences from {base}, give --config {base} before it"
     return ""
+
+
+def refuse_repeated_keys(words: Sequence[str]) -> None:
+    """Refuse configuration files that say a key twice: YAML takes the last one, and drops the first section in silence.
+
+    Raises:
+        ValueError: naming file, key and line.
+    """
+    for file in filter(Path.is_file, _config_files(words)):
+        with file.open(encoding="utf-8") as content, contextlib.suppress(yaml.YAMLError):  # the parser says where
+            yaml.load(content, _UniqueKeys)
+
+
+class _UniqueKeys(yaml.BaseLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [str(key.value) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                line = node.value[number][0].start_mark.line + 1
+                raise ValueError(f"{self.name} has the key {key} a second time in line {line}: join the two")
+        return super().construct_mapping(node, deep)
+
+
+def _config_files(words: Sequence[str]) -> list[Path]:
+    """The configuration files that a command line names, in order of the two ways to write it."""
+    pairs = [word.split("=", 1) for word in words if word.startswith("--config=")] + list(pairwise(words))
+    return [Path(after) for option, after in pairs if option in ("-c", "--config")]
 
 
 def _differences(module: str, name: str, protocol: str) -> list[str]:
