@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import inspect
+import os
 import re
 import sysconfig
 import traceback
@@ -61,7 +62,7 @@ def refuse_repeated_keys(words: Sequence[str]) -> None:
     Raises:
         ValueError: naming file, key and line.
     """
-    for file in filter(Path.is_file, _config_files(words)):
+    for file in filter(os.path.isfile, _config_files(words)):
         with file.open(encoding="utf-8") as content, contextlib.suppress(yaml.YAMLError):  # the parser says where
             yaml.load(content, _UniqueKeys)
 
