@@ -17,8 +17,9 @@ SHARED = REPOSITORY.parent / "shared"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# Files with tests of half a minute, which begin first: several workers then end together.
+# Files that take longest, which begin first: several workers then end together.
 LONG = ("test_soak", "test_scripts", "test_several_processes", "test_ratios", "test_compiled_training", "test_cli")
+LONG += ("test_refusals", "test_state", "test_training_configs", "test_init_from", "test_table", "test_checkpointing")
 
 
 gc.disable()  # collecting imports all packages, which makes many objects and no garbage

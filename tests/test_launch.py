@@ -32,6 +32,7 @@ trainer: {accelerator: cpu, precision: 32-true, max_steps: 2, val_check_interval
     return tmp_path
 
 
+@pytest.mark.long
 def test_run_b_128_trains_on_two_devices_and_prints_what_it_runs(imagenet):
     flags = ["--config", imagenet / "tiny.yaml", "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
     flags += ["--trainer.logger.init_args.save_dir", imagenet / "outputs"]
@@ -42,6 +43,7 @@ def test_run_b_128_trains_on_two_devices_and_prints_what_it_runs(imagenet):
     assert (imagenet / "outputs/imagenet_B_128/version_0/checkpoints/last.ckpt").is_file()
 
 
+@pytest.mark.long
 def test_run_b_256_trains_on_two_machines(imagenet):
     """Two launches that find each other by MASTER_ADDR and MASTER_PORT, one process each, over gloo."""
     with socket.socket() as server:

@@ -15,6 +15,7 @@ from open_magvit2.quantizers.residual import ResidualLookupFreeQuantizer
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("path", "kind"),
     [(path, kind) for path in NOTEBOOKS for kind in (("masked", "autoregressive") if "gen" in path.name else ("",))],

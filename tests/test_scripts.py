@@ -52,6 +52,7 @@ def test_training_continues_from_a_checkpoint(trained, checkpoint):
     assert "validation at step 12" in result.stderr
 
 
+@pytest.mark.long
 def test_two_processes_train_by_command_line(tmp_path):
     flags = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     result = train("fit", *flags, folder=tmp_path)

@@ -39,6 +39,7 @@ class Recorded:
         return self.outputs[image[0].numpy().tobytes()]
 
 
+@pytest.mark.long
 def test_the_tokenizer_runs_in_bfloat16_and_metrics_do_not(tokenizer, random_networks):
     loader = make_loader(IMAGES, 4)
     samples = [{**{k: v[0] for k, v in batch.items()}, "label": -1} for batch in make_loader(IMAGES, 1)]

@@ -83,6 +83,7 @@ def test_every_row_says_where_its_figures_come_from(place):
     assert "never released" in unreleased["notes"][0]
 
 
+@pytest.mark.long
 def test_a_second_call_reuses_what_is_the_same_and_nothing_else(place, monkeypatch):
     first = compare(place, given=setting())[0]
     evaluated = []

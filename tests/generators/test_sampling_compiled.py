@@ -21,6 +21,7 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [None, Sampling(greedy=True), FILTERED])
 def test_it_makes_the_tokens_of_the_plain_loop(settings):
     model = small()

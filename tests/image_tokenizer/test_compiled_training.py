@@ -120,6 +120,7 @@ def test_channels_last_may_change_when_a_training_continues(tmp_path, saved):
     assert other.stride() == average.stride() != same.stride()
 
 
+@pytest.mark.long
 def test_compiled_bf16_is_closer_to_bf16_than_that_to_float32(tmp_path):
     gradients = {}
     for name, precision in (("float32", "32-true"), ("bf16", "bf16-mixed"), ("compiled", "bf16-mixed")):

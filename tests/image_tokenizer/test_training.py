@@ -209,6 +209,7 @@ def test_a_quantizer_with_moving_averages_learns_its_share_of_the_step():
     assert training.tokenizer.quantizer.step_fraction == 0.25
 
 
+@pytest.mark.long
 def test_two_processes_train_alike(tmp_path):
     """DDP over gloo: equal parameters on both ranks, each gradient reduced once a step, no buffer broadcast.
 

@@ -174,6 +174,7 @@ def test_bound_is_an_upper_bound_and_tight_for_independent_groups():
     ) == pytest.approx(exact, rel=1e-10)
 
 
+@pytest.mark.long
 def test_24_bits_with_2048_tokens_stay_under_one_gibibyte():
     # A process of its own: the peak is that of the whole process, less what PyTorch takes to start. The peak of
     # `resource.getrusage` would begin with that of the process that started this one.

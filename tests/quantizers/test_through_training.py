@@ -50,6 +50,7 @@ def weights_and_optimizers(path: Path) -> dict:
     return {key: content[key] for key in ("state_dict", "optimizer_states", "global_step")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in QUANTIZERS])
 def test_trained_continued_and_opened(name, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])

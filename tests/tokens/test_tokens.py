@@ -449,6 +449,7 @@ def test_options_that_are_not_named_have_their_defaults():
     assert (args.shard_size, args.max_pixels) == (10_000, MAX_PIXELS)
 
 
+@pytest.mark.long
 def test_by_command_line_killed_resumed_with_two_processes_and_back(write, tokenizer, checkpoint, photos, tmp_path):
     reference = tmp_path / "reference"
     write(reference)

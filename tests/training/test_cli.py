@@ -41,6 +41,7 @@ def fit(folder: Path, max_steps: int, *flags: str, subcommand: str = "fit") -> P
     return Path(main([*words, "--ckpt_path", "last", "--checkpoint.every_steps", "3", *flags]).trainer.log_dir)
 
 
+@pytest.mark.long
 def test_a_training_without_validation_saves_and_continues(tmp_path, capsys):
     without = ("--data.init_args.validation", "null")
     run = fit(tmp_path, 5, *without)
@@ -160,6 +161,7 @@ def test_last_never_continues_another_run_of_the_same_name(tmp_path, capsys, cap
     assert f"continuing from {other}" in caplog.text
 
 
+@pytest.mark.long
 def test_what_changed_since_the_checkpoint_is_said_once(tmp_path, caplog):
     def said() -> list[str]:
         found = [record.getMessage() for record in caplog.records if "changed since" in record.getMessage()]

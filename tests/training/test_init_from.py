@@ -49,6 +49,7 @@ def test_weights_of_a_file_start_a_run(file, weights, discriminator):
     assert states_equal(model.adversary, saved) == discriminator
 
 
+@pytest.mark.long
 def test_a_run_counts_from_its_own_first_step_and_its_averages_begin_at_the_file(file, tmp_path):
     flags = ["--trainer.logger.init_args.save_dir", tmp_path / "second", "--trainer.max_steps", 1, "--init_from", file]
     flags += ["--ema.decay", 0.999999, "--ema.warmup", "false", "--ckpt_path", "last"]
@@ -78,7 +79,8 @@ def test_a_file_in_the_published_form_starts_a_run_and_has_no_discriminator(tmp_
     flags = [f"{encoder}channels", 32, f"{encoder}norm_groups", 32]
     flags += ["--trainer.logger.init_args.save_dir", tmp_path, "--trainer.max_steps", 1]
     last = Path(command(*flags).trainer.log_dir) / "checkpoints" / "last.ckpt"
-    path = save_published(last, tmp_path / "published.ckpt")
+    path = tmp_path / "published.ckpt"
+    assert save_published(last, path)
     for weights in ("ema", "raw"):
         model = command(*flags, "--init_from", path, "--init_weights", weights, run=False).model
         assert states_equal(model.tokenizer, load_tokenizer(last, weights=weights).state_dict())
@@ -88,6 +90,7 @@ def test_a_file_in_the_published_form_starts_a_run_and_has_no_discriminator(tmp_
     assert "missing in the file" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_gan_term_is_added_to_a_tokenizer_that_had_none_and_misfits_are_refused(file, tmp_path, capsys):
     flags = ["--trainer.logger.init_args.save_dir", tmp_path / "alone", "--trainer.max_steps", 1]
     trainer = command(*flags, "--model.init_args.adversary", "null").trainer

@@ -130,6 +130,7 @@ def test_a_copy_computes_its_own_weights_again_and_a_pickle_runs_without():
         assert not torch.equal(unpickled, model.decoder(codes))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("level", ["none", "activations", "blocks"])
 def test_a_compiled_decoder_with_adaptive_norms_has_the_same_gradients(level):
     codes = torch.randn(2, 6, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).sign()

@@ -208,6 +208,7 @@ def _meets_nobody(rank, world, folder):
     os._exit(0)  # the groups are not whole
 
 
+@pytest.mark.long
 def test_a_process_that_is_late_is_no_trouble_of_the_network(tmp_path):
     spawn(_meets_nobody, 2, tmp_path)
     assert (tmp_path / "over").exists()

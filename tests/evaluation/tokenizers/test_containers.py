@@ -150,6 +150,7 @@ def flax_names(folder):
     return {"params": tree}
 
 
+@pytest.mark.long
 def test_googles_own_maskgit_file_is_the_same_tokenizer(shared, tmp_path):
     folder = shared / "spec" / "published"
     torch.save(published.whole_state(folder, "maskgit_pt"), tmp_path / "port.bin")

@@ -103,6 +103,7 @@ class Draw(Callback):
         trainer.logger.log_metrics({"drawn": torch.rand(()).item()}, step=trainer.global_step)
 
 
+@pytest.mark.long
 def test_loss_scale_random_numbers_and_workers_that_load_ahead(tmp_path):
     def run(folder, record, *callbacks, **options):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
@@ -143,6 +144,7 @@ def test_other_data_begins_the_next_epoch_and_says_so(tmp_path, caplog):
     assert record.images[5][:8] == order(34, epoch=2)[:8]
 
 
+@pytest.mark.long
 def test_two_processes_resume_exactly_and_one_goes_on_from_them(tmp_path, caplog):
     """DDP over gloo, ended by a signal that reaches the second rank alone; then continued by two processes, and by one.
 
