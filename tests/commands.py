@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import gc
 import io
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["torch", "torch._dynamo", "torchvision", "pytorch_lightning.cli", "lpips", "scipy.linalg", "matplotlib.figure"]
+    + ["omegaconf", "pooch", "safetensors.torch", "torch.utils.tensorboard"]
 )
 
 
@@ -71,6 +73,7 @@ def _run_fork(words: list[str], folder: Path, timeout: float, variables: dict) -
 
 def _become(words: list[str], folder: str, variables: dict, *streams) -> None:
     """Turn a fork of the server into the process of a script."""
+    gc.freeze()  # what the server has imported is no garbage
     for number, stream in enumerate(streams, start=1):
         os.dup2(stream.detach(), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", 1) for number in (1, 2))
