@@ -126,6 +126,7 @@ def test_two_processes_and_another_batch_size_give_the_same(random_networks, tmp
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(expected, rel=FLOAT32)
 
 
+@pytest.mark.long
 def test_moments_of_the_originals_are_kept(random_networks, tmp_path, monkeypatch):
     images = make_images(2)
     expected = run(["rfid"], images=images, dataset_key="two images")

@@ -33,6 +33,7 @@ def test_it_makes_the_tokens_of_the_plain_loop(settings):
     assert torch.equal(made.generate(LABELS[:2], SEEDS[:2], settings), found[:2])
 
 
+@pytest.mark.long
 def test_a_sweep_over_guidance_compiles_once():
     model, frames = small(), []
 

@@ -156,6 +156,7 @@ def test_the_level_of_recomputation_and_the_batch_may_change_later():
     assert num_graphs() == 3  # 4 images; any number; blocks recomputed
 
 
+@pytest.mark.long
 def test_many_architectures_are_compiled_in_one_process():
     image = torch.zeros(1, 3, 8, 8)
     for channels in range(1, 11):  # two more than PyTorch's own limit

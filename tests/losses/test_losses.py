@@ -201,6 +201,7 @@ def package_lpips() -> lpips.LPIPS:
     return reference
 
 
+@pytest.mark.long
 def test_perceptual_loss_equals_the_lpips_package(random_vgg):
     loss, reference = PerceptualLoss("vgg").double(), package_lpips().double()
     target, reconstruction = torch.rand(2, 2, 3, 64, 64, dtype=torch.float64) * 2 - 1

@@ -39,6 +39,7 @@ def states_equal(module: torch.nn.Module, state: dict) -> bool:
     return all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("weights", ["ema", "raw"])
 @pytest.mark.parametrize("discriminator", [False, True])
 def test_weights_of_a_file_start_a_run(file, weights, discriminator):
@@ -73,6 +74,7 @@ def test_published_files_start_a_run(shared):
         assert states_equal(model.tokenizer, load_tokenizer(path, weights=weights).state_dict())
 
 
+@pytest.mark.long
 def test_a_file_in_the_published_form_starts_a_run_and_has_no_discriminator(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train.py"])
     encoder = "--model.init_args.tokenizer.init_args.encoder.init_args."
