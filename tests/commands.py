@@ -18,10 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Processes are forks of a server that has imported libraries and done no more, which saves the seconds of the imports.
 # Nothing of this package is among them: tests run commands on changed copies of it.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["torch", "torch._dynamo", "torchvision", "pytorch_lightning.cli", "lpips", "scipy.linalg", "matplotlib.figure"]
-    + ["omegaconf", "pooch", "safetensors.torch", "torch.utils.tensorboard"]
-)
+IMPORTS = ["torch", "torch._dynamo", "torchvision", "pytorch_lightning.cli", "lpips", "scipy.linalg"]
+IMPORTS += ["matplotlib.figure", "omegaconf", "pooch", "safetensors.torch", "torch.utils.tensorboard"]
+FORKS.set_forkserver_preload(IMPORTS)
 
 
 def run(*command, folder=ROOT, check=True, timeout=1800, whole=False, **environment) -> subprocess.CompletedProcess:
