@@ -106,8 +106,8 @@ def export(tokenizer: ImageTokenizer, folder: str | Path, form: Form = "onnx") -
 def save_published(checkpoint: str | Path, path: str | Path, allowed_modules: Sequence[str] = ()) -> bool:
     """Write a checkpoint of ours in the published form: `published.published_state` of its raw and averaged weights.
 
-    The published form does not name the order of an
-    index's bits: `load_tokenizer` reads a B file most significant bit first unless `bit_order` says otherwise.
+    The published form does not name the order of an index's bits: `load_tokenizer` reads a B file most significant bit
+    first unless `bit_order` says otherwise.
 
     Returns:
         whether there are moving averages; without them, the file has the raw weights alone.
