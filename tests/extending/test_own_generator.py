@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from open_magvit2 import load_tokenizer
 from open_magvit2.common.construction import describe
 from open_magvit2.evaluation import generation_command_line
+from open_magvit2.generators.autoregressive import AutoregressiveGenerator
 from open_magvit2.generators.on_the_fly import Maker
 from open_magvit2.generators.pretrained import GENERATOR_KEY
 from open_magvit2.quantizers.lookup_free import LookupFreeQuantizer
+from open_magvit2.training.cli import main
 
 
 class OwnQuantizer(LookupFreeQuantizer):
@@ -49,6 +51,13 @@ class Uniform(nn.Module):
         return torch.stack([torch.randint(self.codebook_size, tuple(self.grid), generator=row) for row in rows])
 
 
+class Small(AutoregressiveGenerator):
+    """A subclass of ours, with fewer arguments."""
+
+    def __init__(self, bits: Sequence[int] = (3, 3), grid: Sequence[int] = (4, 4), num_classes: int = 3) -> None:
+        super().__init__(bits, grid, num_classes, 16, 2, num_spatial_blocks=1, num_factorized_blocks=1)
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     """Flags that name the files of a generator and a tokenizer of a user."""
@@ -78,3 +87,22 @@ def test_an_evaluation_makes_their_images(tmp_path, files):
     refused = generation_command_line.parse("", ROOT / "configs/evaluation", words)
     with pytest.raises(ValueError, match=f"--allow-modules {__name__}"):
         Maker(refused, load_tokenizer, torch.device("cpu"))
+
+
+def test_a_subclass_of_ours_is_trained_continued_and_sampled(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    tokenizer = save_small_checkpoint(tmp_path / "tokenizer.ckpt", quantizer=OwnQuantizer())
+    configs = (ROOT / "configs/generators" / name for name in ("base.yaml", "debug.yaml"))
+    words = ["fit", *(word for file in configs for word in ("--config", file))]
+    words += ["--model.init_args.generator", f"{__name__}.Small", "--model.init_args.generator.bits", "[3, 3]"]
+    words += ["--model.init_args.generator.grid", "[4, 4]", "--model.init_args.generator.num_classes", 10]
+    words += ["--model.init_args.tokenizer.init_args.path", tokenizer, "--data.init_args.image_size", 16]
+    words += ["--model.init_args.tokenizer.init_args.allowed_modules", f"[{__name__}]"]
+    words += ["--trainer.logger.init_args.save_dir", tmp_path]
+    for more in (("--trainer.max_steps", 4), ("--trainer.max_steps", 5, "--ckpt_path", "last")):
+        trained = main(list(map(str, (*words, *more))))
+    assert trained.trainer.global_step == 5
+    generator = Path(trained.trainer.log_dir) / "checkpoints" / "last.ckpt"
+    flags = ("--generator", generator, "--classes", "0", "--per-class", "1", "--allow-modules", __name__)
+    done = run_here(ROOT / "scripts/sample.py", *flags, "--device", "cpu", "--output", tmp_path / "made")
+    assert done.returncode == 0, done.stderr
