@@ -17,3 +17,5 @@ fi
 # Small networks gain little from a second thread, and threads that wait for each other by spinning become ten times
 # slower as soon as another program wants the cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Containers often set this: each process, here hundreds, would then compile this package again.
+unset PYTHONDONTWRITEBYTECODE

@@ -450,6 +450,7 @@ def test_the_command(files, pixel_network):
         assert message in result.stderr
 
 
+@pytest.mark.long
 def test_the_command_with_a_generator_and_a_sweep(shared, files, pixel_network):
     """The published form at toy size: the generator and its tokenizer are of one file, and sample for real."""
     generator = shared / "fixtures" / "published_ar_tiny.ckpt"

@@ -32,6 +32,7 @@ class Figures(pl.Callback):
         self.logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
+@pytest.mark.long
 def test_validation_gives_the_figures_of_an_evaluation_of_the_averaged_weights(random_networks, tmp_path):
     data = ImageDataModule(
         SyntheticImages(32, 32),

@@ -89,6 +89,7 @@ def test_an_evaluation_makes_their_images(tmp_path, files):
         Maker(refused, load_tokenizer, torch.device("cpu"))
 
 
+@pytest.mark.long
 def test_a_subclass_of_ours_is_trained_continued_and_sampled(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
     tokenizer = save_small_checkpoint(tmp_path / "tokenizer.ckpt", quantizer=OwnQuantizer())

@@ -54,6 +54,7 @@ def commands(checkpoint: Path, photos: Path, folder: Path) -> dict[str, tuple]:
     }
 
 
+@pytest.mark.long
 def test_the_checkpoint_opens_in_every_command(user, checkpoint, photos, tmp_path):
     for script, arguments in commands(checkpoint, photos, tmp_path).items():
         user.run(script, *arguments, *ALLOWED)

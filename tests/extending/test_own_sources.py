@@ -42,6 +42,7 @@ def images() -> torch.Tensor:
     return torch.stack([to_float(dataset[index]["image"]) for index in range(NUMBER)])
 
 
+@pytest.mark.long
 def test_training_on_a_stream_with_images_to_validate_on_and_resumed(user):
     configs = [word for config in (*CONFIGS, PROJECT / "sources.yaml") for word in ("--config", config)]
     for steps in ("2", "4"):

@@ -116,6 +116,7 @@ def test_images_made_otherwise_are_not_mixed(generator, tokenizer, tmp_path):
         write(generator, tokenizer, tmp_path)
 
 
+@pytest.mark.long
 def test_two_runs_do_not_write_to_one_folder(generator, tokenizer, tmp_path):
     """Each would make all images, and the second deletes what the first is writing."""
     code = "import sys; from pathlib import Path; from open_magvit2.common.files import claim\n"

@@ -148,6 +148,7 @@ def train(folder: Path, checkpoint: Path, *flags: object, name: str = "debug"):
     return run(*words, *flags, folder=folder, check=False)
 
 
+@pytest.mark.long
 def test_the_debug_config_trains_on_images_from_the_command_line_and_continues(tmp_path):
     checkpoint = save_small_checkpoint(tmp_path / "tokenizer.ckpt")
     result = train(tmp_path, checkpoint)

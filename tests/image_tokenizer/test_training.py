@@ -179,6 +179,7 @@ def test_learning_rate_follows_the_schedule(tmp_path):
     assert [optimizer.param_groups[0]["lr"] for optimizer in run.optimizers] == [0.005, 0.005]
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss(tmp_path):
     training = module(discriminator=False, learning_rate=5e-3)
     losses = []

@@ -30,6 +30,7 @@ def train(folder: Path, *flags: object) -> float:
     return main(["fit", *map(str, words)]).model.tokenizer.quantizer.temperature
 
 
+@pytest.mark.long
 def test_the_temperature_is_the_configured_one_times_the_schedule_and_the_same_in_a_continued_training(
     tmp_path, monkeypatch
 ):

@@ -136,6 +136,7 @@ class SignalIn(Callback):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("hook", "step", "number", "saved"),
     [

@@ -48,6 +48,7 @@ def test_the_undisturbed_run_has_all_the_states_that_are_compared(undisturbed):
     assert sorted(record.images) == list(range(10))
 
 
+@pytest.mark.long
 def test_a_run_interrupted_after_every_step(undisturbed, tmp_path):
     record = Record()
     for step in range(1, 10):
