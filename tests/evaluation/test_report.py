@@ -48,6 +48,16 @@ def written(tmp_path):
     return tmp_path / "out", summary
 
 
+def test_a_run_that_ends_before_its_page_leaves_no_results(tmp_path, monkeypatch):
+    """A table takes what has results for finished, and links to the page."""
+    run = evaluate(tmp_path)
+    monkeypatch.setattr(page, "render", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write.run_files(tmp_path / "out", run)
+    assert (tmp_path / "out" / "row.md").is_file()
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
 def test_results_have_the_schema(written):
     folder, summary = written
     found = json.loads((folder / "results.json").read_text())

@@ -202,6 +202,7 @@ def test_a_common_protocol_stands_next_to_each_rows_own(place):
     assert int(lines[0]["num_params"]) > 0
     latex = (place / "out" / "table.tex").read_text()
     assert f"\\textbf{{{own['value']:.2f}}}" in latex
+    assert f"\n% PSNR {own['value']:.2f} of Small | one: measured, batch of 4, 5 images\n" in latex
     assert latex.count(" & ") == 6 * 7
     assert latex.count("\\midrule") == 2
     assert "data:image/jpeg" in (place / "out" / "table.html").read_text()

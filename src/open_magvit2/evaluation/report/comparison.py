@@ -1,4 +1,4 @@
-"""A comparison beyond the table of the field: further figures, measured against published, CSV and LaTeX."""
+"""A comparison beyond the table of the field: further figures, measured against published, and CSV."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,7 +12,6 @@ _COSTS = (
     Column("num_params", "Parameters", "{:,}"),
     Column("images_per_s", "Images/s", "{:.2f}"),
 )
-_LATEX = {"\\": r"\textbackslash{}"} | {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\^{}"}
 
 
 class Pair(NamedTuple):
@@ -142,31 +141,6 @@ def to_csv(kind: Kind, rows: list[dict[str, Any]]) -> str:
         line += [*(values.get(c.name) for c in _COSTS), *(measured.get("metrics", {}).get(name) for name in metrics)]
         lines.append([*line, entry["checkpoint"], entry["error"]])
     return text(lines)
-
-
-def to_latex(kind: Kind, rows: list[dict[str, Any]]) -> str:
-    """The table of the field with booktabs; measured figures are bold, published ones plain."""
-    columns = (*kind.facts, *kind.figures)
-    lines = ["% needs \\usepackage{booktabs}; bold: measured here, plain: as published"]
-    lines += [f"\\begin{{tabular}}{{l{'l' * len(kind.facts)}{'r' * len(kind.figures)}}}", "\\toprule"]
-    lines += [" & ".join(map(_escaped, ["Method", *(column.title for column in columns)])) + r" \\", "\\midrule"]
-    previous = rows[0]["image_size"] if rows else None
-    for entry in rows:
-        if entry["image_size"] != previous:
-            lines.append("\\midrule")
-            previous = entry["image_size"]
-        cells = [entry["method"], *(column.written(entry["facts"][column.name]) for column in kind.facts)]
-        words = [_escaped(str(cell)) for cell in cells]
-        for column in kind.figures:
-            cell = entry["figures"][column.name]
-            value = _escaped(number(cell["value"], column.form))
-            words.append(f"\\textbf{{{value}}}" if cell["source"] == "measured" else value)
-        lines.append(" & ".join(words) + r" \\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
-
-
-def _escaped(words: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in words)
 
 
 def _values(kind: Kind, entry: dict[str, Any]) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from open_magvit2.common import environment
 from open_magvit2.common.files import write_atomically
-from open_magvit2.evaluation.report import comparison, gallery, markdown, page, per_image, sheet
+from open_magvit2.evaluation.report import comparison, gallery, latex, markdown, page, per_image, sheet
 from open_magvit2.evaluation.report.kinds import KINDS
 from open_magvit2.evaluation.report.record import SCHEMA_VERSION, plain, write_json
 
@@ -24,7 +24,7 @@ def run_files(folder: Path | str, run: "Run") -> str:
         a summary for the terminal: the figures, and where the files are.
     """
     folder = Path(folder)
-    record = write_json(folder / "results.json", run.record)
+    record = plain(run.record)
     row = markdown.row(record)
     write_atomically(folder / "row.md", f"{markdown.header(KINDS[record['kind']])}\n{row}\n")
     rows = run.evaluation.rows
@@ -40,6 +40,8 @@ def run_files(folder: Path | str, run: "Run") -> str:
     write_atomically(folder / gallery.PICTURES, kept.getvalue())
     pictures = gallery.pictures(run.tokenizer, run.dataset, rows, run.device, run.evaluation.reconstructions)
     write_atomically(folder / "report.html", page.render(record, rows, run.evaluation.details, pictures))
+    # Last: a table takes a row for finished that has its results, and links to its page.
+    write_json(folder / "results.json", record)
     return _summary(record, row, f"results.json, per_image.csv, row.md and report.html in {folder}")
 
 
@@ -100,7 +102,7 @@ def table_files(folder: Path | str, rows: list[dict[str, Any]], kind: str = "rec
     words = markdown.comparison(KINDS[kind], content["rows"])
     write_atomically(folder / "table.md", words)
     write_atomically(folder / "table.csv", comparison.to_csv(KINDS[kind], content["rows"]))
-    write_atomically(folder / "table.tex", comparison.to_latex(KINDS[kind], content["rows"]))
+    write_atomically(folder / "table.tex", latex.comparison(KINDS[kind], content["rows"]))
     sheets = sheet.sheets(folder, content["rows"])
     html = page.render_table(KINDS[kind], content["rows"], content["created_utc"], sheets)
     write_atomically(folder / "table.html", html)
