@@ -35,9 +35,8 @@ def test_the_temperature_is_the_configured_one_times_the_schedule_and_the_same_i
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr("sys.argv", ["train.py"])
-    assert train(tmp_path, "--trainer.max_steps", 3) == pytest.approx(
-        2.0 * (1 + 0.0625) / 2
-    )  # half-way down the cosine
+    half_way = 2.0 * (1 + 0.0625) / 2  # down the cosine
+    assert train(tmp_path, "--trainer.max_steps", 3) == pytest.approx(half_way)
     continued = train(tmp_path, "--trainer.max_steps", 5, "--ckpt_path", "last")
     assert continued == pytest.approx(2.0 * 0.0625)
 

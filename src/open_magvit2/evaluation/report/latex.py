@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from open_magvit2.evaluation.report.comparison import names_of_rows
 from open_magvit2.evaluation.report.kinds import Kind
 from open_magvit2.evaluation.report.markdown import figure_with_mark, plain_cells
 
@@ -20,7 +21,7 @@ def comparison(kind: Kind, rows: list[dict[str, Any]]) -> str:
     columns = (*kind.facts, *kind.figures)
     head = [f"\\begin{{tabular}}{{l{'l' * len(kind.facts)}{'r' * len(kind.figures)}}}", "\\toprule"]
     head += [" & ".join(map(_escaped, ["Method", *(column.title for column in columns)])) + r" \\", "\\midrule"]
-    lines, measured = [], []
+    lines, measured, names = [], [], names_of_rows(rows)
     previous = rows[0]["image_size"] if rows else None
     for entry in rows:
         if entry["image_size"] != previous:
@@ -32,7 +33,7 @@ def comparison(kind: Kind, rows: list[dict[str, Any]]) -> str:
             is_measured = mark.startswith("measured")
             words.append(f"\\textbf{{{_escaped(value)}}}" if is_measured else _escaped(value))
             if is_measured:
-                measured.append(f"% {column.title} {value} of {' '.join(entry['method'].split())}: {mark}")
+                measured.append(f"% {column.title} {value} of {' '.join(names[id(entry)].split())}: {mark}")
         lines.append(" & ".join(words) + r" \\")
     notes = ["% needs \\usepackage{booktabs}; bold: measured here, plain: as published", *measured]
     return "\n".join([*notes, *head, *lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
