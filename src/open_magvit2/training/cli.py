@@ -56,7 +56,7 @@ CALLBACKS = {
 }
 _MISTAKES = (ValueError, OSError, pickle.UnpicklingError, MisconfigurationException)
 # Dump null values too: the argument's name depends on the version.
-_IS_RENAMED = tuple(map(int, version("jsonargparse").split(".")[:2])) >= (4, 49)
+_IS_RENAMED = tuple(map(int, version("jsonargparse").split(".")[:2])) >= (4, 50)
 _WITH_NULL = {"skip_unset" if _IS_RENAMED else "skip_none": False}
 _HELP = "\nAll options: scripts/train.py fit --help"
 _LOGGER = {  # Lightning's own default, said: a continued run then gets its version, and so its folder
